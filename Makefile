@@ -1,0 +1,52 @@
+# `make help` lists the targets. Variables can be set on the command line: make demo TAU=0.2 OUT=slim-more
+PYTHON ?= python3
+VENV   ?= .venv
+EXTRAS ?= test,dev,bench
+TAU    ?= 0.1
+OUT    ?= slim-emoji
+SLIM_ARGS   ?= --overwrite
+PYTEST_ARGS ?=
+BENCH_MODELS ?= emoji $(wildcard $(OUT))
+BACKEND ?= ort
+
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-fast check format bench clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## Install everything into .venv, at the tested versions
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	touch $@
+
+demo: $(STAMP) ## Slim the built-in pipeline `emoji` into slim-emoji/
+	$(BIN)/slimdiff-fx slim emoji --tau $(TAU) -o $(OUT) $(SLIM_ARGS)
+
+test: $(STAMP) ## Run every test, slow ones included
+	$(BIN)/python -m pytest -m "" $(PYTEST_ARGS)
+
+test-fast: $(STAMP) ## Run the tests that take seconds
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(STAMP) ## Check format, lint, types and the direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## Format and mend what ruff can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## Measure latency, dense and slim in turn, and the observers' overhead
+	$(BIN)/python -m benchmarks.latency --backend $(BACKEND) $(BENCH_MODELS)
+	$(BIN)/python -m benchmarks.overhead
+
+clean: ## Remove what the demo and the tools wrote (not .venv)
+	rm -rf $(OUT) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
