@@ -1,0 +1,43 @@
+"""Run an instrumented program over a calibration set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+
+from passes.errors import CalibrationError
+from passes.instrument import Instrumented
+from passes.statistics import Statistics
+
+Batch = tuple[tuple[Any, ...], Mapping[str, Any]]
+
+
+def calibrate(
+    instrumented: Instrumented, batches: Iterable[Batch], *, after_batch: Callable[[int], None] | None = None
+) -> Statistics:
+    """Run every batch forward, without gradients, and return what the observers add up to.
+
+    Statistics are sums: how samples are split into batches, and in which order they come, changes them by rounding
+    alone. An interrupted run loses at most the batch that ran: take `instrumented.statistics()`, later `load` it and
+    go on behind the first `Statistics.calls` batches, to the same bits.
+
+    Args:
+        instrumented: what to run; what it measured before (or was loaded with) counts too.
+        batches: positional and keyword inputs of each forward, as the program takes them.
+        after_batch: called after each batch with the number of batches run here, for progress and checkpoints.
+
+    Raises:
+        CalibrationError: no batches at all, or an activation that is not finite (names the site).
+    """
+    done = 0
+    with torch.no_grad():
+        for done, (args, kwargs) in enumerate(batches, start=1):
+            instrumented(*args, **kwargs)
+            if after_batch is not None:
+                after_batch(done)
+    statistics = instrumented.statistics()
+    if not statistics.calls:
+        raise CalibrationError("calibration got no batches: give at least one prompt or picture")
+    return statistics

@@ -1,0 +1,188 @@
+"""Capture a model as a `Program`: export, raise, and show that nothing was lost."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+from torch.utils._pytree import tree_flatten, tree_map
+
+from passes.errors import CaptureError
+from passes.guards import input_symbols, probes, ranges, resized, widen
+from passes.program import Program
+from passes.raise_modules import raise_modules
+from passes.ties import dynamic_axes, tie_inputs
+from passes.value_numbers import value_number
+
+
+def capture(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+    *,
+    root: str = "",
+    timestep: str | None = "timestep",
+) -> Program:
+    """Capture a module as a raised graph.
+
+    It is the module's own function: on the example inputs the graph gives the same bits, and at every size where the
+    export's assumptions are dropped it is shown to apply the same operators to the same parameters.
+
+    Args:
+        module: what to capture; its parameters are shared, not copied.
+        args: example positional inputs; 2 or more along every dynamic dimension.
+        kwargs: example keyword inputs.
+        dynamic_shapes: as `torch.export.export` takes it. `Dim.AUTO` and named `Dim`s both leave a dimension open.
+        root: dotted prefix to strip from parameter names, where a wrapper holds the model.
+        timestep: name of the input that holds the timestep, or None.
+
+    Returns:
+        The program, in evaluation mode.
+
+    Raises:
+        CaptureError: a parameter isn't finite, the export fails, a dynamic dimension turns out to be fixed, or the graph
+            differs from the module.
+    """
+    kwargs = dict(kwargs or {})
+    _check_finite(module, root)
+    training = {name: part.training for name, part in module.named_modules()}
+    module.eval()
+    try:
+        exported = _export(module, args, kwargs, dynamic_shapes)
+        tensors = _tensors(module)
+        graph_module = raise_modules(exported.module(check_guards=False), root, tensors)
+        _check_same(module, graph_module, args, kwargs)
+        guards = _guards(module, graph_module, exported, args, kwargs)
+    finally:
+        for name, part in module.named_modules():
+            part.training = training[name]
+    _check_dynamic(graph_module, args, kwargs, dynamic_shapes)
+    return Program(graph_module, args, kwargs, dynamic_shapes, timestep, guards)
+
+
+def _check_finite(module: nn.Module, root: str) -> None:
+    for name, parameter in module.named_parameters():
+        # The sum is finite unless an element isn't; it needs no boolean copy of the parameter.
+        if not torch.isfinite(parameter.detach().float().sum() if parameter.numel() < 1 << 20 else _total(parameter)):
+            raise CaptureError(
+                f"parameter {name.removeprefix(root + '.')!r} holds NaN or infinite values; load the weights again "
+                "(a half-precision checkpoint may have overflowed)"
+            )
+
+
+def _total(parameter: Tensor) -> Tensor:
+    return parameter.detach().sum(dtype=torch.float64 if parameter.dtype == torch.float64 else torch.float32)
+
+
+def _export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> ExportedProgram:
+    # Named dimensions would make export refuse what it can't prove; what it assumes comes back as guards instead.
+    shapes = tree_map(lambda value: Dim.AUTO if isinstance(value, Dim) else value, dynamic_shapes)
+    untie = tie_inputs(module, dynamic_shapes, (args, kwargs))
+    try:
+        with torch.no_grad():
+            return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # export raises whatever the model's own code and the tracer do
+        raise CaptureError(
+            f"torch.export could not trace {type(module).__name__}: {_first_line(error)}; run the model itself on these "
+            "inputs to see whether they fit it"
+        ) from error
+    finally:
+        untie()
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+
+
+def _check_same(module: nn.Module, raised: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    with torch.no_grad():
+        expected = tree_flatten(module(*args, **kwargs))[0]
+        found = tree_flatten(raised(*args, **kwargs))[0]
+    for left, right in zip(expected, found, strict=True):
+        if not torch.isfinite(left).all():
+            raise CaptureError(
+                "the model's own output on the example inputs is not finite; check its weights, or use bf16 or fp32 "
+                "where fp16 overflows"
+            )
+        if not torch.equal(left, right):
+            raise CaptureError(
+                f"the captured graph differs from {type(module).__name__} by {(left - right).abs().max().item():.2g} on "
+                "the example inputs; the model does something that export does not see (hooks, random numbers, state)"
+            )
+
+
+def bind(graph_module: fx.GraphModule, values: list[Any]) -> dict[str, Any]:
+    """Pair placeholders' names with flat inputs, in order."""
+    names = [node.name for node in graph_module.graph.nodes if node.op == "placeholder"]
+    return dict(zip(names, values, strict=True))
+
+
+def _fakes(raised: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """Give the placeholders' fake tensors, nested as the inputs are."""
+    values = iter([node.meta.get("val") for node in raised.graph.nodes if node.op == "placeholder"])
+    return tree_map(lambda _: next(values), (args, kwargs))  # type: ignore[no-any-return]
+
+
+def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
+
+
+def _guards(
+    module: nn.Module, raised: fx.GraphModule, exported: ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[str, ...]:
+    fakes = _fakes(raised, args, kwargs)
+    by_name = _by_name(module, *fakes)
+    symbols = input_symbols(by_name)
+    constraints = {str(symbol): interval for symbol, interval in exported.range_constraints.items()}
+    guards = [*exported._guards_code, *ranges(symbols, constraints)]
+    sizes: dict[str, int] = {}
+    real = {place: eval(place, {"L": _by_name(module, args, kwargs)}) for place in symbols}
+    for place, symbol in symbols.items():
+        sizes[symbol] = real[place]
+    upper = {
+        symbol: int(interval.upper)
+        for symbol, interval in constraints.items()
+        if symbol in sizes and interval.upper < 2**20
+    }
+    names = {id(tensor): name for name, tensor in _tensors(module).items()}
+
+    def at(sizes: Mapping[str, int]) -> tuple[Any, Any]:
+        changed: tuple[Any, Any] = resized((args, kwargs), fakes, sizes)
+        return changed
+
+    def same(sizes: Mapping[str, int]) -> bool:
+        probe = at(sizes)
+        try:
+            return value_number(module, *probe, names) == value_number(raised, *probe, names)
+        except Exception:  # either one can't run at these sizes: then nothing is shown, and the guard stays
+            return False
+
+    return widen(guards, probes(sizes, upper), same, lambda sizes: _by_name(module, *at(sizes)))
+
+
+def _check_dynamic(raised: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> None:
+    """Refuse a capture that fixed a dimension that was asked to stay open."""
+    if dynamic_shapes is None:
+        return
+    flat = [node for node in raised.graph.nodes if node.op == "placeholder"]
+    wanted = dynamic_axes(dynamic_shapes, (args, kwargs))
+    for node, axes in zip(flat, wanted, strict=True):
+        value = node.meta.get("val")
+        for axis in axes:
+            if isinstance(value, Tensor) and isinstance(value.shape[axis], int):
+                raise CaptureError(
+                    f"dimension {axis} of input {node.name!r} came out fixed at {value.shape[axis]}; the model's code "
+                    "depends on its value: leave it out of dynamic_shapes"
+                )

@@ -1,0 +1,113 @@
+"""What units and programs cost: parameters and multiply-accumulates (MACs).
+
+MACs are counted at the program's example sizes, batch included: linears, convolutions and matrix products, those inside
+attention too. Elementwise work and norms are left out, as is usual.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, fx, nn
+
+from passes.program import Program
+from passes.site import Site
+from passes.site_nodes import SiteNodes
+from passes.sites import locate
+from passes.walk import sizes_of
+
+aten = torch.ops.aten
+_PRODUCTS = (aten.matmul.default, aten.bmm.default, aten.mm.default)
+
+
+def unit_params(program: Program, site: Site) -> int:
+    """Count the parameters that go with one unit: its rows in the producers with their biases, its columns in the consumer."""
+    total = 0
+    for producer in site.producers:
+        linear = _linear(program, producer.path)
+        rows = len(producer.offsets) * site.unit_width
+        total += rows * (linear.in_features + (linear.bias is not None))
+    return total + site.unit_width * _linear(program, site.consumer).out_features
+
+
+def unit_macs(program: Program, site: Site) -> int:
+    """Count the MACs that go with one unit, at the example sizes."""
+    nodes = locate(program, site)
+    total = 0
+    for producer, call in zip(site.producers, nodes.producers, strict=True):
+        linear = _linear(program, producer.path)
+        total += _positions(call) * linear.in_features * len(producer.offsets) * site.unit_width
+    total += _positions(nodes.consumer) * _linear(program, site.consumer).out_features * site.unit_width
+    return total + _attention_macs(nodes) // max(site.units, 1)
+
+
+def site_params(program: Program, site: Site) -> int:
+    """Count the parameters of a site's linears; the consumer's bias, which no removal touches, is left out."""
+    return site.units * unit_params(program, site)
+
+
+def site_macs(program: Program, site: Site) -> int:
+    """Count the MACs of a site at the example sizes."""
+    return site.units * unit_macs(program, site)
+
+
+def program_params(program: Program) -> int:
+    """Count the parameters of a program; a tied one counts once."""
+    return sum(parameter.numel() for parameter in program.graph_module.parameters())
+
+
+def program_macs(program: Program) -> int:
+    """Count the MACs of a program at its example sizes."""
+    return sum(_macs(program, node) for node in program.graph.nodes)
+
+
+def _linear(program: Program, path: str) -> nn.Linear:
+    linear = program.module(path)
+    assert isinstance(linear, nn.Linear)
+    return linear
+
+
+def _positions(call: fx.Node) -> int:
+    """Count the vectors that a linear is applied to."""
+    return math.prod(sizes_of(call)[:-1])
+
+
+def _attention_macs(nodes: SiteNodes) -> int:
+    if nodes.query is None or nodes.key is None or nodes.value is None:
+        return 0
+    return _sdpa_macs(sizes_of(nodes.query), sizes_of(nodes.key), sizes_of(nodes.value))
+
+
+def _sdpa_macs(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...]) -> int:
+    # queries with keys, then weights with values
+    return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+def _macs(program: Program, node: fx.Node) -> int:
+    if node.op == "call_module":
+        module = program.module(str(node.target))
+        if isinstance(module, nn.Linear):
+            return math.prod(sizes_of(node)) * module.in_features
+        if isinstance(module, nn.Conv2d):
+            return math.prod(sizes_of(node)) * module.weight[0].numel()
+        return 0
+    if node.op != "call_function":
+        return 0
+    inputs = [sizes_of(value) for value in node.args if isinstance(value, fx.Node)]
+    if node.target is aten.scaled_dot_product_attention.default:
+        return _sdpa_macs(*inputs[:3])
+    if node.target in _PRODUCTS:
+        return math.prod(sizes_of(node)) * inputs[0][-1]
+    if node.target is aten.baddbmm.default:
+        return math.prod(sizes_of(node)) * inputs[1][-1]
+    if node.target is aten.linear.default:
+        return math.prod(sizes_of(node)) * inputs[0][-1]
+    if node.target in (aten.conv2d.default, aten.conv2d.padding):
+        return math.prod(sizes_of(node)) * math.prod(inputs[1][1:])
+    return 0
+
+
+def tensor_bytes(tensors: dict[str, Tensor]) -> int:
+    """Count the bytes of some tensors; a shared one counts once."""
+    return sum({id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors.values()}.values())

@@ -1,0 +1,120 @@
+"""Ask DepGraph what a removal reaches, and refuse whatever is not the site's own.
+
+Only the site's region is shown to DepGraph: the nodes between its producers and its consumer, as a small graph module
+on small concrete tensors. On a whole denoiser DepGraph mistakes token splits for channel splits and ties per-head norms
+to heads; on the region it gets right what it is asked, and its answer is compared with the site before a weight is cut.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+import torch_pruning
+from torch import Tensor, fx, nn
+
+from passes.errors import CouplingError
+from passes.program import Program
+from passes.region import cut_region
+from passes.site import Site
+from passes.site_nodes import SiteNodes
+from passes.sites import locate
+from passes.small_sizes import SMALL
+
+# (linear's path, "out" or "in") -> the channels that go.
+Reach = dict[tuple[str, str], set[int]]
+
+
+def check_coupling(program: Program, site: Site, kept: Tensor, nodes: SiteNodes | None = None) -> None:
+    """Prove that removing units takes exactly the site's own rows and columns with it.
+
+    Args:
+        program: a raised program; it is only read.
+        site: a site of the program.
+        kept: bool [units]; True keeps. At least one unit goes.
+        nodes: the site's nodes, if they have been located already.
+
+    Raises:
+        CouplingError: the units feed something besides the site's consumer, a linear is called more than once, or
+            DepGraph reaches other linears, dimensions or indices than the site names.
+    """
+    nodes = nodes if nodes is not None else locate(program, site)
+    # Autograd is what DepGraph traces with: without it, it finds one group and says nothing.
+    with torch.inference_mode(False), torch.enable_grad():
+        found = _reach(program, site, kept, nodes)
+    expected = expected_reach(site, kept)
+    if found != expected:
+        raise CouplingError(f"site {site.name!r}: {_difference(found, expected)}; leave this site whole")
+
+
+def expected_reach(site: Site, kept: Tensor) -> Reach:
+    """Say which rows and columns the site itself names for removal."""
+    gone = ~kept
+    reach: Reach = {}
+    for producer in site.producers:
+        reach.setdefault((producer.path, "out"), set()).update(site.rows(producer, gone).tolist())
+    reach[site.consumer, "in"] = set(site.columns(gone).tolist())
+    return reach
+
+
+def _reach(program: Program, site: Site, kept: Tensor, nodes: SiteNodes) -> Reach:
+    """Ask DepGraph, starting from the first block of the first producer only: the rest is for it to find."""
+    first = site.producers[0]
+    gone = (site.columns(~kept) + first.offsets[0]).tolist()
+    failure: Exception | None = None
+    for limit in (SMALL, None):
+        region = cut_region(program, site, nodes, limit)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                graph = torch_pruning.DependencyGraph().build_dependency(region.module, region.inputs, verbose=False)
+                root = region.module.get_submodule(first.path)
+                group = graph.get_pruning_group(root, torch_pruning.prune_linear_out_channels, gone)
+                return _reach_of_group(graph, group, region.module)
+            except Exception as error:  # DepGraph raises bare exceptions of any kind
+                failure = error
+    raise CouplingError(
+        f"site {site.name!r}: DepGraph can't follow its region ({type(failure).__name__}: {failure}); "
+        "leave this site whole"
+    ) from failure
+
+
+def _reach_of_group(graph: Any, group: Any, module: fx.GraphModule) -> Reach:
+    paths: dict[nn.Module | nn.Parameter, str] = {child: path for path, child in module.named_modules() if path}
+    paths.update({parameter: name for name, parameter in module.named_parameters()})
+    reach: Reach = {}
+    for dependency, indices in group:
+        target = dependency.target.module
+        if target not in paths or isinstance(target, nn.Dropout | nn.Identity):
+            continue  # operators: they hold no weight, and validation covers what they compute
+        if not isinstance(target, nn.Linear):
+            side = "whole"
+        elif graph.is_out_channel_pruning_fn(dependency.handler):
+            side = "out"
+        else:
+            side = "in"
+        reach.setdefault((paths[target], side), set()).update(int(index) for index in indices)
+    return reach
+
+
+def _difference(found: Reach, expected: Reach) -> str:
+    for key in sorted(expected.keys() | found.keys()):
+        path, side = key
+        mine, theirs = expected.get(key), found.get(key)
+        if mine == theirs:
+            continue
+        if mine is None:
+            return f"removing units would also change {path!r} ({side}put side), which is not of the site"
+        if theirs is None:
+            return f"DepGraph doesn't reach {path!r} ({side}put side), which the site names"
+        return (
+            f"{path!r} ({side}put side): DepGraph takes channels {_few(theirs - mine)} that the site keeps "
+            f"and leaves {_few(mine - theirs)} that it removes"
+        )
+    return "no difference"
+
+
+def _few(channels: set[int], limit: int = 6) -> str:
+    ordered = sorted(channels)
+    return f"{list(ordered[:limit])}{' …' if len(ordered) > limit else ''} ({len(ordered)})"

@@ -1,0 +1,115 @@
+"""Say what a unit is worth, from the statistics. A criterion is one function; a higher score stays longer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from passes.errors import CalibrationError, UsageError
+from passes.site import Kind, Site
+from passes.statistics import Statistics
+
+Criterion = Callable[[Site, Statistics], Tensor]
+
+
+def mean_abs(site: Site, statistics: Statistics) -> Tensor:
+    """Score a neuron by its mean magnitude, mean |a_i|; float64 [units]."""
+    return statistics.mean(site.name, "abs")
+
+
+def mean_square(site: Site, statistics: Statistics) -> Tensor:
+    """Score a neuron by its mean energy, mean a_i²; float64 [units]."""
+    return statistics.mean(site.name, "square")
+
+
+def head_l2(site: Site, statistics: Statistics) -> Tensor:
+    """Score a head by the mean L2 norm of its output, mean ‖o_j‖₂; float64 [units]."""
+    return statistics.mean(site.name, "l2")
+
+
+def head_l1(site: Site, statistics: Statistics) -> Tensor:
+    """Score a head by the mean L1 norm of its output, mean ‖o_j‖₁; float64 [units]."""
+    return statistics.mean(site.name, "l1")
+
+
+def entropy(site: Site, statistics: Statistics) -> Tensor:
+    """Score a head by its mean attention entropy in nats, float64 [units].
+
+    A head of entropy zero looks at one token whatever it is shown, so it goes first. `confidence` takes the other side.
+    """
+    return statistics.mean(site.name, "entropy")
+
+
+def confidence(site: Site, statistics: Statistics) -> Tensor:
+    """Score a head by the mean of its largest attention weight, float64 [units]; heads that choose nothing go first."""
+    return statistics.mean(site.name, "confidence")
+
+
+CRITERIA: Mapping[Kind, Mapping[str, Criterion]] = {
+    "feed_forward": {"mean_abs": mean_abs, "mean_square": mean_square},
+    "attention": {"l2": head_l2, "l1": head_l1, "entropy": entropy, "confidence": confidence},
+}
+DEFAULT_CRITERION: Mapping[Kind, str] = {"feed_forward": "mean_abs", "attention": "l2"}
+
+
+def choose(names: str | Sequence[str] | None = None) -> dict[Kind, str]:
+    """Find the criterion of each kind of site: the named ones, defaults for the rest.
+
+    Example:
+        >>> choose("entropy")
+        {'feed_forward': 'mean_abs', 'attention': 'entropy'}
+
+    Raises:
+        UsageError: an unknown name, or two for the same kind.
+    """
+    chosen: dict[Kind, str] = {}
+    for name in [names] if isinstance(names, str) else names or []:
+        kinds = [kind for kind, criteria in CRITERIA.items() if name in criteria]
+        if not kinds:
+            known = "; ".join(f"{kind}: {', '.join(criteria)}" for kind, criteria in CRITERIA.items())
+            raise UsageError(f"unknown criterion {name!r}; there are {known}")
+        if chosen.get(kinds[0], name) != name:
+            raise UsageError(f"criteria {chosen[kinds[0]]!r} and {name!r} are both for {kinds[0]} sites: give one")
+        chosen[kinds[0]] = name
+    return {**DEFAULT_CRITERION, **chosen}
+
+
+def score(
+    sites: Sequence[Site], statistics: Statistics, criterion: str | Sequence[str] | Criterion | None = None
+) -> dict[str, Tensor]:
+    """Score every unit of every site.
+
+    Args:
+        sites: what to score.
+        statistics: of the model the sites are of.
+        criterion: a criterion's name, several (one for each kind), a function for all sites, or None for defaults.
+
+    Returns:
+        By site name, float64 [units]; comparable within a site only.
+
+    Raises:
+        UsageError: unknown criterion, or a site or statistic that was not measured.
+        CalibrationError: a score that is not finite, negative, or of another shape than the site.
+    """
+    scores = {}
+    names = None if callable(criterion) else choose(criterion)
+    for site in sites:
+        function = criterion if callable(criterion) else CRITERIA[site.kind][(names or {})[site.kind]]
+        values = function(site, statistics).double()
+        check_scores(site, values)
+        scores[site.name] = values
+    return scores
+
+
+def check_scores(site: Site, scores: Tensor) -> None:
+    """Refuse scores that can't rank the site's units.
+
+    Raises:
+        CalibrationError: not finite, negative, or of another shape than [units].
+    """
+    if tuple(scores.shape) != (site.units,):
+        raise CalibrationError(f"site {site.name!r} has {site.units} units but scores of shape {list(scores.shape)}")
+    if not bool(torch.isfinite(scores).all()) or bool((scores < 0).any()):
+        raise CalibrationError(f"site {site.name!r} has scores that are not finite or negative: calibrate again")

@@ -1,0 +1,164 @@
+"""Put observers into a program: nodes that measure and change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from passes.errors import UsageError
+from passes.fingerprint import fingerprint
+from passes.ledger import Closing, Ledger, Opening
+from passes.observers import DEFAULT_OBSERVERS, ObserverFactory, UnitObserver, Weighing
+from passes.program import Program
+from passes.site import Kind, Site
+from passes.site_nodes import SiteNodes
+from passes.sites import locate
+from passes.statistics import Statistics, check_same_kind
+
+BUCKETS = 10
+TIMESTEPS = 1000.0
+PREFIX = "slimdiff_observers"
+
+
+@dataclass(frozen=True)
+class Instrumented:
+    """A program that measures itself while it runs. Made by `instrument`.
+
+    Attributes:
+        program: the program with observer nodes; its predictions equal the dense program's bit for bit.
+        dense: the program it was made from.
+        sites: the sites that are watched.
+        ledger: where the observers add up.
+        timesteps: the timesteps covered by the buckets, [0, timesteps).
+        fingerprint: of the dense program.
+    """
+
+    program: Program
+    dense: Program
+    sites: tuple[Site, ...]
+    ledger: Ledger
+    timesteps: float
+    fingerprint: Mapping[str, Any]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Run the program on inputs of the same structure as the traced ones; returns the prediction.
+
+        Raises:
+            CalibrationError: an activation was not finite; the message names the site.
+        """
+        return self.program(*args, **kwargs)
+
+    def statistics(self) -> Statistics:
+        """Copy what all finished forwards since the last `reset` or `load` add up to. Valid at any moment."""
+        sites, samples, calls = self.ledger.read()
+        return Statistics(sites, samples, calls, self.timesteps, self.fingerprint)
+
+    def reset(self) -> None:
+        """Forget everything measured."""
+        self.ledger.clear()
+
+    def load(self, statistics: Statistics) -> None:
+        """Continue from `statistics`: further forwards add to them, to the bits an uninterrupted run would have.
+
+        Raises:
+            CalibrationError: they are of another model, other sites, other observers or other buckets.
+        """
+        check_same_kind(self.statistics(), statistics)
+        self.ledger.write(statistics.sites, statistics.samples, statistics.calls)
+
+
+def instrument(
+    program: Program,
+    sites: Sequence[Site],
+    observers: Mapping[Kind, ObserverFactory] | None = None,
+    *,
+    buckets: int = BUCKETS,
+    timesteps: float = TIMESTEPS,
+) -> Instrumented:
+    """Add an observer node to each site of a copy of the program.
+
+    Observers only read: their nodes have no users, so no other node computes anything else than before.
+
+    Args:
+        program: what to watch. It stays as it is; the copy shares its parameters.
+        sites: where to watch.
+        observers: by kind, what makes the observer of a site; the others get the default ones.
+        buckets: equal timestep buckets to keep apart. A program without timestep has one.
+        timesteps: the scheduler's range, [0, timesteps).
+
+    Raises:
+        UsageError: no sites, no buckets, or an empty range.
+    """
+    if not sites:
+        raise UsageError("there is no site to watch: see `slimdiff-fx inspect` for what was found and why not")
+    if buckets < 1 or not timesteps > 0:
+        raise UsageError(f"{buckets} buckets over {timesteps:g} timesteps: both must be positive")
+    factories = {**DEFAULT_OBSERVERS, **(observers or {})}
+    watched = program.copy()
+    located = [locate(watched, site) for site in sites]
+    made = [
+        factories[site.kind](site, _weighing(nodes) if site.kind == "attention" else None)
+        for site, nodes in zip(sites, located, strict=True)
+    ]
+    buckets = buckets if program.timestep is not None else 1
+    layout = {observer.site.name: (observer.site.units, observer.statistics) for observer in made}
+    ledger = Ledger(layout, buckets)
+    _insert_opening(watched, ledger, timesteps)
+    for index, (observer, nodes) in enumerate(zip(made, located, strict=True)):
+        observer.ledger = ledger
+        _insert_observer(watched, f"{PREFIX}.site_{index}", observer, nodes)
+    _insert_closing(watched, ledger)
+    watched.graph.lint()
+    watched.graph_module.recompile()
+    return Instrumented(watched, program, tuple(sites), ledger, float(timesteps), fingerprint(program, tuple(sites)))
+
+
+def _insert_opening(program: Program, ledger: Ledger, timesteps: float) -> None:
+    placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
+    arguments: tuple[fx.Node, ...] = ()
+    if program.timestep is not None:
+        named = [node for node in placeholders if program.timestep in (node.name, node.target)]
+        if not named:
+            names = ", ".join(node.name for node in placeholders)
+            raise UsageError(f"the program has no input {program.timestep!r} for the timestep, only {names}")
+        arguments = (named[0],)
+    program.graph_module.add_submodule(f"{PREFIX}.opening", Opening(ledger, timesteps))
+    with program.graph.inserting_after(placeholders[-1]):
+        program.graph.call_module(f"{PREFIX}.opening", arguments)
+
+
+def _insert_observer(program: Program, path: str, observer: UnitObserver, nodes: SiteNodes) -> None:
+    inputs: list[fx.Node | None] = [nodes.activation]
+    if observer.weighing is not None:
+        inputs += [nodes.query, nodes.key, _argument(nodes.activation, 3, "attn_mask")]
+    program.graph_module.add_submodule(path, observer)
+    # Right behind the activation, so that no tensor lives longer than it did.
+    with program.graph.inserting_after(nodes.activation):
+        program.graph.call_module(path, tuple(inputs))
+
+
+def _insert_closing(program: Program, ledger: Ledger) -> None:
+    output = next(node for node in program.graph.nodes if node.op == "output")
+    program.graph_module.add_submodule(f"{PREFIX}.closing", Closing(ledger))
+    with program.graph.inserting_before(output):
+        program.graph.call_module(f"{PREFIX}.closing", (output.all_input_nodes[0],))
+
+
+def _weighing(nodes: SiteNodes) -> Weighing | None:
+    """Read how SDPA weighs its keys; None where the attention is no SDPA call that can be recomputed."""
+    node = nodes.activation
+    if node.target != torch.ops.aten.scaled_dot_product_attention.default or nodes.query is None or nodes.key is None:
+        return None
+    scale, causal = _argument(node, 6, "scale"), _argument(node, 5, "is_causal")
+    if isinstance(scale, fx.Node) or isinstance(causal, fx.Node):
+        return None
+    return Weighing(scale, bool(causal))
+
+
+def _argument(node: fx.Node, position: int, name: str) -> Any:
+    """Give an SDPA argument, by position or name; None where it is left out."""
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name)

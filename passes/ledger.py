@@ -1,0 +1,177 @@
+"""Where observers add up: all sums of a program in one tensor, taken over forward by forward or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensor
+
+from passes.errors import CalibrationError
+from passes.statistics import COUNT
+
+
+class Ledger:
+    """The sums of all finished forwards, and what the running one has recorded so far.
+
+    One float64 tensor holds a row for each timestep bucket; its columns are every site's sums, then every site's token
+    count, then samples and calls. A finished forward is taken over by one addition: an interrupt (Ctrl-C) finds the
+    sums as before a forward or as after it, never in between, and one sum tells whether a whole forward was finite.
+
+    Args:
+        layout: by site name, its units and the names of its statistics.
+        buckets: timestep buckets.
+    """
+
+    def __init__(self, layout: Mapping[str, tuple[int, Sequence[str]]], buckets: int) -> None:
+        self.layout = {site: (units, tuple(names)) for site, (units, names) in layout.items()}
+        self.buckets = buckets
+        columns = sum(units * len(names) for units, names in self.layout.values()) + len(self.layout) + 2
+        self._total = torch.zeros(buckets, columns, dtype=torch.float64)
+        self._rows: list[int] = []
+        self._values: dict[str, list[Tensor]] = {}
+        self._tokens: dict[str, int] = {}
+
+    def begin(self, rows: list[int]) -> None:
+        """Start a forward, forgetting one that didn't finish.
+
+        Args:
+            rows: the bucket of each sample, or one bucket for all.
+        """
+        self._rows, self._values, self._tokens = rows, {}, {}
+
+    def record(self, site: str, values: list[Tensor], tokens: int) -> None:
+        """Note what a site's observer measured in the running forward.
+
+        Args:
+            site: its name.
+            values: a tensor [B, units] for each of its statistics.
+            tokens: how many tokens of each sample they sum.
+
+        Raises:
+            CalibrationError: as many timesteps as no reading of the batch explains.
+        """
+        if len(self._rows) not in (1, len(values[0])):
+            raise CalibrationError(
+                f"site {site!r} runs {len(values[0])} samples on {len(self._rows)} timesteps: "
+                "give one timestep, or one for each sample"
+            )
+        self._values[site], self._tokens[site] = values, tokens
+
+    def commit(self) -> None:
+        """Take the running forward over into the sums.
+
+        Raises:
+            CalibrationError: an activation was not finite; names the first such site. The sums stay as they were.
+        """
+        values = torch.cat([value for site in self.layout for value in self._values[site]], dim=1)
+        samples = len(values)
+        tail = torch.tensor([[*(self._tokens[site] for site in self.layout), 1, 0]], dtype=torch.float64)
+        same = len(set(self._rows)) == 1
+        if same:
+            added = torch.cat([values.sum(0, dtype=torch.float64), samples * tail[0].to(values.device)])
+        else:
+            # A matrix product, not index_add: on GPUs that one adds in no fixed order, and resuming is bit for bit.
+            chosen = torch.tensor([self._rows]) == torch.arange(self.buckets).unsqueeze(1)
+            rows = torch.cat([values.double(), tail.expand(samples, -1).to(values.device)], dim=1)
+            added = chosen.to(values.device).double() @ rows
+        if not bool(torch.isfinite(added.sum())):
+            self._blame()
+        added.view(-1)[-1] += 1  # calls: the last column, in whichever row
+        if self._total.device != added.device:
+            self._place(self._total.to(added.device))
+        (self._total[self._rows[0]] if same else self._total).add_(added)
+
+    def _blame(self) -> None:
+        for site, values in self._values.items():
+            if not all(bool(torch.isfinite(value).all()) for value in values):
+                raise CalibrationError(
+                    f"site {site!r} has activations that are not finite: look for NaN or infinite weights and inputs, "
+                    "or calibrate in float32 or bfloat16 if float16 overflows"
+                )
+
+    def _place(self, total: Tensor) -> None:
+        # A plain tensor: one made in inference mode can't be added to outside of it.
+        with torch.inference_mode(False), torch.no_grad():
+            self._total = total.clone()
+
+    def _parts(self, total: Tensor) -> Iterator[tuple[str, str, Tensor]]:
+        """Walk over site, statistic and the view of its columns, counts included."""
+        start, first_count = 0, total.shape[1] - 2 - len(self.layout)
+        for index, (site, (units, names)) in enumerate(self.layout.items()):
+            for name in names:
+                yield site, name, total[:, start : start + units]
+                start += units
+            yield site, COUNT, total[:, first_count + index]
+
+    def read(self) -> tuple[dict[str, dict[str, Tensor]], int, int]:
+        """Copy the sums of all finished forwards to the CPU: as `Statistics.sites`, then samples and calls."""
+        sites: dict[str, dict[str, Tensor]] = {site: {} for site in self.layout}
+        with torch.inference_mode(False):
+            total = self._total.cpu()
+            for site, name, view in self._parts(total):
+                sites[site][name] = view.clone(memory_format=torch.contiguous_format)
+            return sites, int(total[:, -2].sum()), int(total[:, -1].sum())
+
+    def write(self, sites: Mapping[str, Mapping[str, Tensor]], samples: int, calls: int) -> None:
+        """Replace the sums by others of the same layout, as `read` gives them."""
+        total = torch.zeros(self._total.shape, dtype=torch.float64)
+        for site, name, view in self._parts(total):
+            view.copy_(sites[site][name])
+        total[0, -2], total[0, -1] = samples, calls
+        self._place(total.to(self._total.device))
+
+    def clear(self) -> None:
+        """Set all sums to zero."""
+        self._place(torch.zeros_like(self._total))
+
+
+class Opening(nn.Module):
+    """First node of an instrumented program: begin a forward in the timesteps' buckets.
+
+    Args:
+        ledger: where the observers record.
+        timesteps: the range, [0, timesteps); what lies outside counts to the nearest bucket.
+    """
+
+    # Nothing uses the result: without this mark, dead-code elimination would remove the node.
+    _is_impure = True
+
+    def __init__(self, ledger: Ledger, timesteps: float) -> None:
+        super().__init__()
+        self.ledger = ledger
+        self.timesteps = timesteps
+
+    def forward(self, timestep: Any = None) -> None:
+        """Begin; `timestep` is a number, [] or [B], or None where the program has none."""
+        if isinstance(timestep, FakeTensor):
+            return
+        given = [0.0] if timestep is None else torch.as_tensor(timestep).detach().double().flatten().tolist()
+        last = self.ledger.buckets - 1
+        self.ledger.begin([int(min(max(step * (last + 1) / self.timesteps, 0), last)) for step in given])
+
+
+class Closing(nn.Module):
+    """Last node of an instrumented program: take what the forward's observers recorded into the sums.
+
+    Args:
+        ledger: where the observers record.
+    """
+
+    _is_impure = True
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__()
+        self.ledger = ledger
+
+    def forward(self, prediction: Tensor) -> None:
+        """Commit, unless `prediction` is a fake tensor: shape propagation measures nothing.
+
+        Raises:
+            CalibrationError: an activation was not finite.
+        """
+        if not isinstance(prediction, FakeTensor):
+            with torch.no_grad():
+                self.ledger.commit()

@@ -1,0 +1,96 @@
+"""Lower a program to a `torch.export.ExportedProgram`, with batch and sizes still dynamic."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.fx.experimental import _config as symbolic_shapes
+
+from passes.errors import ExportError
+from passes.program import Program
+from passes.ties import tied_places
+from passes.walk import concrete
+
+
+def lower(program: Program) -> ExportedProgram:
+    """Export a program's graph again, undecomposed.
+
+    It holds for every size that the program does, a batch of 1 and of 65 included. State-dict keys stay.
+
+    Args:
+        program: what to lower; it is left as it is.
+
+    Returns:
+        The exported program; `.module()` runs it.
+
+    Raises:
+        ExportError: torch.export could not trace it.
+    """
+    prepared = program.copy()
+    _tie_sizes(prepared)
+    _make_contiguous(prepared)
+    prepared.graph_module.recompile()
+    try:
+        # Without it a size of 1 would be taken for a constant, and the graph be bound to 2 and more.
+        with torch.no_grad(), symbolic_shapes.patch(backed_size_oblivious=True):
+            return torch.export.export(
+                prepared.graph_module,
+                program.args,
+                dict(program.kwargs),
+                dynamic_shapes=program.dynamic_shapes,
+                strict=False,
+            )
+    except Exception as error:  # the tracer raises many kinds
+        raise ExportError(f"torch.export could not lower the program: {str(error).strip().splitlines()[0]}") from error
+
+
+def _tie_sizes(program: Program) -> None:
+    """State at the beginning of the graph which input sizes are equal.
+
+    The tracer would find out by itself, but too late: it has to decide before that whether a mask of another batch size
+    is broadcast.
+    """
+    graph = program.graph
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    with graph.inserting_before(placeholders[-1].next):
+        for first, *rest in tied_places(program.dynamic_shapes, (program.args, dict(program.kwargs))):
+            size = _size(graph, placeholders, first)
+            for place in rest:
+                equal = graph.call_function(operator.eq, (size, _size(graph, placeholders, place)))
+                graph.call_function(torch._check, (equal,))
+
+
+def _make_contiguous(program: Program) -> None:
+    """Lay out in the usual order what enters a convolution in another one.
+
+    For such an input the tracer asks whether sizes are above 1, to choose a layout, and would bind the program to that.
+    The values are the same.
+    """
+    graph = program.graph
+    for node in list(graph.nodes):
+        if node.op != "call_module" or not isinstance(program.module(str(node.target)), nn.Conv2d):
+            continue
+        source = node.args[0]
+        if isinstance(source, fx.Node) and not _is_contiguous(source):
+            with graph.inserting_before(node):
+                node.args = (graph.call_function(torch.ops.aten.contiguous.default, (source,)), *node.args[1:])
+
+
+def _is_contiguous(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor):
+        return False
+    # Worked out on the example's numbers: asking a symbolic tensor would add guards.
+    wanted = 1
+    for size, stride in zip(reversed(value.shape), reversed(value.stride()), strict=True):
+        if concrete(stride) != wanted and concrete(size) != 1:
+            return False
+        wanted *= concrete(size)
+    return True
+
+
+def _size(graph: fx.Graph, placeholders: list[fx.Node], place: tuple[int, int]) -> fx.Node:
+    return graph.call_function(torch.ops.aten.sym_size.int, (placeholders[place[0]], place[1]))

@@ -1,0 +1,62 @@
+"""The oracle: the dense program with the removed units multiplied by zero."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx
+
+from passes.errors import CouplingError
+from passes.plan import SlimPlan
+from passes.program import Program
+from passes.rewrite import changed_sites
+from passes.site import Site
+from passes.sites import locate_all
+
+
+def mask(program: Program, plan: SlimPlan) -> Program:
+    """Multiply the units that the plan doesn't keep by zero, and change nothing else.
+
+    Every linear stays whole, so this says what a removal means without sharing any of the code that cuts weights.
+
+    Args:
+        program: a raised program; its graph and weights are left as they are.
+        plan: which units stay; made for this program.
+
+    Returns:
+        A new program of the same state-dict keys; all weights are shared with `program`.
+
+    Raises:
+        PlanError: the plan is of another model.
+        CouplingError: a site's activation doesn't have its units where they are said to be.
+    """
+    changed = changed_sites(program, plan)
+    masked = program.copy()
+    places = locate_all(masked) if changed else {}
+    for number, (site, kept) in enumerate(changed):
+        _multiply(masked, site, kept, places[site].activation, f"_keep_{number}")
+    masked.graph_module.recompile()
+    masked.graph.lint()
+    return masked
+
+
+def _multiply(program: Program, site: Site, kept: Tensor, activation: fx.Node, name: str) -> None:
+    value = activation.meta["val"]
+    factor = kept.to(value.dtype).to(value.device)
+    if site.kind == "attention":
+        # [B, H, T, D]: heads are the second dimension.
+        factor, axis = factor.reshape(-1, 1, 1), value.dim() - 3
+    else:
+        axis = value.dim() - 1
+    if axis < 0 or value.shape[axis] != site.units:
+        raise CouplingError(
+            f"site {site.name!r}: {activation.name!r} of shape {tuple(value.shape)} has no {site.units} units"
+        )
+    program.graph_module.register_buffer(name, factor, persistent=False)
+    with program.graph.inserting_after(activation):
+        keep = program.graph.get_attr(name)
+    with program.graph.inserting_after(keep):
+        product = program.graph.call_function(torch.ops.aten.mul.Tensor, (activation, keep))
+    product.meta["val"] = value
+    mode = getattr(value, "fake_mode", None)
+    keep.meta["val"] = factor if mode is None else mode.from_tensor(factor, static_shapes=True)
+    activation.replace_all_uses_with(product, delete_user_cb=lambda user: user is not product)

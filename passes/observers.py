@@ -1,0 +1,203 @@
+"""Measure what each unit carries while the program runs: modules that look at tensors and leave them as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensor
+
+from passes.ledger import Ledger
+from passes.site import Kind, Site
+
+# How many queries are looked at: one in 16 tokens, so that it costs a small part of the attention itself, within bounds.
+SAMPLED_SHARE = 16
+FEWEST_QUERIES, MOST_QUERIES = 2, 8
+_GOLDEN_RATIO = 0.6180339887498949
+_NEVER = -1e4  # exp of it is 0 in float32 and float64, and 0 times it is 0, not NaN
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """How the attention of a site weighs its keys: what its SDPA call was given beside query, key and value.
+
+    Attributes:
+        scale: factor on the scores; None is 1/√(head dimension).
+        causal: whether a query sees only keys up to its own position.
+    """
+
+    scale: float | None = None
+    causal: bool = False
+
+
+class UnitObserver(nn.Module):
+    """Add up a site's statistics over the tokens of each sample, into the timestep's bucket.
+
+    Sums over one sample's tokens are float32 (float64 for a float64 program; torch sums pairwise), everything across
+    samples is float64. The sums live in the `Ledger`, outside the state dict, so that casting the program doesn't touch
+    them. A subclass names its statistics and measures them; the base records them.
+
+    Args:
+        site: the site to watch.
+        weighing: how an attention site weighs its keys; None where that is unknown or the site is no attention.
+    """
+
+    # Nothing uses an observer's result: without this mark, dead-code elimination would remove the node.
+    _is_impure = True
+
+    def __init__(self, site: Site, weighing: Weighing | None = None) -> None:
+        super().__init__()
+        self.site = site
+        self.weighing = weighing
+        self.ledger: Ledger | None = None
+
+    @property
+    def statistics(self) -> Sequence[str]:
+        """Names of what `measure` gives, in its order."""
+        raise NotImplementedError
+
+    def measure(
+        self, activation: Tensor, query: Tensor | None, key: Tensor | None, mask: Tensor | None
+    ) -> list[Tensor]:
+        """Sum each statistic over the tokens of each sample.
+
+        Args:
+            activation: what the site's consumer is fed: float [B, ..., units], or the heads' outputs [B, H, T, D].
+            query: float [B, H, T, D] or None.
+            key: float [B, H, S, D] or None.
+            mask: what SDPA was given, broadcastable to [B, H, T, S]; bool (True attends) or float (added).
+
+        Returns:
+            One float [B, units] for each name in `statistics`.
+        """
+        raise NotImplementedError
+
+    def tokens(self, activation: Tensor) -> int:
+        """Count the tokens of one sample of an activation."""
+        return activation.shape[2] if self.site.kind == "attention" else activation[0, ..., 0].numel()
+
+    def forward(
+        self, activation: Tensor, query: Tensor | None = None, key: Tensor | None = None, mask: Tensor | None = None
+    ) -> None:
+        """Measure and record; the arguments are those of `measure`."""
+        if self.ledger is None or isinstance(activation, FakeTensor):  # shape propagation measures nothing
+            return
+        device = activation.device.type
+        autocast = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+        with torch.no_grad(), autocast:
+            values = self.measure(activation, query, key, mask)
+            self.ledger.record(self.site.name, values, self.tokens(activation))
+
+    def extra_repr(self) -> str:
+        """Name the site in the module's printed form."""
+        return self.site.name
+
+
+class NeuronObserver(UnitObserver):
+    """Watch a feed-forward: Σ|a| ("abs") and Σa² ("square") of every neuron."""
+
+    @property
+    def statistics(self) -> Sequence[str]:
+        """Names of what is measured."""
+        return ("abs", "square")
+
+    def measure(
+        self, activation: Tensor, query: Tensor | None, key: Tensor | None, mask: Tensor | None
+    ) -> list[Tensor]:
+        """Sum |a| and a² over the tokens; see the base."""
+        # torch.linalg.vector_norm over this dimension is ten times slower on CPU than these two passes.
+        magnitude = _exact(activation).flatten(1, -2).abs()
+        return [magnitude.sum(1), magnitude.square_().sum(1)]
+
+
+class HeadObserver(UnitObserver):
+    """Watch an attention: Σ‖o_j‖₁ ("l1"), Σ‖o_j‖₂ ("l2"), and each head's attention entropy and confidence.
+
+    A fused SDPA has no attention weights to look at, so they are computed anew from query and key for a few query
+    tokens, the same ones for every sample (see `sampled_positions`). Their sums are scaled to all tokens, so that one
+    count serves all statistics. "entropy" is in nats; "confidence" is the
+    largest weight. Without `weighing` only the norms are measured.
+    """
+
+    @property
+    def statistics(self) -> Sequence[str]:
+        """Names of what is measured."""
+        return ("l1", "l2") if self.weighing is None else ("l1", "l2", "entropy", "confidence")
+
+    def __init__(self, site: Site, weighing: Weighing | None = None) -> None:
+        super().__init__(site, weighing)
+        self._positions: dict[tuple[int, torch.device], Tensor] = {}
+
+    def measure(
+        self, activation: Tensor, query: Tensor | None, key: Tensor | None, mask: Tensor | None
+    ) -> list[Tensor]:
+        """Sum the heads' norms over the tokens, entropy and confidence over sampled ones; see the base."""
+        output = _exact(activation)
+        sums = [output.abs().sum((2, 3)), torch.linalg.vector_norm(output, dim=3).sum(2)]
+        if self.weighing is None or query is None or key is None:
+            return sums
+        entropy, confidence = self._weigh(query, key, mask, self._sample(query.shape[2], query.device))
+        share = query.shape[2] / entropy.shape[2]
+        return [*sums, entropy.sum(2) * share, confidence.sum(2) * share]
+
+    def _weigh(self, query: Tensor, key: Tensor, mask: Tensor | None, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Give entropy and largest weight of the chosen queries' attention, [B, H, chosen] each.
+
+        With scores s, m = max s, e = exp(s - m) and z = Σe the weights are e/z: their largest is 1/z and their entropy
+        log z - Σ e·(s - m) / z.
+        """
+        assert self.weighing is not None
+        scale = query.shape[-1] ** -0.5 if self.weighing.scale is None else self.weighing.scale
+        scores = (_exact(query.index_select(2, chosen)) * scale) @ _exact(key).transpose(2, 3)
+        if mask is not None:
+            if mask.dim() >= 2 and mask.shape[-2] > 1:
+                mask = mask.index_select(-2, chosen)
+            scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        if self.weighing.causal:
+            later = torch.arange(scores.shape[3], device=chosen.device) > chosen.unsqueeze(1)
+            scores = scores.masked_fill(later, -torch.inf)
+        scores = scores.sub_(scores.amax(3, keepdim=True))
+        masked = mask is not None or self.weighing.causal
+        if masked:
+            scores = scores.nan_to_num_(nan=_NEVER, neginf=_NEVER)
+        weights = scores.exp()
+        total = weights.sum(3)
+        confidence = total.reciprocal()
+        entropy = total.log() - torch.linalg.vecdot(weights, scores) * confidence
+        if masked:  # a query that sees no key at all: SDPA gives it zeros, so its weights are zeros
+            return entropy.nan_to_num_(nan=0, neginf=0), confidence.nan_to_num_(posinf=0)
+        return entropy, confidence
+
+    def _sample(self, tokens: int, device: torch.device) -> Tensor:
+        """Choose query positions, int64, by the sequence's length alone."""
+        if (tokens, device) not in self._positions:
+            positions = torch.tensor(sampled_positions(tokens), device=device)
+            self._positions[tokens, device] = positions
+        return self._positions[tokens, device]
+
+
+def sampled_positions(tokens: int) -> list[int]:
+    """Choose one position in each of a few equal stretches of a sequence.
+
+    Where in its stretch follows multiples of the golden ratio: the same place in each stretch would sample one column
+    of a picture again and again.
+
+    Returns:
+        Ascending positions below `tokens`: one for every `SAMPLED_SHARE` tokens, from 2 to 8.
+    """
+    count = min(tokens, max(FEWEST_QUERIES, min(MOST_QUERIES, tokens // SAMPLED_SHARE)))
+    ends = [stretch * tokens // count for stretch in range(count + 1)]
+    within = [(0.5 + stretch * _GOLDEN_RATIO) % 1 for stretch in range(count)]
+    return [ends[index] + int(within[index] * (ends[index + 1] - ends[index])) for index in range(count)]
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    """Give at least float32: squares and sums of half types overflow or stall."""
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+ObserverFactory = Callable[[Site, Weighing | None], UnitObserver]
+DEFAULT_OBSERVERS: Mapping[Kind, ObserverFactory] = {"feed_forward": NeuronObserver, "attention": HeadObserver}

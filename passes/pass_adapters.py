@@ -1,0 +1,92 @@
+"""The transforms as `torch.fx` passes, so that other people's pass managers can run them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import fx
+from torch.fx.passes.infra.pass_base import PassBase, PassResult
+
+from passes.instrument import instrument
+from passes.masking import mask
+from passes.plan import SlimPlan
+from passes.program import Program
+from passes.rewrite import changed_sites, rewrite
+from passes.sites import find_sites
+from passes.validate import validate
+from passes.verify import verify
+
+
+class _ProgramPass(PassBase):
+    """A pass that knows the program a graph module came from: its example inputs, dynamic shapes and timestep."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+
+    def with_graph(self, graph_module: fx.GraphModule) -> Program:
+        """Give the program with this graph in the place of its own."""
+        return replace(self.program, graph_module=graph_module)
+
+
+class RewritePass(_ProgramPass):
+    """Run `passes.rewrite.rewrite`, and `passes.validate.validate` after it unless told not to."""
+
+    def __init__(self, program: Program, plan: SlimPlan, *, check: bool = True) -> None:
+        """Take the program that the graph module belongs to and the plan to carry out."""
+        super().__init__(program)
+        self.plan, self.check = plan, check
+
+    def call(self, graph_module: fx.GraphModule) -> PassResult:
+        """Give the slim graph module; a plan that keeps everything gives the same graph module, unmodified."""
+        program = self.with_graph(graph_module)
+        if not changed_sites(program, self.plan):
+            return PassResult(graph_module, False)
+        slim = rewrite(program, self.plan)
+        if self.check:
+            validate(program, self.plan, slim)
+        return PassResult(slim.graph_module, True)
+
+
+class MaskPass(_ProgramPass):
+    """Run `passes.masking.mask`."""
+
+    def __init__(self, program: Program, plan: SlimPlan) -> None:
+        """Take the program that the graph module belongs to and the plan to carry out."""
+        super().__init__(program)
+        self.plan = plan
+
+    def call(self, graph_module: fx.GraphModule) -> PassResult:
+        """Give the masked graph module; a plan that keeps everything gives the same graph module, unmodified."""
+        program = self.with_graph(graph_module)
+        if not changed_sites(program, self.plan):
+            return PassResult(graph_module, False)
+        return PassResult(mask(program, self.plan).graph_module, True)
+
+
+class InstrumentPass(_ProgramPass):
+    """Run `passes.instrument.instrument` at every site. `instrumented` then holds what gives the statistics."""
+
+    def __init__(self, program: Program, **options: Any) -> None:
+        """Take the program that the graph module belongs to and what `instrument` takes besides."""
+        super().__init__(program)
+        self.options = options
+        self.instrumented: Any = None
+
+    def call(self, graph_module: fx.GraphModule) -> PassResult:
+        """Give the observed graph module; a graph with no site gives the same graph module, unmodified."""
+        program = self.with_graph(graph_module)
+        sites = find_sites(program)
+        if not sites:
+            return PassResult(graph_module, False)
+        self.instrumented = instrument(program, sites, **self.options)
+        return PassResult(self.instrumented.program.graph_module, True)
+
+
+class VerifyPass(_ProgramPass):
+    """Run `passes.verify.verify`: an analysis, so it never modifies anything."""
+
+    def call(self, graph_module: fx.GraphModule) -> PassResult:
+        """Give the same graph module back, or raise VerificationError."""
+        verify(self.with_graph(graph_module))
+        return PassResult(graph_module, False)

@@ -1,0 +1,66 @@
+"""The captured denoiser, as every pass takes and returns it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from passes.guards import check_inputs
+
+
+@dataclass(frozen=True)
+class Program:
+    """A denoiser as a raised FX graph.
+
+    Attributes:
+        graph_module: the graph. Linears, convolutions and norms are `call_module` nodes of real modules under the
+            model's own dotted names; everything else is an ATen call. Its state dict has the model's own keys. Every
+            tensor node has `meta["val"]`, a fake tensor whose dynamic dimensions are symbolic.
+        args: example positional inputs, the ones that were traced.
+        kwargs: example keyword inputs.
+        dynamic_shapes: as `torch.export` takes it, for lowering.
+        timestep: name of the placeholder that holds the timestep ([] or [B]), or None.
+        guards: which sizes the graph holds for, as expressions over the inputs (see `passes.guards`).
+    """
+
+    graph_module: fx.GraphModule
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    dynamic_shapes: Any = None
+    timestep: str | None = "timestep"
+    guards: tuple[str, ...] = ()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Run the graph on inputs of the same structure as the traced ones; returns the prediction.
+
+        Raises:
+            UsageError: a size that the graph does not hold for.
+        """
+        check_inputs(self.graph_module, self.guards, args, kwargs)
+        result: Tensor = self.graph_module(*args, **kwargs)
+        return result
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The graph itself."""
+        return self.graph_module.graph
+
+    def module(self, path: str) -> nn.Module:
+        """Look a submodule up by its dotted path."""
+        return self.graph_module.get_submodule(path)
+
+    def copy(self) -> Program:
+        """Copy the graph and the module tree; parameters and buffers are shared, not copied."""
+        memo: dict[int, Any] = {}
+        for tensor in (*self.graph_module.parameters(), *self.graph_module.buffers()):
+            memo[id(tensor)] = tensor
+        # How inputs are flattened and the fake tensors of node.meta are immutable facts: share them as well.
+        memo[id(self.graph._codegen)] = self.graph._codegen
+        for node in self.graph.nodes:
+            for value in node.meta.values():
+                memo[id(value)] = value
+        return replace(self, graph_module=copy.deepcopy(self.graph_module, memo))

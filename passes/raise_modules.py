@@ -1,0 +1,250 @@
+"""Raise an exported graph: calls of functional operators become calls of real modules under their own names.
+
+Why it is correct: a raised module calls the very function that it replaces, with the same parameter objects and the
+same settings; `capture` compares the two graphs' results bit for bit.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from passes.errors import CaptureError
+
+aten = torch.ops.aten
+
+# What export writes down for its own checks; it computes nothing.
+_CHECKS = frozenset({"_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range_for_size"})
+
+
+def raise_modules(exported: fx.GraphModule, root: str, parameters: Mapping[str, Tensor]) -> fx.GraphModule:
+    """Give a plain graph module whose linears, convolutions, norms and embeddings are modules.
+
+    Args:
+        exported: module of an exported program; left as it is.
+        root: dotted prefix that every name loses, or "".
+        parameters: the model's own parameters and buffers by full name; they are shared, not copied.
+
+    Returns:
+        The raised graph module. Every node of the result has `meta["val"]` where the exported one had it.
+
+    Raises:
+        CaptureError: two different tensors claim the same name.
+    """
+    graph = fx.Graph()
+    renamed: dict[fx.Node, fx.Node] = {}
+    owner = nn.Module()
+    persistent = {name for name, value in parameters.items() if isinstance(value, nn.Parameter)}
+    for node in exported.graph.nodes:
+        if _is_check(node):
+            continue
+        if node.op == "call_module":  # the guards' module
+            if node.users:
+                raise CaptureError(f"the exported graph calls {node.target!r}, which can't be raised")
+            continue
+        copied = graph.node_copy(node, lambda old: renamed[old])
+        copied.meta = {key: node.meta[key] for key in ("val",) if key in node.meta}
+        renamed[node] = copied
+        if node.op == "get_attr":
+            name = _stripped(str(node.target), root)
+            tensor = parameters.get(str(node.target))
+            if tensor is None:
+                tensor = _attribute(exported, str(node.target))
+            copied.target = name
+            _put(owner, name, tensor, isinstance(tensor, nn.Parameter) or str(node.target) in persistent)
+    graph.set_codegen(exported.graph._codegen)
+    for node in list(graph.nodes):
+        _raise_node(node, owner)
+        _simplify(node)
+    raised = fx.GraphModule(owner, graph, class_name="Denoiser")
+    raised.graph.eliminate_dead_code()
+    _drop_unused(raised, raised.graph)
+    raised.recompile()
+    raised.eval()
+    return raised
+
+
+def _is_check(node: fx.Node) -> bool:
+    if node.op != "call_function":
+        return False
+    name = getattr(node.target, "_opname", "") or getattr(node.target, "__name__", "")
+    return str(name).split(".")[0] in _CHECKS
+
+
+def _stripped(name: str, root: str) -> str:
+    prefix = root + "."
+    return name[len(prefix) :] if root and name.startswith(prefix) else name
+
+
+def _attribute(module: nn.Module, path: str) -> Tensor:
+    parent, _, leaf = path.rpartition(".")
+    value: Tensor = getattr(module.get_submodule(parent), leaf)
+    return value
+
+
+def _container(owner: nn.Module, path: str) -> nn.Module:
+    for part in path.split(".") if path else ():
+        if part not in owner._modules:
+            owner.add_module(part, nn.Module())
+        child = owner._modules[part]
+        assert child is not None
+        owner = child
+    return owner
+
+
+def _put(owner: nn.Module, name: str, tensor: Tensor, persistent: bool) -> None:
+    path, _, leaf = name.rpartition(".")
+    parent = _container(owner, path)
+    known = getattr(parent, leaf, None)
+    if known is not None and known is not tensor:
+        raise CaptureError(f"two tensors of the exported graph are called {name!r}")
+    if known is None:
+        if isinstance(tensor, nn.Parameter):
+            parent.register_parameter(leaf, tensor)
+        else:
+            parent.register_buffer(leaf, tensor, persistent=persistent)
+
+
+def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
+    if len(node.args) > position:
+        return node.args[position]
+    return node.kwargs.get(name, default)
+
+
+def _linear(node: fx.Node, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    return nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta", dtype=weight.dtype)
+
+
+def _conv2d(node: fx.Node, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    groups = _argument(node, 6, "groups", 1)
+    padding = _argument(node, 4, "padding", (0, 0))
+    return nn.Conv2d(
+        weight.shape[1] * groups,
+        weight.shape[0],
+        kernel_size=(weight.shape[2], weight.shape[3]),
+        stride=_pair(_argument(node, 3, "stride", (1, 1))),
+        padding=padding if isinstance(padding, str) else _pair(padding),
+        dilation=_pair(_argument(node, 5, "dilation", (1, 1))),
+        groups=groups,
+        bias=bias is not None,
+        device="meta",
+        dtype=weight.dtype,
+    )
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    first, *rest = (value,) if isinstance(value, int) else value
+    return int(first), int(rest[0] if rest else first)
+
+
+def _group_norm(node: fx.Node, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    return nn.GroupNorm(int(node.args[1]), weight.shape[0], eps=_argument(node, 4, "eps", 1e-5), device="meta")  # type: ignore[arg-type]
+
+
+def _layer_norm(node: fx.Node, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    eps = _argument(node, 4, "eps", 1e-5)
+    return nn.LayerNorm(tuple(weight.shape), eps=eps, bias=bias is not None, device="meta")
+
+
+def _rms_norm(node: fx.Node, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    return nn.RMSNorm(tuple(weight.shape), eps=_argument(node, 3, "eps", None), device="meta")
+
+
+def _embedding(node: fx.Node, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    padding = _argument(node, 2, "padding_idx", -1)
+    # scale_grad_by_freq and sparse only matter to gradients
+    return nn.Embedding(
+        weight.shape[0], weight.shape[1], padding_idx=padding if padding >= 0 else None, device="meta", dtype=weight.dtype
+    )
+
+
+Make = Callable[[fx.Node, Tensor, Tensor | None], nn.Module]
+
+# operator -> how to make its module; where input, weight and bias stand among the arguments
+_RAISED: dict[Any, tuple[Make, int, int, int | None]] = {
+    aten.linear.default: (_linear, 0, 1, 2),
+    aten.conv2d.default: (_conv2d, 0, 1, 2),
+    aten.conv2d.padding: (_conv2d, 0, 1, 2),
+    aten.group_norm.default: (_group_norm, 0, 2, 3),
+    aten.layer_norm.default: (_layer_norm, 0, 2, 3),
+    aten.rms_norm.default: (_rms_norm, 0, 2, None),
+    aten.embedding.default: (_embedding, 1, 0, None),
+}
+
+
+def _raise_node(node: fx.Node, owner: nn.Module) -> None:
+    """Turn one functional call into a module call, if its parameters have a module's names; leave it otherwise."""
+    if node.op != "call_function" or node.target not in _RAISED:
+        return
+    make, input_at, weight_at, bias_at = _RAISED[node.target]
+    weight_node = _argument(node, weight_at, "weight", None)
+    bias_node = _argument(node, bias_at, "bias", None) if bias_at is not None else None
+    if not isinstance(weight_node, fx.Node) or weight_node.op != "get_attr":
+        return
+    path, _, leaf = str(weight_node.target).rpartition(".")
+    if leaf != "weight" or not path:
+        return
+    if bias_node is not None and (
+        not isinstance(bias_node, fx.Node) or bias_node.op != "get_attr" or str(bias_node.target) != f"{path}.bias"
+    ):
+        return
+    weight = _attribute(owner, f"{path}.weight")
+    bias = _attribute(owner, f"{path}.bias") if bias_node is not None else None
+    if not isinstance(weight, nn.Parameter) or not (bias is None or isinstance(bias, nn.Parameter)):
+        return
+    holder = owner.get_submodule(path)
+    if type(holder) is nn.Module:
+        if holder._modules or set(holder._parameters) != ({"weight"} if bias is None else {"weight", "bias"}):
+            return  # the name belongs to something bigger than one operator
+        module = make(node, weight, bias)
+        module.register_parameter("weight", weight)
+        if bias is not None:
+            module.register_parameter("bias", bias)
+        module.eval()
+        parent, _, name = path.rpartition(".")
+        _container(owner, parent).add_module(name, module)
+    elif not _same_settings(make(node, weight, bias), holder):
+        return  # the same parameters under other settings: this call stays functional
+    value = node.args[input_at]
+    with node.graph.inserting_before(node):
+        call = node.graph.call_module(path, (value,))
+    call.meta = dict(node.meta)
+    node.replace_all_uses_with(call)
+    node.graph.erase_node(node)
+
+
+def _same_settings(module: nn.Module, known: nn.Module) -> bool:
+    return type(module) is type(known) and module.extra_repr() == known.extra_repr()
+
+
+def _simplify(node: fx.Node) -> None:
+    """Drop the size hint of `repeat_interleave`: it changes nothing and would be one more baked head count."""
+    if node.op == "call_function" and node.target is aten.repeat_interleave.self_int and "output_size" in node.kwargs:
+        node.kwargs = {key: value for key, value in node.kwargs.items() if key != "output_size"}
+
+
+def _drop_unused(owner: nn.Module, graph: fx.Graph) -> None:
+    """Remove parameters and containers that no node uses, so that the state dict holds what the graph needs."""
+    used = {str(node.target) for node in graph.nodes if node.op in ("get_attr", "call_module")}
+
+    def visit(module: nn.Module, path: str) -> bool:
+        if path in used:
+            return True
+        for name in (*module._parameters, *module._buffers):
+            if f"{path}.{name}".lstrip(".") not in used:
+                delattr(module, name)
+        for name, child in list(module._modules.items()):
+            if child is not None and not visit(child, f"{path}.{name}".lstrip(".")):
+                delattr(module, name)
+        return bool(module._parameters or module._buffers or module._modules)
+
+    visit(owner, "")
+
+
+def is_getitem(node: fx.Node) -> bool:
+    """Tell whether a node picks one of several results."""
+    return node.op == "call_function" and node.target is operator.getitem

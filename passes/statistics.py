@@ -1,0 +1,179 @@
+"""What calibration saw: sums, so that shards, ranks and resumed runs add up to the same result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from passes.errors import CalibrationError, CheckpointError, UsageError
+
+COUNT = "count"
+HEADER = "header"
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Sums over every calibration sample, by site and timestep bucket. Its size doesn't depend on the samples.
+
+    Attributes:
+        sites: by site name, then by statistic ("abs", "square"; "l1", "l2", "entropy", "confidence"): float64
+            [buckets, units], the sum over samples and tokens; and "count", float64 [buckets], how many tokens that is.
+        samples: rows of all batches so far; both rows of a guided (doubled) batch count.
+        calls: forwards so far: where an interrupted calibration continues.
+        timesteps: the timesteps covered, [0, timesteps), in as many equal buckets as the sums have rows.
+        fingerprint: of the program that was watched, see `passes.fingerprint`.
+    """
+
+    sites: Mapping[str, Mapping[str, Tensor]]
+    samples: int
+    calls: int
+    timesteps: float
+    fingerprint: Mapping[str, Any]
+
+    @property
+    def buckets(self) -> int:
+        """Timestep buckets."""
+        return next((len(sums[COUNT]) for sums in self.sites.values()), 0)
+
+    def mean(self, site: str, statistic: str) -> Tensor:
+        """Average a statistic over every sample, token and timestep.
+
+        Returns:
+            float64 [units].
+
+        Raises:
+            UsageError: the site was not observed, or not for this statistic.
+            CalibrationError: the site saw no token.
+        """
+        sums, count = self._sums(site, statistic), self.sites[site][COUNT].sum()
+        if count == 0:
+            raise CalibrationError(f"site {site!r} saw no token: calibrate on at least one batch")
+        return sums.sum(0) / count
+
+    def mean_by_bucket(self, site: str, statistic: str) -> Tensor:
+        """Average a statistic over samples and tokens, each timestep bucket by itself.
+
+        Returns:
+            float64 [buckets, units]; a row of NaN where no timestep fell in the bucket.
+
+        Raises:
+            UsageError: the site was not observed, or not for this statistic.
+        """
+        return self._sums(site, statistic) / self.sites[site][COUNT].unsqueeze(1)
+
+    def _sums(self, site: str, statistic: str) -> Tensor:
+        if site not in self.sites:
+            raise UsageError(f"site {site!r} is not in the statistics: they are of another model or of fewer sites")
+        sums = self.sites[site]
+        if statistic == COUNT or statistic not in sums:
+            known = ", ".join(name for name in sums if name != COUNT)
+            raise UsageError(f"site {site!r} has no statistic {statistic!r}, only {known}: calibrate with its observer")
+        return sums[statistic]
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Flatten into one dict of tensors, as safetensors files hold; `from_tensors` gives the same bits back."""
+        header = {
+            "format": FORMAT,
+            "samples": self.samples,
+            "calls": self.calls,
+            "timesteps": self.timesteps,
+            "fingerprint": self.fingerprint,
+        }
+        tensors = {HEADER: torch.tensor(list(json.dumps(header).encode()), dtype=torch.uint8)}
+        for site, sums in self.sites.items():
+            for statistic, values in sums.items():
+                tensors[f"{site}/{statistic}"] = values.clone()
+        return tensors
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Statistics:
+        """Rebuild statistics from what `to_tensors` gave, the sites in alphabetical order.
+
+        Raises:
+            CheckpointError: a tensor is missing, of another shape or type, or holds what no calibration can.
+        """
+        try:
+            header = json.loads(bytes(tensors[HEADER].tolist()).decode())
+            if header["format"] != FORMAT:
+                raise CheckpointError(f"statistics of format {header['format']!r}, not {FORMAT}: calibrate again")
+            facts = (int(header["samples"]), int(header["calls"]), float(header["timesteps"]))
+            fingerprint = dict(header["fingerprint"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"these are no statistics (bad header: {error!r}): calibrate again") from error
+        sites: dict[str, dict[str, Tensor]] = {}
+        for key in sorted(tensors):
+            site, separator, statistic = key.rpartition("/")
+            if separator:
+                sites.setdefault(site, {})[statistic] = tensors[key].cpu().clone()
+        statistics = cls(sites, *facts, fingerprint)
+        _check(statistics)
+        return statistics
+
+    def identical(self, other: Statistics) -> bool:
+        """Say whether two statistics are equal to the last bit."""
+        mine, others = self.to_tensors(), other.to_tensors()
+        return mine.keys() == others.keys() and all(torch.equal(mine[key], others[key]) for key in mine)
+
+
+def merge(*statistics: Statistics) -> Statistics:
+    """Add up the statistics of several runs, as if one run had seen all their batches.
+
+    Raises:
+        UsageError: there is nothing to merge.
+        CalibrationError: they are of different models, sites, statistics or buckets.
+    """
+    if not statistics:
+        raise UsageError("merge needs at least one Statistics")
+    first = statistics[0]
+    for other in statistics[1:]:
+        check_same_kind(first, other)
+    sites = {
+        site: {name: torch.stack([each.sites[site][name] for each in statistics]).sum(0) for name in sums}
+        for site, sums in first.sites.items()
+    }
+    samples, calls = sum(each.samples for each in statistics), sum(each.calls for each in statistics)
+    return Statistics(sites, samples, calls, first.timesteps, first.fingerprint)
+
+
+def check_same_kind(one: Statistics, other: Statistics) -> None:
+    """Refuse to add statistics that don't measure the same things on the same model.
+
+    Raises:
+        CalibrationError: says what differs.
+    """
+    if one.fingerprint != other.fingerprint:
+        raise CalibrationError("these statistics are of another model (other shapes or weights): calibrate again")
+    if one.timesteps != other.timesteps:
+        raise CalibrationError(f"these statistics cover {other.timesteps:g} timesteps, not {one.timesteps:g}")
+    if one.sites.keys() != other.sites.keys():
+        names = sorted(one.sites.keys() ^ other.sites.keys())
+        raise CalibrationError(f"these statistics are of other sites: {names[0]!r} is only in one of them")
+    for site, sums in one.sites.items():
+        shapes = {name: tuple(values.shape) for name, values in sums.items()}
+        others = {name: tuple(values.shape) for name, values in other.sites[site].items()}
+        if shapes != others:
+            raise CalibrationError(f"site {site!r} was measured as {others}, not as {shapes}: use the same observers")
+
+
+def _check(statistics: Statistics) -> None:
+    """Refuse what no calibration can have written."""
+    if statistics.samples < 0 or statistics.calls < 0 or not statistics.timesteps > 0:
+        raise CheckpointError("the statistics' header is out of range: calibrate again")
+    buckets: set[int] = set()
+    for site, sums in statistics.sites.items():
+        if COUNT not in sums or len(sums) < 2:
+            raise CheckpointError(f"the statistics of site {site!r} are incomplete: calibrate again")
+        buckets.add(sums[COUNT].numel())
+        units = {values.numel() // max(1, sums[COUNT].numel()) for name, values in sums.items() if name != COUNT}
+        for name, values in sums.items():
+            shape = (*buckets,) if name == COUNT else (*buckets, *units)
+            if tuple(values.shape) != shape or values.dtype != torch.float64:
+                raise CheckpointError(f"site {site!r}: {name} is {values.dtype} {tuple(values.shape)}: calibrate again")
+            if not bool(torch.isfinite(values).all()):
+                raise CheckpointError(f"site {site!r}: {name} is not finite: calibrate again")

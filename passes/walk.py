@@ -1,0 +1,114 @@
+"""Small questions about a raised graph's nodes, shared by the passes that look for shapes in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from passes.program import Program
+
+aten = torch.ops.aten
+
+# One input, one result, element by element in place: layout, dtype, dropout in evaluation mode.
+PASSED = frozenset(
+    {
+        aten.contiguous.default,
+        aten.clone.default,
+        aten.detach.default,
+        aten.alias.default,
+        aten.to.dtype,
+        aten.to.device,
+        aten.to.other,
+        aten.to.dtype_layout,
+        aten._to_copy.default,
+        aten.type_as.default,
+    }
+)
+
+
+def shape_of(node: fx.Node) -> tuple[Any, ...]:
+    """Give the shape of a tensor node: whole numbers and symbols. An empty tuple for anything but a tensor."""
+    value = node.meta.get("val")
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+
+def concrete(size: Any) -> int:
+    """Give the example value of a size that may be symbolic."""
+    if isinstance(size, int):
+        return size
+    hint = size.node.hint
+    return int(hint if hint is not None else size)
+
+
+def sizes_of(node: fx.Node) -> tuple[int, ...]:
+    """Give the shape of a tensor node at the captured example's sizes."""
+    return tuple(concrete(size) for size in shape_of(node))
+
+
+def linear_of(program: Program, node: fx.Node) -> nn.Linear | None:
+    """Give the linear that a node calls, or None."""
+    if node.op != "call_module":
+        return None
+    module = program.module(str(node.target))
+    return module if type(module) is nn.Linear else None
+
+
+def calls_of(program: Program, path: str) -> list[fx.Node]:
+    """Give every call of one module."""
+    return [node for node in program.graph.nodes if node.op == "call_module" and node.target == path]
+
+
+def is_dropout(program: Program, node: fx.Node) -> bool:
+    """Tell whether a node is a dropout that does nothing."""
+    if node.op == "call_function" and node.target is aten.dropout.default:
+        return node.args[1] == 0 or len(node.args) < 3 or not node.args[2]
+    return node.op == "call_module" and isinstance(program.module(str(node.target)), nn.Dropout)
+
+
+def passes_on(program: Program, node: fx.Node) -> bool:
+    """Tell whether a node hands its first input on: same values, same shape."""
+    return (node.op == "call_function" and node.target in PASSED) or is_dropout(program, node)
+
+
+def is_size(node: fx.Node) -> bool:
+    """Tell whether a node only asks for a size."""
+    return node.op == "call_function" and node.target is aten.sym_size.int
+
+
+def readers(node: fx.Node) -> list[fx.Node]:
+    """Give the nodes that read a tensor's values; those that only ask for a size are left out."""
+    return [user for user in node.users if not is_size(user)]
+
+
+def upwards(node: fx.Node) -> Iterator[fx.Node]:
+    """Follow first inputs upwards, beginning with the node itself."""
+    while True:
+        yield node
+        if not node.args or not isinstance(node.args[0], fx.Node):
+            return
+        node = node.args[0]
+
+
+def common_path(paths: list[str]) -> str:
+    """Give the dotted path that all paths begin with, or "" if there is none."""
+    split = [path.split(".") for path in paths]
+    shared = []
+    for parts in zip(*split, strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    # A path that is one of them holds a linear, not the site.
+    return ".".join(shared) if ".".join(shared) not in paths else ".".join(shared[:-1])
+
+
+def parameter_owners(program: Program) -> dict[int, int]:
+    """Count, by a parameter's id, the modules that hold it; more than one means tied weights."""
+    owners: dict[int, int] = {}
+    for module in program.graph_module.modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    return owners

@@ -1,0 +1,139 @@
+"""Removing is multiplying by zero, for any plan on any family: 103 random cases, each held to several identities."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from passes.costs import program_macs, program_params, unit_macs, unit_params
+from passes.fresh_inputs import fresh_inputs
+from passes.masking import mask
+from passes.plan import SlimPlan
+from passes.program import Program
+from passes.rewrite import rewrite
+from passes.site import Site
+from passes.sites import find_sites
+from passes.validate import validate
+from slimdiff_fx.apply_plan import apply_plan
+from slimdiff_fx.denoisers import describe
+from tests.plans import captured, plan_of
+from tests.toy_denoisers import FAMILIES
+
+TOLERANCE = 1e-12  # fp64: both sides add the same numbers, in another order
+SEEDS = 2  # of the models; each is captured once
+MODELS = st.tuples(st.sampled_from(sorted(FAMILIES)), st.integers(0, SEEDS - 1))
+
+# Examples are fixed, so that a red test is red twice.
+_COMMON = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[str, int, SlimPlan]:
+    """Draw a model and a plan: any part of any site, down to a single unit."""
+    family, seed = draw(MODELS)
+    program = captured(family, seed)
+    kept: dict[str, tuple[int, ...]] = {}
+    for site in find_sites(program):
+        share = draw(st.sampled_from(["all", "one", "half", "most"]))
+        count = {"all": site.units, "one": 1, "half": (site.units + 1) // 2, "most": max(1, site.units - 1)}[share]
+        order = draw(st.randoms(use_true_random=False)).sample(range(site.units), count)
+        kept[site.name] = tuple(sorted(order))
+    return family, seed, plan_of(program, kept)
+
+
+def _run(program: Program, args: object, kwargs: object) -> Tensor:
+    with torch.no_grad():
+        return program(*args, **kwargs)  # type: ignore[misc]
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    return bool((found - expected).norm() <= TOLERANCE * expected.norm())
+
+
+def _sites(program: Program) -> dict[str, Site]:
+    return {site.name: site for site in find_sites(program)}
+
+
+@settings(max_examples=70, **_COMMON)
+@given(cases())
+def test_masked_equals_slim(case: tuple[str, int, SlimPlan]) -> None:
+    family, seed, plan = case
+    program = captured(family, seed)
+    code = program.graph_module.code
+    pointers = {name: parameter.data_ptr() for name, parameter in program.graph_module.named_parameters()}
+    sums = {name: parameter.double().sum().item() for name, parameter in program.graph_module.named_parameters()}
+
+    slim = rewrite(program, plan)
+    report = validate(program, plan, slim)
+    assert report.tolerance == TOLERANCE  # and it didn't raise
+
+    # The input is as it was.
+    assert program.graph_module.code == code
+    for name, parameter in program.graph_module.named_parameters():
+        assert parameter.data_ptr() == pointers[name]
+        assert parameter.double().sum().item() == sums[name]
+    # What goes is what the costs said would go.
+    sites = _sites(program)
+    gone = {name: site.units - len(plan.sites[name].kept) for name, site in sites.items()}
+    assert program_params(slim) == program_params(program) - sum(
+        unit_params(program, sites[name]) * count for name, count in gone.items()
+    )
+    assert program_macs(slim) == program_macs(program) - sum(
+        unit_macs(program, sites[name]) * count for name, count in gone.items()
+    )
+    # A plan survives being written down.
+    again = SlimPlan.from_json(plan.to_json())
+    assert again.sites == plan.sites
+    replayed = rewrite(program, again)
+    assert replayed.graph_module.code == slim.graph_module.code
+    for (name, left), (other, right) in zip(
+        replayed.graph_module.named_parameters(), slim.graph_module.named_parameters(), strict=True
+    ):
+        assert name == other
+        assert torch.equal(left, right)
+
+
+@settings(max_examples=23, **_COMMON)
+@given(cases())
+def test_slim_equals_weights_cut_by_hand(case: tuple[str, int, SlimPlan]) -> None:
+    family, seed, plan = case
+    program = captured(family, seed)
+    slim = rewrite(program, plan)
+    model = FAMILIES[family](seed, torch.float64)
+    for args, kwargs in fresh_inputs(program, seed=1):
+        expected = _run(slim, args, kwargs)
+        with torch.no_grad():
+            assert _close(describe(apply_plan(model, plan)).module(*args, **kwargs), expected)
+    _same_weights(model, slim, _sites(program), plan)
+
+
+def _same_weights(model: nn.Module, slim: Program, sites: dict[str, Site], plan: SlimPlan) -> None:
+    """Cut with plain lists, sharing no code with the rewrite, and compare every parameter."""
+    expected = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    for name, site in sites.items():
+        units, width = plan.sites[name].kept, site.unit_width
+        columns = [unit * width + channel for unit in units for channel in range(width)]
+        for producer in site.producers:
+            rows = [offset + column for offset in producer.offsets for column in columns]
+            for part in ("weight", "bias"):
+                if f"{producer.path}.{part}" in expected:
+                    expected[f"{producer.path}.{part}"] = expected[f"{producer.path}.{part}"][rows]
+        expected[f"{site.consumer}.weight"] = expected[f"{site.consumer}.weight"][:, columns]
+    found = dict(slim.graph_module.named_parameters())
+    assert found.keys() <= expected.keys()
+    for name, parameter in found.items():
+        assert torch.equal(parameter, expected[name]), name
+
+
+@settings(max_examples=10, **_COMMON)
+@given(MODELS, st.integers(0, 99))
+def test_keeping_everything_is_the_identity(model: tuple[str, int], seed: int) -> None:
+    program = captured(*model)
+    everything = plan_of(program)
+    args, kwargs = fresh_inputs(program, seed)[0]
+    dense = _run(program, args, kwargs)
+    for same in (rewrite(program, everything), mask(program, everything)):
+        assert same.graph_module.code == program.graph_module.code
+        assert torch.equal(_run(same, args, kwargs), dense)

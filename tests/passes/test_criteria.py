@@ -1,0 +1,74 @@
+"""Criteria: which statistic scores which kind, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from passes.criteria import choose, score
+from passes.errors import CalibrationError, UsageError
+from passes.site import Producer, Site
+from passes.statistics import Statistics
+
+HEADS = Site("x.attn", "attention", 3, 4, (Producer("q"), Producer("k"), Producer("v")), "out")
+NEURONS = Site("x.ff", "feed_forward", 2, 1, (Producer("up"),), "down")
+
+
+def table(values: list[list[float]]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+STATISTICS = Statistics(
+    {
+        "x.attn": {
+            "l1": table([[2, 4, 6], [2, 4, 6]]),
+            "l2": table([[3, 0, 3], [1, 0, 3]]),
+            "entropy": table([[0, 1, 2], [0, 0, 0]]),
+            "confidence": table([[4, 2, 1], [0, 0, 0]]),
+            "count": torch.tensor([1.0, 3.0]).double(),
+        },
+        "x.ff": {"abs": table([[1, 2], [1, 6]]), "square": table([[1, 4], [2, 9]]), "count": torch.tensor([1.0, 3.0])},
+    },
+    samples=4,
+    calls=2,
+    timesteps=1000.0,
+    fingerprint={},
+)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "heads", "neurons"),
+    [
+        (None, [1, 0, 1.5], [0.5, 2]),
+        ("l2", [1, 0, 1.5], [0.5, 2]),
+        ("l1", [1, 2, 3], [0.5, 2]),
+        ("entropy", [0, 0.25, 0.5], [0.5, 2]),
+        ("confidence", [1, 0.5, 0.25], [0.5, 2]),
+        (["mean_square", "l1"], [1, 2, 3], [0.75, 3.25]),
+        (lambda site, statistics: torch.arange(site.units), [0, 1, 2], [0, 1]),
+    ],
+)
+def test_scores_are_means_over_everything(criterion: object, heads: list[float], neurons: list[float]) -> None:
+    scores = score([HEADS, NEURONS], STATISTICS, criterion)  # type: ignore[arg-type]
+    assert {name: values.tolist() for name, values in scores.items()} == {"x.attn": heads, "x.ff": neurons}
+    assert all(values.dtype == torch.float64 for values in scores.values())
+
+
+def test_criteria_are_chosen_by_kind() -> None:
+    assert choose() == choose([]) == {"feed_forward": "mean_abs", "attention": "l2"}
+    with pytest.raises(UsageError, match="unknown criterion 'taylor'; there are feed_forward: mean_abs"):
+        choose("taylor")
+    with pytest.raises(UsageError, match="'l1' and 'entropy' are both for attention"):
+        choose(["l1", "entropy"])
+
+
+@pytest.mark.parametrize("values", [torch.ones(4), torch.tensor([1.0, float("nan"), 1.0]), torch.tensor([1.0, -1, 1])])
+def test_senseless_scores_are_refused(values: torch.Tensor) -> None:
+    with pytest.raises(CalibrationError, match=r"x\.attn"):
+        score([HEADS], STATISTICS, lambda site, statistics: values)
+
+
+def test_unmeasured_sites_are_refused() -> None:
+    other = Site("y.ff", "feed_forward", 2, 1, (Producer("up"),), "down")
+    with pytest.raises(UsageError, match=r"y\.ff"):
+        score([other], STATISTICS)

@@ -1,0 +1,187 @@
+"""Slicing, mending and sharing. That the result is the right function is for tests/invariants."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import fx, nn
+
+from passes.errors import CouplingError, PlanError
+from passes.plan import SitePlan, SlimPlan
+from passes.rewrite import changed_sites, mend_constants, rewrite, slice_linears, sliced_linear
+from passes.site import Producer, Site
+from passes.site_nodes import Constant
+from passes.sites import find_sites
+from tests.passes.hand_graphs import NEURONS, WIDTH, FusedAttention, Gated, attention_site, feed_forward_site
+from tests.plans import captured, plan_of, random_plan
+
+ATEN = torch.ops.aten
+
+
+def test_sliced_linear_takes_rows_and_columns() -> None:
+    linear = nn.Linear(6, 4, dtype=torch.float64)
+    rows = sliced_linear(linear, rows=torch.tensor([0, 3]))
+    assert (rows.in_features, rows.out_features) == (6, 2)
+    assert torch.equal(rows.weight, linear.weight[[0, 3]])
+    assert torch.equal(rows.bias, linear.bias[[0, 3]])
+    columns = sliced_linear(linear, columns=torch.tensor([1, 2, 5]))
+    assert (columns.in_features, columns.out_features) == (3, 4)
+    assert torch.equal(columns.weight, linear.weight[:, [1, 2, 5]])
+    assert columns.bias is linear.bias
+    assert columns.weight.dtype == torch.float64
+    assert columns.weight.is_contiguous()
+    assert columns.weight.untyped_storage().nbytes() == 4 * 3 * 8  # not a view that keeps the dense weight alive
+
+
+def test_sliced_linear_keeps_gradient_and_mode_flags() -> None:
+    frozen = sliced_linear(nn.Linear(3, 3, bias=False).requires_grad_(False).eval(), rows=torch.tensor([1]))
+    assert not frozen.weight.requires_grad
+    assert not frozen.training
+    assert frozen.bias is None
+    assert sliced_linear(nn.Linear(3, 3), rows=torch.tensor([1])).weight.requires_grad
+
+
+def test_sliced_linear_refuses_wrappers() -> None:
+    class Wrapped(nn.Linear):
+        pass
+
+    with pytest.raises(CouplingError, match="Wrapped"):
+        sliced_linear(Wrapped(3, 3), rows=torch.tensor([0]))
+
+
+def test_slice_linears_gated() -> None:
+    model = Gated()
+    up, down = model.up.weight.detach().clone(), model.down.weight.detach().clone()
+    kept = torch.zeros(NEURONS, dtype=torch.bool)
+    kept[[2, 5]] = True
+    slice_linears(model, feed_forward_site(Producer("up", (0, NEURONS))), kept)
+    assert torch.equal(model.up.weight, up[[2, 5, NEURONS + 2, NEURONS + 5]])
+    assert torch.equal(model.down.weight, down[:, [2, 5]])
+
+
+def test_slice_linears_fused_in_one_entry_or_three() -> None:
+    kept = torch.tensor([False, True, False, True])
+    model, other = FusedAttention(), FusedAttention()
+    other.load_state_dict(model.state_dict())
+    dense = model.qkv.weight.detach().clone()
+    slice_linears(model, attention_site(Producer("qkv", (0, WIDTH, 2 * WIDTH))), kept)
+    slice_linears(other, attention_site(*(Producer("qkv", (WIDTH * part,)) for part in range(3))), kept)
+    rows = [part * WIDTH + row for part in range(3) for row in (4, 5, 6, 7, 12, 13, 14, 15)]
+    assert torch.equal(model.qkv.weight, dense[rows])
+    assert torch.equal(other.qkv.weight, dense[rows])
+
+
+def _node_with_constants() -> fx.Node:
+    graph = fx.Graph()
+    source = graph.placeholder("x")
+    return graph.call_function(ATEN.view.default, (source, [2, -1, 4, 8]), {"sizes": [16, 16], "width": 32})
+
+
+def test_mend_constants_reaches_arguments_and_keywords() -> None:
+    node = _node_with_constants()
+    site = Site("s", "attention", 4, 8, (Producer("q"),), "out")
+    mend_constants(site, 3, [Constant(node, (1, 2), 1), Constant(node, ("sizes", 1), 4), Constant(node, ("width",), 8)])
+    assert list(node.args[1]) == [2, -1, 3, 8]
+    assert list(node.kwargs["sizes"]) == [16, 12]
+    assert node.kwargs["width"] == 24
+
+
+@pytest.mark.parametrize("constant", [((1, 3), 1), (("width",), 4), ((1, 0), 1)])
+def test_mend_constants_refuses_another_number(constant: tuple[tuple[int | str, ...], int]) -> None:
+    node = _node_with_constants()
+    with pytest.raises(CouplingError, match="expected"):
+        mend_constants(Site("s", "attention", 4, 8, (Producer("q"),), "out"), 3, [Constant(node, *constant)])
+
+
+@pytest.mark.parametrize("family", ["unet_sd15", "pixart"])
+def test_untouched_modules_are_shared_and_touched_ones_new(family: str) -> None:
+    program = captured(family)
+    plan = random_plan(program, seed=3, touched=0.5)
+    changed = changed_sites(program, plan)
+    assert 0 < len(changed) < len(plan.sites)
+    touched = {path for site, _ in changed for path in (*(p.path for p in site.producers), site.consumer)}
+    slim = rewrite(program, plan)
+    dense_parameters = dict(program.graph_module.named_parameters())
+    for name, parameter in slim.graph_module.named_parameters():
+        if name.rpartition(".")[0] in touched:
+            assert parameter.numel() < dense_parameters[name].numel() or name.endswith("bias")
+        else:
+            assert parameter is dense_parameters[name]
+    assert slim.graph_module.state_dict().keys() == program.graph_module.state_dict().keys()
+    assert [s.name for s in find_sites(slim)] == [s.name for s in find_sites(program)]
+    assert [s.units for s in find_sites(slim)] == [len(plan.sites[s.name].kept) for s in find_sites(program)]
+
+
+def test_program_is_left_as_it_was() -> None:
+    program = captured("unet_sd15")
+    code = program.graph_module.code
+    shapes = {node.name: str(node.meta.get("val")) for node in program.graph.nodes}
+    weights = {name: (p, p.detach().clone()) for name, p in program.graph_module.named_parameters()}
+    rewrite(program, random_plan(program, seed=5))
+    assert program.graph_module.code == code
+    assert {node.name: str(node.meta.get("val")) for node in program.graph.nodes} == shapes
+    for name, parameter in program.graph_module.named_parameters():
+        assert parameter is weights[name][0]
+        assert torch.equal(parameter, weights[name][1])
+
+
+@pytest.mark.parametrize("family", ["unet_sd15", "unet_sd21", "unet_unconditional", "pixart", "dit"])
+def test_recorded_shapes_are_the_true_ones(family: str) -> None:
+    program = captured(family)
+    slim = rewrite(program, random_plan(program, seed=7, touched=1.0))
+    expected: dict[str, tuple[int, ...]] = {}
+
+    class Record(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> object:
+            result = super().run_node(n)
+            if isinstance(result, torch.Tensor):
+                expected[n.name] = tuple(result.shape)
+            return result
+
+    leaves = torch.utils._pytree.tree_leaves((slim.args, dict(slim.kwargs)))
+    with torch.no_grad():
+        Record(slim.graph_module).run(*leaves, enable_io_processing=False)
+    recorded = {}
+    for node in slim.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor) and node.name in expected:
+            recorded[node.name] = tuple(s if isinstance(s, int) else _at_capture(s) for s in value.shape)
+    assert recorded == {name: expected[name] for name in recorded}
+    assert len(recorded) > 50
+
+
+def _at_capture(size: torch.SymInt) -> int:
+    return int(size.node.expr.xreplace(size.node.shape_env.backed_var_to_val))
+
+
+def test_slim_program_can_be_slimmed_again() -> None:
+    program = captured("unet_sd15")
+    once = rewrite(program, random_plan(program, seed=1, touched=1.0))
+    twice = rewrite(once, random_plan(once, seed=2, touched=1.0))
+    assert sum(s.units for s in find_sites(twice)) < sum(s.units for s in find_sites(once))
+    with torch.no_grad():
+        assert torch.isfinite(twice(*twice.args, **twice.kwargs)).all()
+
+
+def test_plan_of_another_model_is_refused() -> None:
+    program = captured("unet_sd15")
+    with pytest.raises(PlanError):
+        rewrite(program, random_plan(captured("unet_sd15", seed=1), seed=0))
+    with pytest.raises(PlanError):
+        rewrite(program, random_plan(captured("dit"), seed=0))
+
+
+@pytest.mark.parametrize("change", ["missing", "more units", "other kind"])
+def test_misaligned_plan_is_refused(change: str) -> None:
+    program = captured("unet_sd15")
+    good = plan_of(program)
+    entries = dict(good.sites)
+    name, entry = next((name, entry) for name, entry in entries.items() if entry.kind == "attention")
+    if change == "missing":
+        del entries[name]
+    elif change == "more units":
+        entries[name] = SitePlan("attention", entry.units + 1, entry.kept)
+    else:
+        entries[name] = SitePlan("feed_forward", entry.units, entry.kept)
+    with pytest.raises(PlanError):
+        rewrite(program, SlimPlan(good.fingerprint, entries))

@@ -1,0 +1,40 @@
+"""Plans and captured toy denoisers for tests."""
+
+from __future__ import annotations
+
+import functools
+import random
+
+import torch
+
+from passes.fingerprint import fingerprint
+from passes.plan import SitePlan, SlimPlan
+from passes.program import Program
+from passes.sites import find_sites
+from slimdiff_fx.denoisers import capture_denoiser
+from tests.toy_denoisers import FAMILIES
+
+
+@functools.cache
+def captured(family: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> Program:
+    """Capture a toy denoiser once; transforms leave their input alone, so tests can share it."""
+    return capture_denoiser(FAMILIES[family](seed, dtype))
+
+
+def plan_of(program: Program, kept: dict[str, tuple[int, ...]] | None = None) -> SlimPlan:
+    """Keep the given units of the given sites, and everything else."""
+    sites = find_sites(program)
+    chosen = kept or {}
+    assert chosen.keys() <= {site.name for site in sites}
+    entries = {s.name: SitePlan(s.kind, s.units, chosen.get(s.name, tuple(range(s.units)))) for s in sites}
+    return SlimPlan(fingerprint(program, sites), entries, {"made_by": "a test"})
+
+
+def random_plan(program: Program, seed: int, touched: float = 0.8) -> SlimPlan:
+    """Keep a random part of each site, at least one unit; some sites stay whole."""
+    draw = random.Random(seed)
+    kept: dict[str, tuple[int, ...]] = {}
+    for site in find_sites(program):
+        if draw.random() < touched:
+            kept[site.name] = tuple(sorted(draw.sample(range(site.units), draw.randint(1, site.units))))
+    return plan_of(program, kept)
