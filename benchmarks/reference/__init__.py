@@ -1,0 +1,1 @@
+"""How the built-in pipeline `emoji` was made: real pictures in, a `StableDiffusionPipeline` folder out."""
