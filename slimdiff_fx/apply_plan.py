@@ -1,0 +1,137 @@
+"""Carry a plan out on an eager diffusers model: the same class under the same names, with smaller linears."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from diffusers.models.attention import FeedForward
+from diffusers.models.attention_processor import Attention
+from torch import nn
+
+from passes.errors import PlanError
+from passes.fingerprint import check_parameters
+from passes.plan import SitePlan, SlimPlan
+from passes.rewrite import slice_linears
+from passes.site import Producer, Site
+
+
+def apply_plan(model: nn.Module, plan: SlimPlan, *, in_place: bool = False) -> nn.Module:
+    """Remove what the plan doesn't keep from a diffusers model.
+
+    Gives the same function as `passes.rewrite.rewrite` on the captured graph: the same rows and columns go, and the
+    head counts that diffusers reads at every call are set to the kept ones.
+
+    Args:
+        model: a diffusers denoiser, e.g. a `UNet2DConditionModel`, with plain `nn.Linear` layers.
+        plan: made for this model.
+        in_place: change `model` itself; otherwise it is left as it is.
+
+    Returns:
+        The slim model, of the same class. A copy shares the weights of every untouched module with `model`.
+
+    Raises:
+        PlanError: the plan is of another model, or names a site that is no plain diffusers attention or feed-forward,
+            or whose linears are wrapped by an adapter or a quantizer. Nothing has been changed then.
+    """
+    sites = {name: eager_site(model, name, entry) for name, entry in plan.sites.items()}
+    check_parameters(plan, dict(model.named_parameters()), tuple(sites.values()))
+    slim = model if in_place else _copy(model)
+    for name, entry in plan.sites.items():
+        if len(entry.kept) == entry.units:
+            continue
+        slice_linears(slim, sites[name], entry.mask())
+        owner = slim.get_submodule(name)
+        if isinstance(owner, Attention):
+            _mend_attention(owner, sites[name], len(entry.kept))
+    return slim
+
+
+def eager_site(model: nn.Module, name: str, entry: SitePlan) -> Site:
+    """Find a plan's site in an eager model by its dotted path.
+
+    Args:
+        model: a diffusers denoiser.
+        name: the site's name.
+        entry: what the plan says of it.
+
+    Raises:
+        PlanError: there is no such module, or it is not one whose linears are known.
+    """
+    try:
+        owner: Any = model.get_submodule(name)
+    except AttributeError as error:
+        raise PlanError(
+            f"site {name!r}: {type(model).__name__} has no such module; the plan is of another model"
+        ) from error
+    if entry.kind == "attention" and isinstance(owner, Attention):
+        site = _attention(owner, name)
+    elif entry.kind == "feed_forward":
+        site = _feed_forward(model, owner, name)
+    else:
+        raise PlanError(
+            f"site {name!r}: {type(owner).__name__} is no diffusers attention; rewrite the captured program"
+        )
+    for path in (*(producer.path for producer in site.producers), site.consumer):
+        linear = model.get_submodule(path)
+        if type(linear) is not nn.Linear:
+            raise PlanError(
+                f"site {name!r}: {path!r} is a {type(linear).__name__}, no plain nn.Linear; merge adapters, quantize later"
+            )
+    if site.units != entry.units:
+        raise PlanError(
+            f"site {name!r}: has {site.units} units where the plan has {entry.units}; plan anew for this model"
+        )
+    return site
+
+
+def _attention(owner: Attention, name: str) -> Site:
+    head_dim, rest = divmod(owner.to_q.out_features, owner.heads)
+    odd = {
+        "fused projections (call unfuse_qkv_projections first)": owner.fused_projections,
+        "added key and value projections": owner.add_k_proj is not None,
+        "grouped-query heads": owner.to_k is None or owner.to_k.out_features != owner.to_q.out_features,
+        "no output projection": owner.to_out is None,
+        "a width that its heads don't divide": rest != 0,
+        "a norm across heads": any(
+            getattr(norm, "weight", None) is not None and norm.weight.numel() != head_dim
+            for norm in (owner.norm_q, owner.norm_k)
+        ),
+    }
+    for reason, found in odd.items():
+        if found:
+            raise PlanError(f"site {name!r}: an attention with {reason} can't be cut here")
+    producers = tuple(Producer(f"{name}.{linear}") for linear in ("to_q", "to_k", "to_v"))
+    return Site(name, "attention", owner.heads, head_dim, producers, f"{name}.to_out.0")
+
+
+def _feed_forward(model: nn.Module, owner: nn.Module, name: str) -> Site:
+    if isinstance(owner, nn.ModuleList):  # named after its list of layers
+        parent, _, last = name.rpartition(".")
+        owner = model.get_submodule(parent) if last == "net" else owner
+    else:
+        parent = name
+    if not isinstance(owner, FeedForward):
+        raise PlanError(
+            f"site {name!r}: {type(owner).__name__} is no diffusers feed-forward; rewrite the captured program"
+        )
+    up, down = getattr(owner.net[0], "proj", None), owner.net[2]
+    if not isinstance(up, nn.Linear) or not isinstance(down, nn.Linear):
+        raise PlanError(f"site {name!r}: its layers are not linear, activation, linear; rewrite the captured program")
+    units, blocks = down.in_features, up.out_features // down.in_features
+    if blocks not in (1, 2) or up.out_features != blocks * units:
+        raise PlanError(
+            f"site {name!r}: {up.out_features} channels up don't fit {units} down; rewrite the captured program"
+        )
+    offsets = tuple(block * units for block in range(blocks))
+    return Site(name, "feed_forward", units, 1, (Producer(f"{parent}.net.0.proj", offsets),), f"{parent}.net.2")
+
+
+def _mend_attention(owner: Attention, site: Site, kept: int) -> None:
+    owner.heads = owner.sliceable_head_dim = kept
+    owner.inner_dim = owner.inner_kv_dim = kept * site.unit_width
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared)

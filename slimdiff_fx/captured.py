@@ -1,0 +1,90 @@
+"""A pipeline's denoiser as a program, and the program's place inside the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diffusers import DiffusionPipeline, ModelMixin
+from torch import Tensor
+
+from passes.capture import capture
+from passes.errors import UsageError
+from passes.instrument import TIMESTEPS, instrument
+from passes.program import Program
+from passes.site import Site
+from passes.sites import find_sites
+from slimdiff_fx.calibration_run import CalibrationSettings, calibrate_pipeline
+from slimdiff_fx.denoiser_call import translate_call
+from slimdiff_fx.denoisers import DenoiserInputs, describe
+from slimdiff_fx.listener import SILENT, Listener
+from slimdiff_fx.sampling import denoiser_name, token_count
+from slimdiff_fx.statistics_file import StoredStatistics, load_statistics
+from slimdiff_fx.trajectory import Sample, calls_per_sample
+
+
+@dataclass(frozen=True)
+class CapturedDenoiser:
+    """A denoiser with everything the stages need.
+
+    Attributes:
+        model: the eager denoiser; the program shares its weights.
+        inputs: how a call of the model becomes a call of the program.
+        program: the raised graph.
+        sites: where units can be removed.
+    """
+
+    model: ModelMixin
+    inputs: DenoiserInputs
+    program: Program
+    sites: tuple[Site, ...]
+
+
+def capture_pipeline(pipe: DiffusionPipeline) -> CapturedDenoiser:
+    """Capture a pipeline's denoiser and find its sites.
+
+    Raises:
+        UsageError: the denoiser is compiled, or of a class that can't be captured.
+        CaptureError: it could not be captured.
+    """
+    return capture_model(getattr(pipe, denoiser_name(pipe)), tokens=token_count(pipe))
+
+
+def capture_model(model: ModelMixin, *, tokens: int | None = None) -> CapturedDenoiser:
+    """Capture a denoiser and find its sites; see `capture_pipeline`. `tokens` is the example length of the text."""
+    if hasattr(model, "_orig_mod"):
+        raise UsageError("the denoiser is compiled already; slim first, then torch.compile the slim one")
+    inputs = describe(model, tokens=tokens)
+    program = capture(
+        inputs.module,
+        inputs.args,
+        inputs.kwargs,
+        inputs.dynamic_shapes,
+        root=inputs.root,
+        timestep=inputs.timestep,
+    )
+    return CapturedDenoiser(model, inputs, program, find_sites(program))
+
+
+def observe_pipeline(
+    pipe: DiffusionPipeline,
+    captured: CapturedDenoiser,
+    samples: Sequence[Sample],
+    settings: CalibrationSettings,
+    listener: Listener = SILENT,
+) -> StoredStatistics:
+    """Calibrate a captured denoiser through its pipeline."""
+    timesteps = float(getattr(pipe.scheduler.config, "num_train_timesteps", TIMESTEPS))
+    instrumented = instrument(captured.program, captured.sites, timesteps=timesteps)
+
+    def observed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        program_args, program_kwargs = translate_call(captured.inputs, args, kwargs)
+        return instrumented(*program_args, **program_kwargs)
+
+    calls = calls_per_sample(pipe, settings.sampling, settings.observe_steps, settings.seed)
+    done = 0
+    if settings.resume and settings.checkpoint is not None and settings.checkpoint.is_file():
+        done = load_statistics(settings.checkpoint).done
+    with listener.steps("calibrate", calls * len(samples), calls * done):
+        return calibrate_pipeline(pipe, instrumented, observed, samples, settings, listener.advance)

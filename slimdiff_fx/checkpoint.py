@@ -1,0 +1,162 @@
+"""The saved folder: a whole diffusers pipeline, the plan, the statistics and the report. JSON and safetensors only."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import nn
+
+from passes.errors import CheckpointError, UsageError
+from passes.plan import SlimPlan
+from slimdiff_fx.atomic_write import replaced_file, replaced_folder
+from slimdiff_fx.quiet import quiet_libraries
+from slimdiff_fx.report import build_report
+from slimdiff_fx.sampling import denoiser_name
+from slimdiff_fx.statistics_file import save_statistics
+
+if TYPE_CHECKING:
+    from slimdiff_fx.slim import SlimResult
+
+PLAN_FILE = "slim_plan.json"
+STATISTICS_FILE = "statistics.safetensors"
+REPORT_FILE = "report.json"
+# What may lie beside model_index.json and belongs to the pipeline: captions, sampling defaults, licences and credits.
+_COMPANIONS = (".json", ".md", ".txt", "")
+_NOT_COMPANIONS = ("model_index.json", REPORT_FILE)
+
+
+def save_result(
+    result: SlimResult,
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    report: Mapping[str, Any] | None = None,
+    files: Mapping[str, bytes] | None = None,
+) -> None:
+    """Save a slim pipeline so that the folder is whole or as it was before.
+
+    Args:
+        result: what slimming gave.
+        folder: where to; written beside it and renamed.
+        overwrite: replace what is there.
+        report: for report.json; made from the result if None.
+        files: more files for the folder, by name, such as pictures.
+
+    Raises:
+        UsageError: the result holds no pipeline.
+        CheckpointError: the folder is in the way or can't be written.
+    """
+    pipe = result.pipe
+    if pipe is None:
+        raise UsageError("a bare denoiser was slimmed, so there is no pipeline to save; save result.model instead")
+    source = Path(str(pipe.config.get("_name_or_path") or ""))
+    with replaced_folder(folder, overwrite=overwrite) as partial:
+        save_pipeline(pipe, partial)
+        (partial / denoiser_name(pipe) / PLAN_FILE).write_text(result.plan.to_json(), encoding="utf-8")
+        if result.statistics is not None:
+            save_statistics(result.statistics, partial / STATISTICS_FILE)
+        text = json.dumps(report if report is not None else build_report(result), indent=1)
+        (partial / REPORT_FILE).write_text(text, encoding="utf-8")
+        for companion in _companions(source):
+            shutil.copyfile(companion, partial / companion.name)
+        for name, content in (files or {}).items():
+            (partial / name).write_bytes(content)
+
+
+def save_pipeline(pipe: DiffusionPipeline, folder: Path) -> None:
+    """Save a pipeline as diffusers does, its weights in half precision where that loses nothing.
+
+    Weights that came from half precision files and are only sliced still fit into half precision exactly. They are
+    stored so, and loaded in float32 again: the same numbers in half the space.
+    """
+    with _stored_small(pipe) as shrunk, quiet_libraries():
+        pipe.save_pretrained(folder, safe_serialization=True)
+    for config in (folder / "model_index.json", *folder.glob("*/config.json")):
+        data = json.loads(config.read_text(encoding="utf-8"))
+        # Where the pipeline was loaded from is nobody's business, and wrong on another machine.
+        data.pop("_name_or_path", None)
+        if "dtype" in data and config.parent.name in shrunk:
+            # transformers loads in the dtype that the configuration names, whatever the file holds.
+            data["dtype"] = "float32"
+        config.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+def save_plan(plan: SlimPlan, file: Path) -> None:
+    """Write a plan as JSON.
+
+    Raises:
+        CheckpointError: the file can't be written.
+    """
+    with replaced_file(file) as partial:
+        partial.write_text(plan.to_json(), encoding="utf-8")
+
+
+def load_plan(file: Path) -> SlimPlan:
+    """Read a plan back.
+
+    Raises:
+        CheckpointError: the file is missing or no text.
+        PlanError: it holds no plan.
+    """
+    if not file.is_file():
+        raise CheckpointError(f"there is no plan at {file}; make one with `slimdiff-fx plan`")
+    try:
+        return SlimPlan.from_json(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, OSError) as error:
+        raise CheckpointError(
+            f"{file} can't be read as a plan ({error}); make it anew with `slimdiff-fx plan`"
+        ) from error
+
+
+@contextmanager
+def _stored_small(pipe: DiffusionPipeline) -> Iterator[list[str]]:
+    """Turn the float32 parameters that are exact in half precision into it, and back afterwards; yields whose."""
+    shrunk: dict[str, nn.Module] = {}
+    try:
+        for name, module in pipe.components.items():
+            if isinstance(module, nn.Module) and _fits_half(module):
+                shrunk[name] = module
+                _cast_parameters(module, torch.float16)
+        yield list(shrunk)
+    finally:
+        for module in shrunk.values():
+            _cast_parameters(module, torch.float32)
+
+
+def _fits_half(module: nn.Module) -> bool:
+    return all(
+        values.dtype == torch.float32 and torch.equal(values.half().float(), values) for values in module.parameters()
+    )
+
+
+def _cast_parameters(module: nn.Module, dtype: torch.dtype) -> None:
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
+def _companions(source: Path) -> list[Path]:
+    if not (source / "model_index.json").is_file():
+        return []
+    return [
+        file
+        for file in sorted(source.iterdir())
+        if file.is_file() and file.suffix in _COMPANIONS and file.name not in _NOT_COMPANIONS and file.name[0] != "."
+    ]
+
+
+__all__ = [
+    "PLAN_FILE",
+    "REPORT_FILE",
+    "STATISTICS_FILE",
+    "load_plan",
+    "save_pipeline",
+    "save_plan",
+    "save_result",
+]

@@ -1,0 +1,223 @@
+"""The command line: `slimdiff-fx slim|inspect|calibrate|plan|apply|export`."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+
+from passes.errors import SlimDiffError, UsageError
+from slimdiff_fx import cli_options as opt
+
+app = typer.Typer(
+    name="slimdiff-fx",
+    help="Slim diffusion denoisers with no training, by what their activations carry.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+_Command = TypeVar("_Command", bound=Callable[..., None])
+_INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _guarded(command: _Command) -> _Command:
+    """Turn errors into one line on stderr and an exit code: 2 for usage, 1 for failure; a traceback with --debug."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        debug = bool(kwargs.get("debug"))
+        try:
+            with warnings.catch_warnings():
+                if not debug:
+                    warnings.simplefilter("ignore")
+                    logging.getLogger("torch").setLevel(logging.ERROR)
+                command(*args, **kwargs)
+        except KeyboardInterrupt:
+            _complain("interrupted; the same command with --resume continues a calibration that had finished a batch")
+            raise typer.Exit(_INTERRUPTED) from None
+        except SlimDiffError as error:
+            if debug:
+                raise
+            _complain(str(error))
+            raise typer.Exit(2 if isinstance(error, UsageError) else 1) from None
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
+            if debug:
+                raise
+            first = (str(error).splitlines() or [""])[0]
+            _complain(f"unexpected {type(error).__name__}: {first}; run again with --debug and report what it shows")
+            raise typer.Exit(1) from None
+
+    return run  # type: ignore[return-value]
+
+
+def _complain(message: str) -> None:
+    # Not through rich: it would wrap the line and read brackets as markup.
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 128)
+
+
+@app.command()
+@_guarded
+def slim(
+    model: opt.Model,
+    out: opt.OutFolder,
+    prompts: opt.Prompts = None,
+    images: opt.Images = None,
+    samples: opt.Samples = 500,
+    steps: opt.Steps = None,
+    observe_steps: opt.ObserveSteps = None,
+    guidance: opt.Guidance = None,
+    seed: opt.Seed = 0,
+    method: opt.MethodOption = opt.Method.threshold,
+    tau: opt.Tau = None,
+    keep_params: opt.KeepParamsOption = None,
+    keep_macs: opt.KeepMacsOption = None,
+    criterion: opt.Criterion = None,
+    normalize: opt.NormalizeOption = opt.Normalize.max,
+    batch: opt.Batch = 16,
+    pictures: opt.Pictures = 8,
+    device: opt.Device = "cpu",
+    dtype: opt.LoadDtype = opt.Dtype.float32,
+    overwrite: opt.Overwrite = False,
+    resume: opt.Resume = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Calibrate, analyze, rewrite, validate, save, report: the main job."""
+    from slimdiff_fx import commands
+
+    commands.slim_command(
+        model,
+        out,
+        commands.CalibrationOptions(
+            prompts, images, samples, steps, observe_steps, guidance, seed, batch, device, dtype.value, resume
+        ),
+        opt.choose_policy(tau, keep_params, keep_macs, normalize),
+        criterion,
+        pictures=pictures,
+        overwrite=overwrite,
+        console=_console(),
+    )
+
+
+@app.command()
+@_guarded
+def inspect(
+    model: opt.Model,
+    device: opt.Device = "cpu",
+    dtype: opt.LoadDtype = opt.Dtype.float32,
+    debug: opt.Debug = False,
+) -> None:
+    """List every site: heads, widths, params, MACs; and what is left whole, with the reason."""
+    from slimdiff_fx import commands
+
+    commands.inspect_command(model, device, dtype.value, _console())
+
+
+@app.command()
+@_guarded
+def calibrate(
+    model: opt.Model,
+    out: opt.OutFile,
+    prompts: opt.Prompts = None,
+    images: opt.Images = None,
+    samples: opt.Samples = 500,
+    steps: opt.Steps = None,
+    observe_steps: opt.ObserveSteps = None,
+    guidance: opt.Guidance = None,
+    seed: opt.Seed = 0,
+    batch: opt.Batch = 16,
+    device: opt.Device = "cpu",
+    dtype: opt.LoadDtype = opt.Dtype.float32,
+    overwrite: opt.Overwrite = False,
+    resume: opt.Resume = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Watch the denoiser run on a calibration set, and write the statistics (.safetensors)."""
+    from slimdiff_fx import commands
+
+    commands.calibrate_command(
+        model,
+        out,
+        commands.CalibrationOptions(
+            prompts, images, samples, steps, observe_steps, guidance, seed, batch, device, dtype.value, resume
+        ),
+        overwrite=overwrite,
+        console=_console(),
+    )
+
+
+@app.command()
+@_guarded
+def plan(
+    model: opt.Model,
+    statistics: Annotated[Path, typer.Option("--statistics", help="What `calibrate` wrote.")],
+    out: opt.OutFile,
+    method: opt.MethodOption = opt.Method.threshold,
+    tau: opt.Tau = None,
+    keep_params: opt.KeepParamsOption = None,
+    keep_macs: opt.KeepMacsOption = None,
+    criterion: opt.Criterion = None,
+    normalize: opt.NormalizeOption = opt.Normalize.max,
+    device: opt.Device = "cpu",
+    dtype: opt.LoadDtype = opt.Dtype.float32,
+    overwrite: opt.Overwrite = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Decide from statistics which units stay, and write the plan (.json)."""
+    from slimdiff_fx import commands
+
+    policy = opt.choose_policy(tau, keep_params, keep_macs, normalize)
+    commands.plan_command(model, statistics, out, policy, criterion, device, dtype.value, overwrite, _console())
+
+
+@app.command()
+@_guarded
+def apply(
+    model: opt.Model,
+    plan: Annotated[Path, typer.Option("--plan", help="What `plan` wrote.")],
+    out: opt.OutFolder,
+    device: opt.Device = "cpu",
+    dtype: opt.LoadDtype = opt.Dtype.float32,
+    overwrite: opt.Overwrite = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Carry a plan out: rewrite, validate, and save the slim pipeline."""
+    from slimdiff_fx import commands
+
+    commands.apply_command(model, plan, out, device, dtype.value, overwrite, _console())
+
+
+@app.command()
+@_guarded
+def export(
+    model: opt.Model,
+    format: Annotated[opt.Format, typer.Option("--format", help="What to export to.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write; in the pipeline's folder by default.")
+    ] = None,
+    dtype: Annotated[opt.Dtype, typer.Option("--dtype", help="Precision of the exported weights.")] = opt.Dtype.float32,
+    overwrite: opt.Overwrite = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Export the denoiser, and measure at once that the runtime gives the same prediction."""
+    from slimdiff_fx import commands
+
+    commands.export_command(model, format.value, out, dtype.value, overwrite, _console())

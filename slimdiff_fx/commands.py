@@ -1,0 +1,256 @@
+"""What each command does, once its options are read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from passes.allocate import Policy, analyze
+from passes.errors import CheckpointError
+from passes.sites import find_unsupported
+from slimdiff_fx.atomic_write import refuse_occupied
+from slimdiff_fx.calibration_run import CalibrationSettings, forget_checkpoint, statistics_of
+from slimdiff_fx.calibration_set import gather_samples
+from slimdiff_fx.captured import CapturedDenoiser, capture_pipeline, observe_pipeline
+from slimdiff_fx.checkpoint import load_plan, save_plan, save_result
+from slimdiff_fx.listener import Listener, timed
+from slimdiff_fx.models import DTYPES, LoadedPipeline, load_pipeline
+from slimdiff_fx.pictures import Comparison, pick_conditions, png_bytes, side_by_side
+from slimdiff_fx.prompts import read_captions, read_prompts
+from slimdiff_fx.report import build_report
+from slimdiff_fx.sampling import denoiser_name, draw
+from slimdiff_fx.slim import SlimResult, carry_out, finish
+from slimdiff_fx.statistics_file import StoredStatistics, load_statistics, save_statistics
+from slimdiff_fx.summary import summarize
+from slimdiff_fx.tables import inspect_table, slim_table
+from slimdiff_fx.terminal import TerminalListener
+
+PICTURE_FILE = "dense_and_slim.png"
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """The options of calibration, as the user gave them."""
+
+    prompts: Path | None
+    images: Path | None
+    samples: int
+    steps: int | None
+    observe_steps: int | None
+    guidance: float | None
+    seed: int
+    batch: int
+    device: str
+    dtype: str
+    resume: bool
+
+    def settings(self, loaded: LoadedPipeline, checkpoint: Path) -> CalibrationSettings:
+        """Join them with the defaults that came with the pipeline."""
+        sampling = loaded.sampling.given(self.steps, self.guidance)
+        return CalibrationSettings(sampling, self.observe_steps, self.seed, self.batch, checkpoint, self.resume)
+
+
+def slim_command(
+    model: str,
+    out: Path,
+    options: CalibrationOptions,
+    policy: Policy,
+    criterion: Sequence[str] | None,
+    *,
+    pictures: int,
+    overwrite: bool,
+    console: Console,
+) -> None:
+    """Do the main job and say what came out."""
+    refuse_occupied(out, overwrite=overwrite)
+    listener = TerminalListener(console)
+    prompts = None if options.prompts is None else read_prompts(options.prompts)
+    loaded = _load(model, options.device, options.dtype, listener)
+    checkpoint = _beside(out, ".calibration.safetensors")
+    seconds: dict[str, float] = {}
+    captured, stored = _calibrate(loaded, options, prompts, checkpoint, seconds, listener)
+    result = finish(captured, loaded.pipe, stored.statistics, policy, criterion, seconds=seconds, listener=listener)
+    result = replace(result, statistics=stored)
+    with timed("draw", seconds, listener):
+        comparison = _compare(loaded, result, options, prompts, pictures)
+    console.print(slim_table(result.summary))
+    files = {}
+    if comparison is not None:
+        files[PICTURE_FILE] = png_bytes(side_by_side(comparison, f"{model}: {_gone(result)}"))
+    with listener.stage("save"):
+        report = build_report(result, model=model, pictures=_distances(comparison, options.seed))
+        save_result(result, out, overwrite=overwrite, report=report, files=files)
+    forget_checkpoint(checkpoint)
+    _announce(result, out, console)
+    if comparison is not None:
+        console.print(f"pictures: {out / PICTURE_FILE}", highlight=False, soft_wrap=True)
+
+
+def inspect_command(model: str, device: str, dtype: str, console: Console) -> None:
+    """Print the sites."""
+    loaded = load_pipeline(model, device=device, dtype=dtype)
+    captured = capture_pipeline(loaded.pipe)
+    unsupported = tuple(find_unsupported(captured.program))
+    console.print(inspect_table(summarize(captured.program, captured.sites, None, unsupported)))
+
+
+def calibrate_command(model: str, out: Path, options: CalibrationOptions, *, overwrite: bool, console: Console) -> None:
+    """Write statistics."""
+    _refuse_file(out, overwrite)
+    listener = TerminalListener(console)
+    prompts = None if options.prompts is None else read_prompts(options.prompts)
+    loaded = _load(model, options.device, options.dtype, listener)
+    checkpoint = _beside(out, ".checkpoint")
+    _, stored = _calibrate(loaded, options, prompts, checkpoint, {}, listener)
+    save_statistics(stored, out)
+    forget_checkpoint(checkpoint)
+    console.print(f"statistics of {stored.done} samples: {out}", highlight=False, soft_wrap=True)
+
+
+def plan_command(
+    model: str,
+    statistics: Path,
+    out: Path,
+    policy: Policy,
+    criterion: Sequence[str] | None,
+    device: str,
+    dtype: str,
+    overwrite: bool,
+    console: Console,
+) -> None:
+    """Write a plan and print what it would leave."""
+    _refuse_file(out, overwrite)
+    sums = statistics_of(load_statistics(statistics))
+    captured = capture_pipeline(load_pipeline(model, device=device, dtype=dtype).pipe)
+    plan = analyze(captured.program, captured.sites, sums, policy, criterion)
+    save_plan(plan, out)
+    console.print(slim_table(summarize(captured.program, captured.sites, plan)))
+    console.print(f"plan: {out}", highlight=False, soft_wrap=True)
+
+
+def apply_command(
+    model: str, plan_file: Path, out: Path, device: str, dtype: str, overwrite: bool, console: Console
+) -> None:
+    """Carry a plan out and save."""
+    refuse_occupied(out, overwrite=overwrite)
+    plan = load_plan(plan_file)
+    listener = TerminalListener(console)
+    loaded = _load(model, device, dtype, listener)
+    with listener.stage("capture"):
+        captured = capture_pipeline(loaded.pipe)
+    result = carry_out(captured, loaded.pipe, plan, listener=listener)
+    console.print(slim_table(result.summary))
+    with listener.stage("save"):
+        save_result(result, out, overwrite=overwrite, report=build_report(result, model=model))
+    _announce(result, out, console)
+
+
+def export_command(model: str, format: str, out: Path | None, dtype: str, overwrite: bool, console: Console) -> None:
+    """Export the denoiser and print the parity that was measured."""
+    loaded = load_pipeline(model)
+    name = denoiser_name(loaded.pipe)
+    inside = loaded.folder if loaded.folder is not None and model != "emoji" else Path()
+    target = inside / f"{name}.{format}" if out is None else out
+    _refuse_file(target, overwrite)
+    program = capture_pipeline(loaded.pipe).program
+    if format == "onnx":
+        from slimdiff_fx.export_onnx import export_onnx
+
+        report = export_onnx(program, target, dtype=DTYPES[dtype])
+    else:
+        from slimdiff_fx.export_pt2 import export_pt2
+
+        report = export_pt2(program, target, dtype=DTYPES[dtype])
+    console.print(
+        f"{report.runtime} equals torch to {report.relative:.1e} (at most {report.tolerance:.0e} allowed) "
+        f"on {len(report.cases)} inputs that were not traced",
+        highlight=False,
+    )
+    console.print(f"exported: {target}", highlight=False, soft_wrap=True)
+
+
+def _load(model: str, device: str, dtype: str, listener: Listener) -> LoadedPipeline:
+    with listener.stage("load"):
+        return load_pipeline(model, device=device, dtype=dtype)
+
+
+def _calibrate(
+    loaded: LoadedPipeline,
+    options: CalibrationOptions,
+    prompts: Sequence[str] | None,
+    checkpoint: Path,
+    seconds: dict[str, float],
+    listener: Listener,
+) -> tuple[CapturedDenoiser, StoredStatistics]:
+    settings = options.settings(loaded, checkpoint)
+    samples = gather_samples(
+        loaded.pipe,
+        prompts=prompts,
+        images=options.images,
+        samples=options.samples,
+        seed=options.seed,
+        listener=listener,
+        folder=loaded.folder,
+    )
+    with timed("capture", seconds, listener):
+        captured = capture_pipeline(loaded.pipe)
+    with timed("calibrate", seconds):
+        return captured, observe_pipeline(loaded.pipe, captured, samples, settings, listener)
+
+
+def _compare(
+    loaded: LoadedPipeline,
+    result: SlimResult,
+    options: CalibrationOptions,
+    prompts: Sequence[str] | None,
+    count: int,
+) -> Comparison | None:
+    """Draw with dense and slim from the same noise, on prompts that were not calibrated on where there are such."""
+    known = read_captions(loaded.folder, "held_out") or prompts
+    if known is None and result.statistics is not None:
+        known = result.statistics.settings["conditions"]
+    conditions = pick_conditions(known or (), count)
+    if not conditions or result.pipe is None:
+        return None
+    sampling = loaded.sampling.given(options.steps, options.guidance)
+    dense = draw(loaded.pipe, conditions, options.seed, sampling)
+    slimmed = draw(result.pipe, conditions, options.seed, sampling)
+    return Comparison(conditions, tuple(dense), tuple(slimmed))
+
+
+def _distances(comparison: Comparison | None, seed: int) -> dict[str, object] | None:
+    if comparison is None:
+        return None
+    decibels = [None if math.isinf(value) else round(value, 2) for value in comparison.psnr()]
+    return {"file": PICTURE_FILE, "seed": seed, "psnr_db": dict(zip(comparison.conditions, decibels, strict=True))}
+
+
+def _announce(result: SlimResult, out: Path, console: Console) -> None:
+    if result.validation is not None:
+        console.print(
+            f"slim equals masked dense to {result.validation.relative_error:.1e} "
+            f"(at most {result.validation.tolerance:.0e} allowed)",
+            highlight=False,
+        )
+    console.print(f"{_gone(result)}: {out}", highlight=False, soft_wrap=True)
+
+
+def _gone(result: SlimResult) -> str:
+    summary = result.summary
+    share = 1 - summary.site_params_kept / summary.site_params if summary.site_params else 0.0
+    return f"{share:.1%} of the sites' weights removed, {1 - summary.macs_kept / summary.macs:.1%} of the MACs"
+
+
+def _beside(out: Path, ending: str) -> Path:
+    return out.absolute().parent / f"{out.name}{ending}"
+
+
+def _refuse_file(out: Path, overwrite: bool) -> None:
+    if out.is_dir():
+        raise CheckpointError(f"{out} is a folder, and a file is to be written there; choose another output")
+    if out.exists() and not overwrite:
+        raise CheckpointError(f"{out} exists; choose another output, or pass --overwrite to replace it")

@@ -1,0 +1,332 @@
+"""How each kind of diffusers denoiser is called: example inputs, dynamic sizes, and a thin wrapper to capture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import DiTTransformer2DModel, PixArtTransformer2DModel, UNet2DConditionModel, UNet2DModel
+from torch import Tensor, nn
+from torch.export import Dim
+
+from passes.capture import capture
+from passes.errors import UsageError
+from passes.program import Program
+
+ROOT = "denoiser"
+SUPPORTED = ("UNet2DConditionModel", "UNet2DModel", "PixArtTransformer2DModel", "DiTTransformer2DModel")
+
+
+@dataclass(frozen=True)
+class DenoiserInputs:
+    """What `passes.capture.capture` needs to know about a denoiser.
+
+    Attributes:
+        module: wrapper with named inputs that returns the prediction as a tensor; holds the model as `denoiser`.
+        args: example positional inputs.
+        kwargs: example keyword inputs.
+        dynamic_shapes: which sizes stay open, as `torch.export` takes it.
+        timestep: name of the input that holds the timestep, float [B].
+        root: the attribute of `module` that holds the model.
+    """
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    dynamic_shapes: Any
+    timestep: str = "timestep"
+    root: str = ROOT
+
+
+class _Wrapper(nn.Module):
+    def __init__(self, denoiser: nn.Module) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+
+class _TextUNet(_Wrapper):
+    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
+        result: Tensor = self.denoiser(sample, timestep, encoder_hidden_states, return_dict=False)[0]
+        return result
+
+
+class _AddedUNet(_Wrapper):
+    def forward(
+        self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, added_cond_kwargs: dict[str, Tensor]
+    ) -> Tensor:
+        result: Tensor = self.denoiser(
+            sample, timestep, encoder_hidden_states, added_cond_kwargs=added_cond_kwargs, return_dict=False
+        )[0]
+        return result
+
+
+class _GuidedUNet(_Wrapper):
+    """A UNet distilled with guidance as an input (latent consistency models)."""
+
+    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, timestep_cond: Tensor) -> Tensor:
+        result: Tensor = self.denoiser(
+            sample, timestep, encoder_hidden_states, timestep_cond=timestep_cond, return_dict=False
+        )[0]
+        return result
+
+
+class _ClassTextUNet(_Wrapper):
+    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, class_labels: Tensor) -> Tensor:
+        result: Tensor = self.denoiser(
+            sample, timestep, encoder_hidden_states, class_labels=class_labels, return_dict=False
+        )[0]
+        return result
+
+
+class _PlainUNet(_Wrapper):
+    def forward(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        result: Tensor = self.denoiser(sample, timestep, return_dict=False)[0]
+        return result
+
+
+class _ClassUNet(_Wrapper):
+    def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor) -> Tensor:
+        result: Tensor = self.denoiser(sample, timestep, class_labels=class_labels, return_dict=False)[0]
+        return result
+
+
+class _PixArt(_Wrapper):
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        timestep: Tensor,
+        encoder_attention_mask: Tensor,
+        added_cond_kwargs: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        with _any_size(self.denoiser):
+            result: Tensor = self.denoiser(
+                hidden_states,
+                encoder_hidden_states=encoder_hidden_states,
+                timestep=timestep,
+                added_cond_kwargs=added_cond_kwargs or {"resolution": None, "aspect_ratio": None},
+                encoder_attention_mask=encoder_attention_mask,
+                return_dict=False,
+            )[0]
+        return result
+
+
+class _DiT(_Wrapper):
+    def forward(self, hidden_states: Tensor, timestep: Tensor, class_labels: Tensor) -> Tensor:
+        result: Tensor = self.denoiser(hidden_states, timestep, class_labels, return_dict=False)[0]
+        return result
+
+
+class _any_size:
+    """Make the patch embedding compute its positions, as it does for every size but the one it was built for.
+
+    At that one size it reads a table of the same values; a captured graph would be bound to it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._embed: Any = model.pos_embed
+
+    def __enter__(self) -> None:
+        self._height = self._embed.height
+        self._embed.height = -1
+
+    def __exit__(self, *_: object) -> None:
+        self._embed.height = self._height
+
+
+def describe(
+    model: nn.Module,
+    *,
+    batch: int = 2,
+    height: int | None = None,
+    width: int | None = None,
+    tokens: int | None = None,
+    seed: int = 0,
+) -> DenoiserInputs:
+    """Say how a denoiser is called.
+
+    Args:
+        model: a diffusers denoiser.
+        batch: example batch size, at least 2.
+        height: example height in latent pixels; the model's own by default.
+        width: example width likewise.
+        tokens: example length of the text, 77 by default (120 in PixArt).
+        seed: of the random example inputs.
+
+    Returns:
+        The wrapper to capture, example inputs and what stays dynamic.
+
+    Raises:
+        UsageError: the model is of a class, or has conditions, that this doesn't know; or a size is impossible.
+    """
+    if batch < 2:
+        raise UsageError(f"the example batch is {batch}; use 2 or more: a batch of 1 captures as a constant")
+    example = _Example(model, batch, height, width, tokens, seed)
+    if isinstance(model, UNet2DConditionModel):
+        return _describe_unet(model, example)
+    if isinstance(model, UNet2DModel):
+        return _describe_plain_unet(model, example)
+    if isinstance(model, PixArtTransformer2DModel):
+        return _describe_pixart(model, example)
+    if isinstance(model, DiTTransformer2DModel):
+        return _describe_dit(model, example)
+    raise UsageError(f"{type(model).__name__} is not a denoiser this knows; supported are {', '.join(SUPPORTED)}")
+
+
+BATCH = Dim("batch", min=1)
+TOKENS = Dim("tokens", min=1)
+# Heights and widths must often be multiples of something; which, the capture finds out.
+_IMAGE = {0: BATCH, 2: Dim.AUTO, 3: Dim.AUTO}
+_TEXT = {0: BATCH, 1: TOKENS}
+
+
+class _Example:
+    """Random inputs of the model's own dtype, device and sizes."""
+
+    def __init__(
+        self, model: Any, batch: int, height: int | None, width: int | None, tokens: int | None, seed: int
+    ) -> None:
+        size = model.config.sample_size or 64
+        own_height, own_width = (size, size) if isinstance(size, int) else size
+        self.batch = batch
+        self.height, self.width, self.tokens = height or own_height, width or own_width, tokens
+        parameter = next(model.parameters())
+        self.dtype, self.device = parameter.dtype, parameter.device
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def normal(self, *shape: int) -> Tensor:
+        value = torch.randn(self.batch, *shape, generator=self._generator, dtype=torch.float32)
+        return value.to(self.device, self.dtype)
+
+    def image(self, channels: int) -> Tensor:
+        return self.normal(channels, self.height, self.width)
+
+    def below(self, bound: int) -> Tensor:
+        return torch.randint(bound, (self.batch,), generator=self._generator).to(self.device)
+
+    def timestep(self) -> Tensor:
+        # Schedulers count in whole or in broken steps: float32 holds both.
+        return self.below(1000).float()
+
+
+def _check_factor(example: _Example, factor: int) -> None:
+    for name, size in (("height", example.height), ("width", example.width)):
+        if size % factor or size < factor:
+            raise UsageError(f"example {name} {size} is no multiple of {factor}, which the model's down-sampling needs")
+
+
+def _describe_unet(model: Any, example: _Example) -> DenoiserInputs:
+    config = model.config
+    _check_factor(example, 2**model.num_upsamplers)
+    if config.encoder_hid_dim_type not in (None, "text_proj"):
+        raise UsageError(
+            f"UNet2DConditionModel with encoder_hid_dim_type {config.encoder_hid_dim_type!r} is not supported"
+        )
+    width = config.encoder_hid_dim if config.encoder_hid_dim_type else config.cross_attention_dim
+    width = width if isinstance(width, int) else width[0]
+    args: tuple[Any, ...] = (
+        example.image(config.in_channels),
+        example.timestep(),
+        example.normal(example.tokens or 77, width),
+    )
+    shapes: tuple[Any, ...] = (_IMAGE, {0: BATCH}, _TEXT)
+    extras = [
+        name
+        for name, present in (
+            ("addition_embed_type", config.addition_embed_type),
+            ("class_embed_type", config.class_embed_type or config.num_class_embeds),
+            ("time_cond_proj_dim", config.time_cond_proj_dim),
+        )
+        if present
+    ]
+    if len(extras) > 1:
+        raise UsageError(f"UNet2DConditionModel with {' and '.join(extras)} at once is not supported")
+    if not extras:
+        return DenoiserInputs(_TextUNet(model), args, {}, shapes)
+    if extras == ["time_cond_proj_dim"]:
+        guidance = example.normal(config.time_cond_proj_dim)
+        return DenoiserInputs(_GuidedUNet(model), (*args, guidance), {}, (*shapes, {0: BATCH}))
+    if extras == ["class_embed_type"]:
+        if config.class_embed_type not in (None, "timestep"):
+            raise UsageError(f"UNet2DConditionModel with class_embed_type {config.class_embed_type!r} is not supported")
+        labels = example.below(config.num_class_embeds or 1000)
+        return DenoiserInputs(_ClassTextUNet(model), (*args, labels), {}, (*shapes, {0: BATCH}))
+    if config.addition_embed_type != "text_time":
+        raise UsageError(
+            f"UNet2DConditionModel with addition_embed_type {config.addition_embed_type!r} is not supported; only None and "
+            "'text_time' (SDXL) are"
+        )
+    # SDXL's base model has six time ids, its refiner five: what the projection leaves beside the pooled text tells.
+    ids = 6 if _pooled(config, 6) in (1280, 768, 2048) or config.projection_class_embeddings_input_dim < 2560 else 5
+    added = {"text_embeds": example.normal(_pooled(config, ids)), "time_ids": example.normal(ids)}
+    return DenoiserInputs(_AddedUNet(model), (*args, added), {}, (*shapes, {name: {0: BATCH} for name in added}))
+
+
+def _pooled(config: Any, ids: int) -> int:
+    return int(config.projection_class_embeddings_input_dim - ids * config.addition_time_embed_dim)
+
+
+def _describe_plain_unet(model: Any, example: _Example) -> DenoiserInputs:
+    config = model.config
+    _check_factor(example, 2 ** (len(config.block_out_channels) - 1))
+    args: tuple[Any, ...] = (example.image(config.in_channels), example.timestep())
+    shapes: tuple[Any, ...] = (_IMAGE, {0: BATCH})
+    if config.class_embed_type is None and config.num_class_embeds is None:
+        return DenoiserInputs(_PlainUNet(model), args, {}, shapes)
+    if config.class_embed_type == "identity":
+        raise UsageError("UNet2DModel with class_embed_type 'identity' is not supported")
+    labels = example.below(config.num_class_embeds or 1000)
+    return DenoiserInputs(_ClassUNet(model), (*args, labels), {}, (*shapes, {0: BATCH}))
+
+
+def _describe_pixart(model: Any, example: _Example) -> DenoiserInputs:
+    config = model.config
+    _check_factor(example, config.patch_size)
+    length = example.tokens or 120
+    mask = torch.ones(example.batch, length, device=example.device, dtype=example.dtype)
+    mask[1:, (length + 1) // 2 :] = 0
+    args: tuple[Any, ...] = (
+        example.image(config.in_channels),
+        example.normal(length, config.caption_channels),
+        example.timestep(),
+        mask,
+    )
+    shapes: tuple[Any, ...] = (_IMAGE, _TEXT, {0: BATCH}, _TEXT)
+    if model.use_additional_conditions:
+        sizes = torch.tensor([[float(example.height * 8), float(example.width * 8)]], dtype=example.dtype)
+        added = {
+            "resolution": sizes.repeat(example.batch, 1).to(example.device),
+            "aspect_ratio": torch.ones(example.batch, 1, dtype=example.dtype, device=example.device),
+        }
+        args, shapes = (*args, added), (*shapes, {name: {0: BATCH} for name in added})
+    return DenoiserInputs(_PixArt(model), args, {}, shapes)
+
+
+def _describe_dit(model: Any, example: _Example) -> DenoiserInputs:
+    config = model.config
+    _check_factor(example, config.patch_size)
+    if example.height != example.width:
+        raise UsageError(f"DiT draws squares only, not {example.height} by {example.width}")
+    args = (example.image(config.in_channels), example.timestep(), example.below(config.num_embeds_ada_norm))
+    # The model takes the root of the token count as a number: its size is fixed, its batch is not.
+    return DenoiserInputs(_DiT(model), args, {}, ({0: BATCH}, {0: BATCH}, {0: BATCH}))
+
+
+def capture_denoiser(model: nn.Module, **sizes: Any) -> Program:
+    """Capture a diffusers denoiser; `sizes` as in `describe`.
+
+    Raises:
+        UsageError: `describe` refuses it.
+        CaptureError: it can't be captured.
+    """
+    inputs = describe(model, **sizes)
+    return capture(
+        inputs.module,
+        inputs.args,
+        inputs.kwargs,
+        inputs.dynamic_shapes,
+        root=inputs.root,
+        timestep=inputs.timestep,
+    )

@@ -1,0 +1,39 @@
+"""What a long run tells whoever watches it. The terminal has its own listener; this one keeps silent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager, nullcontext
+
+
+class Listener:
+    """Told about stages, notes and progress; every method may be overridden and none must be."""
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Wrap one stage, such as "capture"."""
+        yield
+
+    def note(self, text: str) -> None:
+        """Hear something the user should know, in one line."""
+
+    @contextmanager
+    def steps(self, name: str, total: int, done: int) -> Iterator[None]:
+        """Wrap a stage that counts: `total` denoiser calls over all samples, `done` of them before a resume."""
+        yield
+
+    def advance(self, count: int) -> None:
+        """Hear that `count` more of the running stage's steps are done."""
+
+
+SILENT = Listener()
+
+
+@contextmanager
+def timed(name: str, seconds: MutableMapping[str, float], listener: Listener | None = None) -> Iterator[None]:
+    """Add a stage's wall time to `seconds`, and tell the listener; one that counts its steps is told elsewhere."""
+    start = time.perf_counter()
+    with nullcontext() if listener is None else listener.stage(name):
+        yield
+    seconds[name] = time.perf_counter() - start

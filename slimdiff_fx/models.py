@@ -1,0 +1,173 @@
+"""Load MODEL: a diffusers pipeline folder, a hub id, or `emoji`, the pipeline that ships with the package."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from passes.errors import CheckpointError, SlimDiffError, UsageError
+from slimdiff_fx.quiet import quiet_libraries
+from slimdiff_fx.sampling import Sampling, read_sampling
+from slimdiff_fx.slim_models import check_digests
+
+EMOJI = "emoji"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_INDEX = "model_index.json"
+_REASON = 120  # characters of a library's message that still tell something
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class LoadedPipeline:
+    """A pipeline and where it came from.
+
+    Attributes:
+        pipe: in evaluation mode, on the device and in the dtype asked for.
+        name: as the user gave it.
+        folder: local folder, or None for the hub.
+        sampling: the defaults that lie beside it, see `slimdiff_fx.sampling`.
+    """
+
+    pipe: DiffusionPipeline
+    name: str
+    folder: Path | None
+    sampling: Sampling
+
+
+def emoji_folder() -> Path:
+    """Find the built-in pipeline inside the installed package."""
+    return Path(str(resources.files("slimdiff_fx") / "assets" / EMOJI))
+
+
+def load_pipeline(model: str, *, device: str = "cpu", dtype: str = "float32") -> LoadedPipeline:
+    """Load a pipeline, from safetensors only.
+
+    Args:
+        model: folder, hub id, or "emoji".
+        device: as torch names it.
+        dtype: "float32", "float16" or "bfloat16"; weights stored in another are cast.
+
+    Raises:
+        UsageError: unknown dtype or device.
+        CheckpointError: no such pipeline, no network, damaged files, or weights that aren't finite. Names the file.
+    """
+    if dtype not in DTYPES:
+        raise UsageError(f"unknown dtype {dtype!r}; there are {', '.join(DTYPES)}")
+    place = _device(device)
+    folder = _local_folder(model)
+    if folder is not None:
+        _check_folder(folder)
+    try:
+        with quiet_libraries():
+            pipe = DiffusionPipeline.from_pretrained(
+                model if folder is None else str(folder), dtype=DTYPES[dtype], use_safetensors=True
+            )
+            pipe.to(place)
+    except SlimDiffError:
+        raise
+    except Exception as error:
+        raise _load_error(model, folder, error) from error
+    check_weights(pipe, model)
+    return LoadedPipeline(pipe, model, folder, read_sampling(folder))
+
+
+def check_weights(pipe: DiffusionPipeline, name: str) -> None:
+    """Refuse weights that are missing or not finite: every later figure would be worthless.
+
+    Raises:
+        CheckpointError: names the first such parameter.
+    """
+    for component, module in pipe.components.items():
+        if not isinstance(module, nn.Module):
+            continue
+        for parameter, values in module.named_parameters():
+            if values.is_meta:
+                raise CheckpointError(f"{name}: {component} lacks the weights of {parameter}; get the files anew")
+            if not bool(torch.isfinite(values).all()):
+                raise CheckpointError(
+                    f"{name}: {component} has NaN or infinite weights in {parameter}; get the files anew"
+                )
+
+
+def _device(device: str) -> torch.device:
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise UsageError(f"device {device!r} can't be used here ({first}); try --device cpu") from error
+    return place
+
+
+def _local_folder(model: str) -> Path | None:
+    """Find MODEL on disk; None for a hub id."""
+    if model == EMOJI and not Path(model).is_dir():
+        return emoji_folder()
+    path = Path(model).expanduser()
+    if path.exists():
+        return path
+    if _HUB_ID.fullmatch(model) and not model.startswith("."):
+        return None
+    raise CheckpointError(
+        f"{model!r} is no folder here and no hub id (owner/name); give a pipeline folder, a hub id, or `emoji`"
+    )
+
+
+def _check_folder(folder: Path) -> None:
+    """Look at every file a load will touch, so that an error can name it."""
+    index = folder / _INDEX
+    if not index.is_file():
+        raise CheckpointError(
+            f"{folder} is not a pipeline folder: it has no {_INDEX}; give a diffusers pipeline folder"
+        )
+    components = _read_json(index)
+    for name, entry in components.items():
+        if name.startswith("_") or not isinstance(entry, list) or len(entry) != 2 or entry[0] is None:
+            continue
+        part = folder / name
+        if not part.is_dir():
+            raise CheckpointError(f"{folder} lacks the folder {name}/ that {_INDEX} names; get the pipeline anew")
+        for file in sorted(part.glob("*.json")):
+            _read_json(file)
+        for file in sorted(part.glob("*.safetensors")):
+            _check_safetensors(file)
+        check_digests(part)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{file} is no valid JSON ({error}); get the file anew") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{file} holds no JSON object; get the file anew")
+    return data
+
+
+def _check_safetensors(file: Path) -> None:
+    try:
+        with safe_open(file, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is truncated or no safetensors file ({error}); get the file anew") from error
+
+
+def _load_error(model: str, folder: Path | None, error: Exception) -> CheckpointError:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = (lines or [type(error).__name__])[0]
+    reason = reason if len(reason) <= _REASON else f"{reason[:_REASON]}…"
+    if folder is None:
+        return CheckpointError(
+            f"hub id {model!r} is neither in the local cache nor can it be fetched ({type(error).__name__}: {reason}); "
+            "check the name and the network, or give a local pipeline folder"
+        )
+    return CheckpointError(f"{folder} can't be loaded ({reason}); get the pipeline anew or mend the file named")

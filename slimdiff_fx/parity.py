@@ -1,0 +1,272 @@
+"""Measure how far a runtime's result is from the program's, on inputs that no trace has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from passes.errors import ExportError, UsageError
+from passes.guards import check_inputs
+from passes.program import Program
+
+Runner = Callable[[Sequence[Tensor]], Tensor]
+BATCHES = (1, 3, 65)
+# Height and width in steps, case after case: a square, an upright and a lying picture.
+SHAPES = ((2, 2), (2, 1), (1, 2))
+# Down-sampling wants multiples of some power of two; the least that the program's guards accept is the cheapest.
+STEPS = (8, 16, 32, 64, 128)
+TIMESTEPS = 1000
+
+
+@dataclass(frozen=True)
+class ParityCase:
+    """One comparison.
+
+    Attributes:
+        shapes: of every input, by name.
+        timesteps: the first few timesteps that went in.
+        absolute: largest |runtime - program|.
+        relative: the same over the largest |program|, so that no scale of the prediction flatters it.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    timesteps: tuple[float, ...]
+    absolute: float
+    relative: float
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """What an export was compared on, and how it came out.
+
+    Attributes:
+        runtime: what ran the exported file, with version and device.
+        dtype: of the exported weights.
+        tolerance: what `relative` had to stay within.
+        cases: every comparison.
+        path: the exported file.
+    """
+
+    runtime: str
+    dtype: str
+    tolerance: float
+    cases: tuple[ParityCase, ...]
+    path: str = ""
+
+    @property
+    def relative(self) -> float:
+        """The worst case's relative difference."""
+        return max(case.relative for case in self.cases)
+
+    @property
+    def absolute(self) -> float:
+        """The worst case's absolute difference."""
+        return max(case.absolute for case in self.cases)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the report as plain JSON values."""
+        return {**asdict(self), "relative": self.relative, "absolute": self.absolute}
+
+
+def untraced_inputs(program: Program, batches: Sequence[int] = BATCHES, seed: int = 0) -> list[list[Tensor]]:
+    """Make inputs of other batches, sizes, token counts, timesteps and values than the traced ones.
+
+    Dimensions that the program holds fixed stay as they are.
+
+    Args:
+        program: its placeholders' symbolic shapes say which dimensions are free, its guards which sizes it takes.
+        batches: one case for each.
+        seed: of the values.
+
+    Returns:
+        for each case, one tensor for each placeholder, in order.
+
+    Raises:
+        ExportError: the program refuses every size tried.
+    """
+    return [_untraced_input(program, index, batch, seed + index) for index, batch in enumerate(batches)]
+
+
+def _untraced_input(program: Program, index: int, batch: int, seed: int) -> list[Tensor]:
+    refusal: UsageError | None = None
+    nodes, examples = input_nodes(program), example_tensors(program)
+    for sizes in _assignments(symbol_roles(program), index, batch):
+        generator = torch.Generator().manual_seed(seed)
+        tensors = [
+            _random_like(example, _evaluate(node, example, sizes), node.name == program.timestep, generator)
+            for node, example in zip(nodes, examples, strict=True)
+        ]
+        args, kwargs = unflatten(program, tensors)
+        try:
+            check_inputs(program.graph_module, program.guards, args, kwargs)
+        except UsageError as error:
+            refusal = error
+        else:
+            return tensors
+    raise ExportError(f"no other size to compare at was found ({refusal}); pass `inputs` that the program takes")
+
+
+def _assignments(roles: Mapping[Any, tuple[str, int]], index: int, batch: int) -> Iterator[dict[Any, int]]:
+    """Propose sizes by symbol: the least not traced, then multiples of the traced, then the traced picture."""
+    hints = {role: hint for role, hint in roles.values()}
+    traced = (hints.get("height"), hints.get("width"))
+    tall, wide = SHAPES[index % len(SHAPES)]
+    pictures = []
+    for step in STEPS:
+        picture = (step * tall, step * wide)
+        pictures.append((picture[0] + step * tall, picture[1] + step * wide) if picture == traced else picture)
+    pictures.append(((traced[0] or 1) * tall, (traced[1] or 1) * wide))
+    for height, width in pictures:
+        values = {"batch": batch, "height": height, "width": width, "size": max(height, width)}
+        yield {symbol: values.get(role, hint + 1 + 3 * index) for symbol, (role, hint) in roles.items()}
+    yield {symbol: batch if role == "batch" else hint for symbol, (role, hint) in roles.items()}
+
+
+def measure_parity(
+    program: Program,
+    runner: Runner,
+    cases: Sequence[Sequence[Tensor]],
+    *,
+    runtime: str,
+    tolerance: float,
+    dtype: torch.dtype,
+    path: str = "",
+) -> ParityReport:
+    """Run the program and the runtime on the same inputs and compare.
+
+    Args:
+        program: the reference; runs in its own dtype.
+        runner: takes one tensor for each placeholder; returns the prediction. Casts what it needs itself.
+        cases: inputs, as `untraced_inputs` makes them.
+        runtime: what the runner is, for the report.
+        tolerance: largest relative difference allowed.
+        dtype: of the exported weights, for the report.
+        path: of the exported file, for the report.
+
+    Raises:
+        ExportError: a case is out of tolerance, of another shape, or not finite.
+    """
+    names = [node.name for node in input_nodes(program)]
+    done = []
+    for case in cases:
+        shapes = {name: tuple(tensor.shape) for name, tensor in zip(names, case, strict=True)}
+        with torch.no_grad():
+            expected = call_flat(program, case).double()
+        actual = runner(case).double()
+        if actual.shape != expected.shape:
+            raise ExportError(
+                f"{runtime} returns {tuple(actual.shape)} where the program returns {tuple(expected.shape)} "
+                f"for inputs {shapes}; a size is baked into the export: report it with the model's config"
+            )
+        absolute = (actual - expected).abs().max().item()
+        relative = absolute / max(expected.abs().max().item(), torch.finfo(torch.float32).tiny)
+        times = case[names.index(program.timestep)] if program.timestep in names else torch.zeros(0)
+        done.append(ParityCase(shapes, tuple(times.flatten()[:4].tolist()), absolute, relative))
+        if not relative <= tolerance:  # also true of nan
+            hint = "it overflows this dtype: export in float32" if absolute != absolute else "export in float32"
+            raise ExportError(
+                f"{runtime} differs from the program by {relative:.2e} (tolerance {tolerance:.0e}, "
+                f"{str(dtype).removeprefix('torch.')}) for inputs {shapes}; {hint}, or raise the tolerance if that is "
+                "good enough for you"
+            )
+    return ParityReport(runtime, str(dtype).removeprefix("torch."), tolerance, tuple(done), path)
+
+
+def input_nodes(program: Program) -> list[fx.Node]:
+    """Give the placeholders, in order."""
+    return [node for node in program.graph.nodes if node.op == "placeholder"]
+
+
+def example_tensors(program: Program) -> list[Tensor]:
+    """Give the traced inputs, one tensor for each placeholder.
+
+    Raises:
+        ExportError: an input is no tensor.
+    """
+    leaves = tree_flatten((tuple(program.args), dict(program.kwargs)))[0]
+    for leaf, node in zip(leaves, input_nodes(program), strict=True):
+        if not isinstance(leaf, Tensor):
+            raise ExportError(f"input {node.name!r} is a {type(leaf).__name__}, not a tensor; capture it without")
+    return leaves
+
+
+def call_flat(program: Program, tensors: Sequence[Tensor]) -> Tensor:
+    """Call the program with one tensor for each placeholder."""
+    args, kwargs = unflatten(program, tensors)
+    return program(*args, **kwargs)
+
+
+def unflatten(program: Program, tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Put one tensor for each placeholder back into the structure of the program's arguments."""
+    spec = tree_flatten((tuple(program.args), dict(program.kwargs)))[1]
+    args, kwargs = tree_unflatten(list(tensors), spec)
+    return args, kwargs
+
+
+def symbol_roles(program: Program) -> dict[Any, tuple[str, int]]:
+    """Name what each symbol of the inputs' shapes stands for.
+
+    Returns:
+        symbol -> (role, traced value); roles are "batch", "height", "width", "size" (one symbol for both),
+        "tokens", "tokens_2", ...
+    """
+    roles: dict[Any, tuple[str, int]] = {}
+    token_counts: list[int] = []
+    for node, example in zip(input_nodes(program), example_tensors(program), strict=True):
+        value = node.meta["val"]
+        for dim, size in enumerate(value.shape):
+            if not isinstance(size, torch.SymInt):
+                continue
+            for symbol in size.node.expr.free_symbols:
+                hint = _solve(size.node.expr, symbol, example.shape[dim])
+                if symbol in roles:
+                    if dim == 3 and roles[symbol][0] == "height":
+                        roles[symbol] = ("size", hint)
+                elif dim == 0:
+                    roles[symbol] = ("batch", hint)
+                elif value.dim() == 4 and dim >= 2:
+                    roles[symbol] = ("height" if dim == 2 else "width", hint)
+                else:
+                    # A text and its mask have a symbol each, but one length.
+                    if hint not in token_counts:
+                        token_counts.append(hint)
+                    number = token_counts.index(hint)
+                    roles[symbol] = (f"tokens_{number + 1}" if number else "tokens", hint)
+    return roles
+
+
+def _solve(expression: Any, symbol: Any, value: int) -> int:
+    """Give the symbol's value for which the expression has the traced value (2*s = 8 -> 4)."""
+    import sympy
+
+    if expression == symbol:
+        return value
+    solutions = sympy.solve(expression - value, symbol)
+    return int(solutions[0]) if solutions else value
+
+
+def _evaluate(node: fx.Node, example: Tensor, sizes: Mapping[Any, int]) -> tuple[int, ...]:
+    shape = []
+    for size, traced in zip(node.meta["val"].shape, example.shape, strict=True):
+        shape.append(int(size.node.expr.subs(sizes)) if isinstance(size, torch.SymInt) else traced)
+    return tuple(shape)
+
+
+def _random_like(example: Tensor, shape: tuple[int, ...], is_time: bool, generator: torch.Generator) -> Tensor:
+    """Draw values of the example's kind: timesteps, 0/1 masks, class numbers, or normal noise."""
+    if is_time:
+        return torch.randint(0, TIMESTEPS, shape, generator=generator).to(example.dtype)
+    if example.dtype == torch.bool:
+        return torch.rand(shape, generator=generator) < 0.7
+    if not example.is_floating_point():
+        return torch.randint(0, int(example.max()) + 1, shape, generator=generator).to(example.dtype)
+    if example.numel() > 1 and bool(((example == 0) | (example == 1)).all()):
+        mask = (torch.rand(shape, generator=generator) < 0.7).to(example.dtype)
+        mask[..., 0] = 1
+        return mask
+    return torch.randn(shape, generator=generator, dtype=torch.float32).to(example.dtype)

@@ -1,0 +1,94 @@
+"""Pictures of dense and slim side by side, and how far apart they are."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageStat
+
+_SIDE = 160
+_MARGIN = 8
+_LINE = 16
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The same prompts and seeds, drawn by both.
+
+    Attributes:
+        conditions: prompts or class labels.
+        dense: one picture each.
+        slim: one picture each.
+    """
+
+    conditions: tuple[str, ...]
+    dense: tuple[Image.Image, ...]
+    slim: tuple[Image.Image, ...]
+
+    def psnr(self) -> tuple[float, ...]:
+        """Measure each slim picture against the dense one, in dB; infinite where they are equal."""
+        return tuple(_psnr(one, other) for one, other in zip(self.dense, self.slim, strict=True))
+
+
+def side_by_side(comparison: Comparison, title: str = "") -> Image.Image:
+    """Lay the pictures out in rows: dense, slim, and the prompt below; two pairs to a row."""
+    font = ImageFont.load_default(12)
+    pair_width, pair_height = 2 * _SIDE + 3 * _MARGIN, _SIDE + 2 * _LINE + 2 * _MARGIN
+    columns = min(2, len(comparison.conditions))
+    rows = math.ceil(len(comparison.conditions) / columns)
+    top = _LINE + _MARGIN if title else 0
+    sheet = Image.new("RGB", (columns * pair_width, top + rows * pair_height), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_MARGIN, _MARGIN), title, fill="black", font=font)
+    entries = zip(comparison.conditions, comparison.dense, comparison.slim, comparison.psnr(), strict=True)
+    for number, (condition, dense, slim, psnr) in enumerate(entries):
+        left = (number % columns) * pair_width + _MARGIN
+        upper = top + (number // columns) * pair_height + _MARGIN
+        for offset, (word, picture) in enumerate((("dense", dense), ("slim", slim))):
+            x = left + offset * (_SIDE + _MARGIN)
+            label = word if word == "dense" else f"{word}  {'equal' if math.isinf(psnr) else f'{psnr:.1f} dB'}"
+            draw.text((x, upper), label, fill="gray", font=font)
+            sheet.paste(_fit(picture), (x, upper + _LINE))
+        draw.text((left, upper + _LINE + _SIDE + 2), _shorten(condition, font), fill="black", font=font)
+    return sheet
+
+
+def png_bytes(picture: Image.Image) -> bytes:
+    """Encode a picture as PNG."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def pick_conditions(conditions: Sequence[str], count: int) -> tuple[str, ...]:
+    """Pick conditions spread over the whole list, so that sorted lists show all their kinds."""
+    if count >= len(conditions):
+        return tuple(conditions)
+    return tuple(conditions[(2 * number + 1) * len(conditions) // (2 * count)] for number in range(count))
+
+
+def _fit(picture: Image.Image) -> Image.Image:
+    scale = _SIDE / max(picture.size)
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    # Small pictures are shown as they are, pixel by pixel: a smooth enlargement would hide what slimming did.
+    filter_ = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    return picture.convert("RGB").resize(size, filter_)
+
+
+def _psnr(one: Image.Image, other: Image.Image) -> float:
+    difference = ImageChops.difference(one.convert("RGB"), other.convert("RGB"))
+    squares = ImageStat.Stat(difference).sum2
+    mean = sum(squares) / (3 * one.width * one.height)
+    return math.inf if mean == 0 else 10 * math.log10(255**2 / mean)
+
+
+def _shorten(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
+    limit = 2 * _SIDE + _MARGIN
+    if font.getlength(text) <= limit:
+        return text
+    while text and font.getlength(text + "…") > limit:
+        text = text[:-1]
+    return text + "…"

@@ -1,0 +1,62 @@
+"""report.json: what was asked for and what was measured."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from slimdiff_fx.slim import SlimResult
+
+_PACKAGES = ("slimdiff-fx", "torch", "diffusers", "transformers", "torch-pruning", "safetensors")
+
+
+def build_report(result: SlimResult, **further: Any) -> dict[str, Any]:
+    """Put a result's figures into JSON values.
+
+    Args:
+        result: what slimming gave.
+        further: more entries, such as the model's name or the pictures' distances.
+    """
+    validation = result.validation
+    return {
+        "format": 1,
+        **further,
+        "policy": dict(result.plan.policy),
+        "calibration": None if result.statistics is None else _calibration(dict(result.statistics.settings)),
+        "summary": result.summary.to_json(),
+        "validation": None
+        if validation is None
+        else {
+            "relative_error": validation.relative_error,
+            "tolerance": validation.tolerance,
+            "dtype": validation.dtype,
+            "inputs": list(validation.inputs),
+        },
+        "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
+        "environment": {
+            "packages": {name: _version(name) for name in _PACKAGES},
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "cpus": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
+def _calibration(settings: dict[str, Any]) -> dict[str, Any]:
+    # The statistics file holds every prompt; the report says how many there were.
+    conditions = settings.pop("conditions", [])
+    settings.pop("images", None)
+    return {**settings, "distinct_conditions": len(set(conditions))}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

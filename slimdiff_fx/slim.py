@@ -1,0 +1,176 @@
+"""The main job in one call: calibrate, analyze, rewrite, validate."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from diffusers import DiffusionPipeline, ModelMixin
+from torch import nn
+
+from passes.allocate import Policy, Threshold, analyze
+from passes.calibrate import Batch, calibrate
+from passes.errors import UsageError
+from passes.instrument import instrument
+from passes.plan import SlimPlan
+from passes.program import Program
+from passes.rewrite import rewrite
+from passes.sites import find_unsupported
+from passes.statistics import Statistics
+from passes.validate import ValidationReport, validate
+from slimdiff_fx.calibration_run import CalibrationSettings
+from slimdiff_fx.calibration_set import gather_samples
+from slimdiff_fx.captured import CapturedDenoiser, capture_model, capture_pipeline, observe_pipeline
+from slimdiff_fx.listener import SILENT, Listener, timed
+from slimdiff_fx.sampling import Sampling, denoiser_name
+from slimdiff_fx.slim_models import make_slim
+from slimdiff_fx.statistics_file import StoredStatistics
+from slimdiff_fx.summary import Summary, summarize
+
+
+@dataclass(frozen=True)
+class SlimResult:
+    """What slimming gave.
+
+    Attributes:
+        plan: which units stay.
+        program: the slim graph.
+        model: the slim eager model.
+        pipe: the pipeline with the slim model in it, or None when a bare model was slimmed. It shares its other
+            components with the dense pipeline.
+        summary: what was there and what stays, site by site.
+        statistics: what calibration saw.
+        validation: how far slim is from masked dense; None if it was switched off.
+        seconds: wall time of each stage.
+    """
+
+    plan: SlimPlan
+    program: Program
+    model: ModelMixin
+    pipe: DiffusionPipeline | None
+    summary: Summary
+    statistics: StoredStatistics | None
+    validation: ValidationReport | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Save a pipeline folder that `DiffusionPipeline.from_pretrained` loads; see `slimdiff_fx.checkpoint`.
+
+        Raises:
+            UsageError: a bare model was slimmed, so there is no pipeline to save.
+            CheckpointError: the folder is in the way or can't be written; nothing is half-written.
+        """
+        from slimdiff_fx.checkpoint import save_result
+
+        save_result(self, Path(folder), overwrite=overwrite)
+
+
+def slim(
+    pipe_or_model: DiffusionPipeline | ModelMixin,
+    *,
+    prompts: Sequence[str] | None = None,
+    images: str | Path | None = None,
+    samples: int = 500,
+    steps: int | None = None,
+    guidance: float | None = None,
+    observe_steps: int | None = None,
+    policy: Policy | None = None,
+    criterion: str | Sequence[str] | None = None,
+    seed: int = 0,
+    batch: int = 16,
+    batches: Iterable[Batch] | None = None,
+    check: bool = True,
+    listener: Listener = SILENT,
+) -> SlimResult:
+    """Slim a pipeline's denoiser, with no training.
+
+    Args:
+        pipe_or_model: a diffusers pipeline; or a bare denoiser, which has to be given `batches`.
+        prompts: to calibrate on; by default the captions that lie beside the pipeline.
+        images: folder of pictures with caption files, to calibrate on instead of denoising trajectories.
+        samples: how many prompts or pictures; they are used again if there are fewer.
+        steps: denoising steps of each sample, or noise levels of each picture; the pipeline's default if None.
+        guidance: classifier-free guidance scale; the pipeline's default if None.
+        observe_steps: observe only this many of the steps, chosen by the seed.
+        policy: `Threshold(tau)`, `KeepParams(fraction)` or `KeepMacs(fraction)`; `Threshold(0.05)` if None.
+        criterion: name of the score, one or one for each kind of site; see `passes.criteria`.
+        seed: of everything random.
+        batch: samples a pipeline call.
+        batches: for a bare denoiser: arguments (args, kwargs) of its program.
+        check: compare slim with masked dense; leave it on.
+        listener: told about stages and progress.
+
+    Returns:
+        The slim program, eager model and pipeline, with the plan and what was measured.
+
+    Raises:
+        SlimDiffError: see `passes.errors`; nothing is changed in what was passed.
+    """
+    seconds: dict[str, float] = {}
+    policy = policy if policy is not None else Threshold(0.05)
+    if isinstance(pipe_or_model, nn.Module):
+        if batches is None:
+            raise UsageError("a bare denoiser has no prompts; pass the pipeline, or batches of the denoiser's inputs")
+        with timed("capture", seconds, listener):
+            captured = capture_model(pipe_or_model)
+        with timed("calibrate", seconds):
+            statistics = calibrate(instrument(captured.program, captured.sites), batches)
+        return finish(captured, None, statistics, policy, criterion, check=check, seconds=seconds, listener=listener)
+    pipe = pipe_or_model
+    chosen = gather_samples(pipe, prompts=prompts, images=images, samples=samples, seed=seed, listener=listener)
+    settings = CalibrationSettings(Sampling().given(steps, guidance), observe_steps, seed, batch)
+    with timed("capture", seconds, listener):
+        captured = capture_pipeline(pipe)
+    with timed("calibrate", seconds):
+        stored = observe_pipeline(pipe, captured, chosen, settings, listener)
+    result = finish(
+        captured, pipe, stored.statistics, policy, criterion, check=check, seconds=seconds, listener=listener
+    )
+    return replace(result, statistics=stored)
+
+
+def finish(
+    captured: CapturedDenoiser,
+    pipe: DiffusionPipeline | None,
+    statistics: Statistics,
+    policy: Policy,
+    criterion: str | Sequence[str] | None = None,
+    *,
+    check: bool = True,
+    seconds: dict[str, float] | None = None,
+    listener: Listener = SILENT,
+) -> SlimResult:
+    """Plan from statistics, then carry the plan out."""
+    seconds = {} if seconds is None else seconds
+    with timed("analyze", seconds, listener):
+        plan = analyze(captured.program, captured.sites, statistics, policy, criterion)
+    return carry_out(captured, pipe, plan, check=check, seconds=seconds, listener=listener)
+
+
+def carry_out(
+    captured: CapturedDenoiser,
+    pipe: DiffusionPipeline | None,
+    plan: SlimPlan,
+    *,
+    check: bool = True,
+    seconds: dict[str, float] | None = None,
+    listener: Listener = SILENT,
+) -> SlimResult:
+    """Rewrite the program by a plan, validate it, and make the eager slim model and pipeline."""
+    seconds = {} if seconds is None else seconds
+    with timed("rewrite", seconds, listener):
+        program = rewrite(captured.program, plan)
+        model = make_slim(captured.model, plan)
+    validation = None
+    if check:
+        with timed("validate", seconds, listener):
+            validation = validate(captured.program, plan, program)
+    slim_pipe = None
+    if pipe is not None:
+        # A shallow copy shares every component; registering replaces the denoiser in the copy alone.
+        slim_pipe = copy.copy(pipe)
+        slim_pipe.register_modules(**{denoiser_name(pipe): model})
+    summary = summarize(captured.program, captured.sites, plan, tuple(find_unsupported(captured.program)))
+    return SlimResult(plan, program, model, slim_pipe, summary, None, validation, seconds)

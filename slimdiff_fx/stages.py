@@ -1,0 +1,92 @@
+"""The compiler's stages in the words of PT2E: capture, prepare, calibrate, analyze, convert, lower."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from passes.lower import lower
+from passes.sites import find_sites
+from torch import nn
+
+from passes.allocate import Policy
+from passes.allocate import analyze as analyze_statistics
+from passes.calibrate import calibrate
+from passes.capture import capture as capture_module
+from passes.errors import CalibrationError
+from passes.instrument import TIMESTEPS, Instrumented, instrument
+from passes.plan import SlimPlan
+from passes.program import Program
+from passes.rewrite import rewrite
+from passes.validate import validate
+from slimdiff_fx.denoisers import DenoiserInputs, capture_denoiser
+
+__all__ = ["analyze", "calibrate", "capture", "convert", "lower", "prepare"]
+
+
+def capture(model: nn.Module, inputs: DenoiserInputs | None = None, **sizes: Any) -> Program:
+    """Capture a denoiser as a graph that shares its weights.
+
+    Args:
+        model: a diffusers denoiser.
+        inputs: how it is called, from `slimdiff_fx.denoisers.describe`; found by the model's class if None.
+        sizes: example sizes for that: batch, height, width, tokens, seed.
+
+    Raises:
+        UsageError: a class that isn't supported.
+        CaptureError: it can't be captured.
+    """
+    if inputs is None:
+        return capture_denoiser(model, **sizes)
+    return capture_module(
+        inputs.module, inputs.args, inputs.kwargs, inputs.dynamic_shapes, root=inputs.root, timestep=inputs.timestep
+    )
+
+
+def prepare(program: Program, *, timesteps: float = TIMESTEPS) -> Instrumented:
+    """Put observers at every site; predictions stay bitwise the same.
+
+    Args:
+        program: the dense program; it is left as it is.
+        timesteps: the scheduler's range, [0, timesteps).
+    """
+    return instrument(program, find_sites(program), timesteps=timesteps)
+
+
+def analyze(
+    prepared: Instrumented,
+    *,
+    policy: Policy | None = None,
+    criterion: str | Sequence[str] | None = None,
+) -> SlimPlan:
+    """Decide what stays, from what the observers saw.
+
+    Args:
+        prepared: after calibration.
+        policy: `Threshold(0.05)` if None.
+        criterion: see `passes.criteria`.
+
+    Raises:
+        CalibrationError: nothing was observed yet.
+        BudgetError: the budget can't be met; says the least that can.
+    """
+    statistics = prepared.statistics()
+    if not statistics.calls:
+        raise CalibrationError("nothing was observed yet; run slimdiff_fx.calibrate(prepared, batches) first")
+    # Observers hold no parameters and change no shape: the watched program costs as much as the dense one, and has
+    # its fingerprint.
+    return analyze_statistics(prepared.program, prepared.sites, statistics, policy, criterion)
+
+
+def convert(program: Program, plan: SlimPlan, *, check: bool = True) -> Program:
+    """Rewrite the program by the plan, and prove the result equal to the masked dense program.
+
+    Raises:
+        PlanError: the plan is of another model.
+        CouplingError: a removal would reach beyond its site.
+        ValidationError: the result isn't equal.
+    """
+    slimmed = rewrite(program, plan)
+    if check:
+        validate(program, plan, slimmed)
+    return slimmed

@@ -1,0 +1,115 @@
+"""What a plan takes away, as figures."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from passes.costs import program_macs, program_params, site_macs, site_params, unit_macs, unit_params
+from passes.plan import SlimPlan
+from passes.program import Program
+from passes.site import Kind, Site, Unsupported
+
+
+@dataclass(frozen=True)
+class SiteSummary:
+    """One site, dense and slim.
+
+    Attributes:
+        name: dotted path.
+        kind: attention or feed-forward.
+        units: heads or neurons.
+        kept: how many of them stay.
+        params: parameters of the site's linears.
+        params_kept: of the slim ones.
+        macs: multiply-adds at the captured sizes, attention matmuls included.
+        macs_kept: of the slim site.
+    """
+
+    name: str
+    kind: Kind
+    units: int
+    kept: int
+    params: int
+    params_kept: int
+    macs: int
+    macs_kept: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The whole denoiser, dense and slim.
+
+    Attributes:
+        sites: every site, in the graph's order.
+        params: parameters of the whole denoiser.
+        params_kept: what stays of them.
+        macs: multiply-adds of one forward at the captured sizes.
+        macs_kept: what stays of them.
+        unsupported: what looks like a site and is left whole.
+    """
+
+    sites: tuple[SiteSummary, ...]
+    params: int
+    params_kept: int
+    macs: int
+    macs_kept: int
+    unsupported: tuple[Unsupported, ...] = ()
+
+    @property
+    def site_params(self) -> int:
+        """Parameters of all sites' linears."""
+        return sum(site.params for site in self.sites)
+
+    @property
+    def site_params_kept(self) -> int:
+        """What stays of them."""
+        return sum(site.params_kept for site in self.sites)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give JSON values."""
+        return {
+            "params": self.params,
+            "params_kept": self.params_kept,
+            "macs": self.macs,
+            "macs_kept": self.macs_kept,
+            "site_params": self.site_params,
+            "site_params_kept": self.site_params_kept,
+            "sites": [asdict(site) for site in self.sites],
+            "unsupported": [asdict(entry) for entry in self.unsupported],
+        }
+
+
+def summarize(
+    program: Program,
+    sites: tuple[Site, ...],
+    plan: SlimPlan | None = None,
+    unsupported: tuple[Unsupported, ...] = (),
+) -> Summary:
+    """Count parameters and multiply-adds, before and after a plan; without a plan everything stays."""
+    rows = []
+    for site in sites:
+        kept = site.units if plan is None else len(plan.sites[site.name].kept)
+        gone = site.units - kept
+        params, macs = site_params(program, site), site_macs(program, site)
+        rows.append(
+            SiteSummary(
+                name=site.name,
+                kind=site.kind,
+                units=site.units,
+                kept=kept,
+                params=params,
+                params_kept=params - gone * unit_params(program, site),
+                macs=macs,
+                macs_kept=macs - gone * unit_macs(program, site),
+            )
+        )
+    params, macs = program_params(program), program_macs(program)
+    return Summary(
+        sites=tuple(rows),
+        params=params,
+        params_kept=params - sum(row.params - row.params_kept for row in rows),
+        macs=macs,
+        macs_kept=macs - sum(row.macs - row.macs_kept for row in rows),
+        unsupported=unsupported,
+    )

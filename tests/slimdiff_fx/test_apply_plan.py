@@ -1,0 +1,133 @@
+"""An eager diffusers model, slimmed by the same plan, is the same function as the rewritten graph."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from diffusers.models.attention_processor import Attention
+from torch import nn
+
+from passes.errors import PlanError
+from passes.plan import SlimPlan
+from passes.rewrite import rewrite
+from passes.sites import find_sites
+from slimdiff_fx.apply_plan import apply_plan, eager_site
+from slimdiff_fx.denoisers import describe
+from tests.plans import captured, plan_of, random_plan
+from tests.toy_denoisers import FAMILIES
+
+
+def _model(family: str) -> nn.Module:
+    return FAMILIES[family](0, torch.float64)
+
+
+def _eager(model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> torch.Tensor:
+    with torch.no_grad():
+        result: torch.Tensor = describe(model).module(*args, **kwargs)
+    return result
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_same_function_as_the_graph(family: str) -> None:
+    program, model = captured(family), _model(family)
+    plan = random_plan(program, seed=21)
+    slim = apply_plan(model, plan)
+    assert type(slim) is type(model)
+    with torch.no_grad():
+        expected = rewrite(program, plan)(*program.args, **program.kwargs)
+    found = _eager(slim, program.args, dict(program.kwargs))
+    assert (found - expected).norm() <= 1e-12 * expected.norm()
+    dense = _eager(model, program.args, dict(program.kwargs))
+    assert (found - dense).norm() > 1e-6 * dense.norm()
+    graph_state = rewrite(program, plan).graph_module.state_dict()
+    assert {k: v.shape for k, v in slim.state_dict().items() if k in graph_state} == {
+        k: v.shape for k, v in graph_state.items()
+    }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sites_are_those_of_the_graph(family: str) -> None:
+    program, model = captured(family), _model(family)
+    entries = plan_of(program).sites
+    for site in find_sites(program):
+        found = eager_site(model, site.name, entries[site.name])
+        assert (found.units, found.unit_width, found.consumer) == (site.units, site.unit_width, site.consumer)
+        assert set(found.producers) == set(site.producers)
+
+
+def test_model_is_left_alone_and_shares_its_weights() -> None:
+    model = _model("unet_sd15")
+    state = {name: (value, value.clone()) for name, value in model.state_dict(keep_vars=True).items()}
+    heads = [module.heads for module in model.modules() if isinstance(module, Attention)]
+    slim = apply_plan(model, random_plan(captured("unet_sd15"), seed=22, touched=0.5))
+    assert [module.heads for module in model.modules() if isinstance(module, Attention)] == heads
+    new = dict(slim.named_parameters())
+    shared = 0
+    for name, (value, before) in state.items():
+        assert torch.equal(value, before)
+        if new[name].shape == value.shape:
+            assert new[name] is value
+            shared += 1
+    assert 0 < shared < len(state)
+
+
+def test_in_place_gives_the_same_object() -> None:
+    model = _model("unet_sd15")
+    plan = random_plan(captured("unet_sd15"), seed=23)
+    expected = apply_plan(model, plan).state_dict()
+    assert apply_plan(model, plan, in_place=True) is model
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+    with pytest.raises(PlanError):
+        apply_plan(model, plan)  # a slim model is another model
+
+
+def test_keep_everything_is_the_identity() -> None:
+    model = _model("dit")
+    slim = apply_plan(model, plan_of(captured("dit")))
+    assert all(a is b for a, b in zip(slim.parameters(), model.parameters(), strict=True))
+
+
+def test_train_mode_and_dropout_are_kept() -> None:
+    model = _model("unet_sd15").train()
+    slim = apply_plan(model, random_plan(captured("unet_sd15"), seed=22))
+    assert all(module.training for module in slim.modules())
+
+
+@pytest.mark.parametrize("how", ["other family", "other seed", "other weights"])
+def test_other_models_are_refused(how: str) -> None:
+    plan = random_plan(captured("unet_sd15"), seed=24)
+    model = _model({"other family": "dit"}.get(how, "unet_sd15"))
+    if how == "other seed":
+        model = FAMILIES["unet_sd15"](1, torch.float64)
+    if how == "other weights":
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(-1)
+    with pytest.raises(PlanError):
+        apply_plan(model, plan)
+
+
+def _plan() -> SlimPlan:
+    return random_plan(captured("unet_sd15"), seed=25, touched=1.0)
+
+
+def test_wrapped_linear_is_refused_before_anything_changes() -> None:
+    class Adapter(nn.Linear):
+        pass
+
+    model = _model("unet_sd15")
+    last = [module for module in model.modules() if isinstance(module, Attention)][-1]
+    last.to_v.__class__ = Adapter
+    before = {name: value.shape for name, value in model.state_dict().items()}
+    with pytest.raises(PlanError, match="is a Adapter"):
+        apply_plan(model, _plan(), in_place=True)
+    assert {name: value.shape for name, value in model.state_dict().items()} == before
+
+
+def test_fused_projections_are_refused() -> None:
+    model = copy.deepcopy(_model("unet_sd15"))
+    model.fuse_qkv_projections()
+    with pytest.raises(PlanError, match="fused"):
+        apply_plan(model, _plan())

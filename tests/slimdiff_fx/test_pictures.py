@@ -1,0 +1,31 @@
+import io
+import math
+
+import pytest
+from PIL import Image
+
+from slimdiff_fx.pictures import Comparison, pick_conditions, png_bytes, side_by_side
+
+
+def test_psnr_is_infinite_for_equal_pictures_and_right_for_others():
+    grey, darker = Image.new("RGB", (8, 8), (100, 100, 100)), Image.new("RGB", (8, 8), (90, 90, 90))
+    equal, other = Comparison(("a", "b"), (grey, grey), (grey, darker)).psnr()
+    assert math.isinf(equal)
+    assert other == pytest.approx(20 * math.log10(255 / 10))
+
+
+def test_sheet_shows_dense_left_and_slim_right():
+    red, blue = Image.new("RGB", (16, 16), "red"), Image.new("RGB", (16, 16), "blue")
+    sheet = side_by_side(Comparison(("a very long prompt " * 20,) * 3, (red,) * 3, (blue,) * 3), "title")
+    loaded = Image.open(io.BytesIO(png_bytes(sheet)))
+    assert loaded.size == sheet.size
+    row = [loaded.getpixel((x, 120)) for x in range(loaded.width)]
+    reds, blues = ([x for x, value in enumerate(row) if value == colour] for colour in ((255, 0, 0), (0, 0, 255)))
+    assert len(reds) == len(blues) == 320
+    assert min(reds) < min(blues) < max(reds) < max(blues)
+
+
+def test_conditions_are_spread_over_the_list():
+    assert pick_conditions([str(number) for number in range(100)], 4) == ("12", "37", "62", "87")
+    assert pick_conditions(["a"], 4) == ("a",)
+    assert pick_conditions(["a", "b"], 0) == ()
