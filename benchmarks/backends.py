@@ -21,7 +21,7 @@ Forward = Callable[[], Any]
 
 # Shared libraries each provider loads, in the order in which they are usually missing, and where they come from.
 _DRIVER = ("libcuda.so.1", "an NVIDIA driver")
-_LIBRARIES = {
+_LIBRARIES: dict[str, tuple[tuple[str, str], ...]] = {
     "ort-cuda": (
         _DRIVER,
         ("libcudart.so.12", "the CUDA 12 runtime (pip install nvidia-cuda-runtime-cu12)"),

@@ -24,11 +24,12 @@ from passes.costs import program_macs, program_params
 from passes.errors import SlimDiffError, UsageError
 from passes.plan import SlimPlan
 from passes.program import Program
+from passes.rewrite import rewrite
 from passes.sites import find_sites
 from slimdiff_fx.apply_plan import apply_plan
 from slimdiff_fx.denoisers import capture_denoiser, describe
 
-Sizes = dict[str, int | None]
+Sizes = dict[str, int]
 
 
 def measure_latency(
@@ -37,7 +38,7 @@ def measure_latency(
     backend: str,
     keep: float = 0.7,
     plan: SlimPlan | None = None,
-    sizes: Sizes | None = None,
+    sizes: dict[str, int | None] | None = None,
     repeats: int = 20,
     warmup: int = 3,
     min_seconds: float = 5.0,
@@ -65,10 +66,12 @@ def measure_latency(
     """
     require(backend)
     record = machine()
-    sizes = {key: value for key, value in (sizes or {}).items() if value is not None}
+    chosen: Sizes = {key: value for key, value in (sizes or {}).items() if value is not None}
+    contestants = [_contestant(name, model, chosen) for name, model in models]
     if len(models) == 1:
-        models = [models[0], _slimmed(models[0], keep, plan)]
-    contestants = [_contestant(name, model, sizes) for name, model in models]
+        program = contestants[0].program
+        plan = plan or uniform_plan(program, find_sites(program), keep)
+        contestants.append(_slimmed(contestants[0], models[0][1], chosen, plan))
     with tempfile.TemporaryDirectory() as folder:
         threads = torch.get_num_threads()
         forwards = {one.name: prepare(backend, one, Path(folder), threads, dtype) for one in contestants}
@@ -79,22 +82,19 @@ def measure_latency(
         "backend": backend,
         "dtype": str(dtype).removeprefix("torch.") if dtype else None,
         "inputs": shapes,
-        "plan": None if plan is None and keep == 1 else (dict(plan.policy) if plan else {"uniform": keep}),
+        "plan": dict(plan.policy) if plan and len(models) == 1 else None,
         "machine": record,
         "models": _rows(contestants, timings),
     }
 
 
-def _slimmed(dense: tuple[str, torch.nn.Module], keep: float, plan: SlimPlan | None) -> tuple[str, torch.nn.Module]:
-    name, model = dense
-    if plan is None:
-        program = capture_denoiser(model)
-        plan = uniform_plan(program, find_sites(program), keep)
-    return f"{name}-slim", apply_plan(model, plan)
-
-
 def _contestant(name: str, model: torch.nn.Module, sizes: Sizes) -> Contestant:
     return Contestant(name, describe(model, **sizes).module, capture_denoiser(model, **sizes))
+
+
+def _slimmed(dense: Contestant, model: torch.nn.Module, sizes: Sizes, plan: SlimPlan) -> Contestant:
+    module = describe(apply_plan(model, plan), **sizes).module
+    return Contestant(f"{dense.name}-slim", module, rewrite(dense.program, plan))
 
 
 def _rows(contestants: list[Contestant], timings: dict[str, Timing]) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """What does watching cost? The instrumented program against the plain one, in turn, in one run.
 
-    python -m benchmarks.overhead [MODEL]
+python -m benchmarks.overhead [MODEL]
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Do real sizes fit? The published UNet configurations with random weights: sites, time and peak memory.
 
-    python -m benchmarks.scale sd15     inspect, capture, rewrite, validate, lower in float32
-    python -m benchmarks.scale sdxl     inspect and planning in bfloat16
+python -m benchmarks.scale sd15     inspect, capture, rewrite, validate, lower in float32
+python -m benchmarks.scale sdxl     inspect and planning in bfloat16
 """
 
 from __future__ import annotations
@@ -105,11 +105,11 @@ def measure_scale(
             "slim_params": program_params(slim),
             "slim_macs": program_macs(slim),
         }
-        counted = ("capture", "rewrite", "validate", "lower")
+        counted = ["capture", "rewrite", "validate", "lower"]
     else:
         plan = run("plan", lambda: _plan(program, sites, keep, seed))
         result = {"planned_tau": plan.policy.get("tau")}
-        counted = tuple(stages)
+        counted = list(stages)
     peak = max(watch.peak for watch in stages.values())
     kinds = collections.Counter(site.kind for site in sites)
     return {
@@ -133,7 +133,7 @@ def measure_scale(
             for name, watch in stages.items()
         },
         "seconds": round(sum(stages[name].seconds for name in counted), 1),
-        "seconds_of": list(counted),
+        "seconds_of": counted,
         "peak_gb": round(peak / 1e9, 3),
         "peak_over_loaded_ratio": round((peak - loaded) / weights, 3),
     }

@@ -1,8 +1,8 @@
 """Find attention: a scaled dot-product attention, walked back to its q, k, v linears and forward to its output linear.
 
 Between those linears and attention a tensor's channels are either *merged* (one axis of heads * head_dim) or *split*
-(an axis of heads, an axis of head_dim). Every node on the way is followed exactly; a node that isn't understood makes the
-site unsupported, with the reason, for a removal that can't be followed can't be proved.
+(an axis of heads, an axis of head_dim). Every node on the way is followed exactly; one that isn't understood makes the
+site unsupported, with the reason: a removal that can't be followed can't be proved.
 """
 
 from __future__ import annotations
@@ -103,7 +103,9 @@ def _match(program: Program, attention: fx.Node, tied: dict[int, int]) -> tuple[
     query, key, value = attention.args[:3]
     if not all(isinstance(node, fx.Node) for node in (query, key, value)):
         raise _Refused("query, key and value are not all tensors")
-    assert isinstance(query, fx.Node) and isinstance(key, fx.Node) and isinstance(value, fx.Node)
+    assert isinstance(query, fx.Node)
+    assert isinstance(key, fx.Node)
+    assert isinstance(value, fx.Node)
     if attention.kwargs.get("enable_gqa"):
         raise _Refused("heads share keys and values (grouped-query attention)")
     shapes = [shape_of(node) for node in (query, key, value)]
@@ -142,9 +144,7 @@ def _match(program: Program, attention: fx.Node, tied: dict[int, int]) -> tuple[
     paths = [*(producer.path for producer in producers), str(consumer.target)]
     if len(set(paths)) < len(paths):
         raise _Refused("one linear serves in two places of this attention")
-    site = Site(
-        common_path(paths) or str(consumer.target), "attention", heads, width, producers, str(consumer.target)
-    )
+    site = Site(common_path(paths) or str(consumer.target), "attention", heads, width, producers, str(consumer.target))
     return site, SiteNodes(attention, query, key, value, consumer, tuple(order), _unique(constants))
 
 
@@ -273,9 +273,7 @@ def _fixed(node: fx.Node, at: int, value: int) -> None:
         raise _Refused(f"{node.name} takes a head's width from {sizes[at]}, which can't be followed")
 
 
-def _trace_forward(
-    program: Program, attention: fx.Node, heads: int, width: int, constants: list[Constant]
-) -> fx.Node:
+def _trace_forward(program: Program, attention: fx.Node, heads: int, width: int, constants: list[Constant]) -> fx.Node:
     """Walk from attention's output down to the output linear."""
     node, channels = attention, _Channels(1, 3)
     while True:
@@ -319,7 +317,9 @@ def _after(
         if result == shape_of(node):
             return before
     if user.target is aten.flatten.using_ints and (before.heads, before.width) == (rank - 2, rank - 1):
-        if len(shape_of(user)) == rank - 1 and shape_of(user)[-1] == heads * width:
+        # its arguments are axes, so nothing is baked
+        flat = shape_of(user)
+        if len(flat) == rank - 1 and flat[-1] == heads * width:
             return _Channels(rank - 2, rank - 2)
     raise _Refused(f"attention's output goes through {user.target} ({user.name})")
 
@@ -365,4 +365,3 @@ def _follow_mask(program: Program, attention: fx.Node, heads: int, constants: li
 
 def _repeat_axis(node: fx.Node) -> Any:
     return node.args[2] if len(node.args) > 2 else node.kwargs.get("dim")
-

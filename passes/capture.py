@@ -12,11 +12,12 @@ from torch.export import Dim, ExportedProgram
 from torch.utils._pytree import tree_flatten, tree_map
 
 from passes.errors import CaptureError
-from passes.guards import input_symbols, probes, ranges, resized, widen
+from passes.guards import doubled, input_symbols, probes, ranges, resized, widen
 from passes.program import Program
 from passes.raise_modules import raise_modules
 from passes.ties import dynamic_axes, tie_inputs
 from passes.value_numbers import value_number
+from passes.walk import is_fixed
 
 
 def capture(
@@ -45,8 +46,8 @@ def capture(
         The program, in evaluation mode.
 
     Raises:
-        CaptureError: a parameter isn't finite, the export fails, a dynamic dimension turns out to be fixed, or the graph
-            differs from the module.
+        CaptureError: a parameter isn't finite, the export fails, a dynamic dimension turns out to be fixed, or the
+            graph differs from the module.
     """
     kwargs = dict(kwargs or {})
     _check_finite(module, root)
@@ -67,16 +68,12 @@ def capture(
 
 def _check_finite(module: nn.Module, root: str) -> None:
     for name, parameter in module.named_parameters():
-        # The sum is finite unless an element isn't; it needs no boolean copy of the parameter.
-        if not torch.isfinite(parameter.detach().float().sum() if parameter.numel() < 1 << 20 else _total(parameter)):
+        # A finite sum proves finite elements without a boolean copy of the parameter; only otherwise look at each.
+        if not torch.isfinite(parameter.detach().sum()) and not torch.isfinite(parameter).all():
             raise CaptureError(
                 f"parameter {name.removeprefix(root + '.')!r} holds NaN or infinite values; load the weights again "
                 "(a half-precision checkpoint may have overflowed)"
             )
-
-
-def _total(parameter: Tensor) -> Tensor:
-    return parameter.detach().sum(dtype=torch.float64 if parameter.dtype == torch.float64 else torch.float32)
 
 
 def _export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> ExportedProgram:
@@ -88,8 +85,8 @@ def _export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dy
             return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # export raises whatever the model's own code and the tracer do
         raise CaptureError(
-            f"torch.export could not trace {type(module).__name__}: {_first_line(error)}; run the model itself on these "
-            "inputs to see whether they fit it"
+            f"torch.export could not trace {type(module).__name__}: {_first_line(error)}; run the model itself "
+            "on these inputs to see whether they fit it"
         ) from error
     finally:
         untie()
@@ -118,8 +115,8 @@ def _check_same(module: nn.Module, raised: fx.GraphModule, args: tuple[Any, ...]
             )
         if not torch.equal(left, right):
             raise CaptureError(
-                f"the captured graph differs from {type(module).__name__} by {(left - right).abs().max().item():.2g} on "
-                "the example inputs; the model does something that export does not see (hooks, random numbers, state)"
+                f"the captured graph differs from {type(module).__name__} by {(left - right).abs().max().item():.2g} "
+                "on the example inputs; the model does something that export does not see: hooks, random numbers, state"
             )
 
 
@@ -165,11 +162,16 @@ def _guards(
     def same(sizes: Mapping[str, int]) -> bool:
         probe = at(sizes)
         try:
-            return value_number(module, *probe, names) == value_number(raised, *probe, names)
+            # the graph first: where it can't run, there is no need to look at the model
+            return value_number(raised, *probe, names) == value_number(module, *probe, names)
         except Exception:  # either one can't run at these sizes: then nothing is shown, and the guard stays
             return False
 
-    return widen(guards, probes(sizes, upper), same, lambda sizes: _by_name(module, *at(sizes)))
+    def inputs_at(sizes: Mapping[str, int]) -> dict[str, Any]:
+        return _by_name(module, *at(sizes))
+
+    kept = widen(guards, doubled(sizes), same, inputs_at, equalities=True)
+    return widen(kept, probes(sizes, upper), same, inputs_at, equalities=False)
 
 
 def _check_dynamic(raised: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> None:
@@ -181,8 +183,8 @@ def _check_dynamic(raised: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[s
     for node, axes in zip(flat, wanted, strict=True):
         value = node.meta.get("val")
         for axis in axes:
-            if isinstance(value, Tensor) and isinstance(value.shape[axis], int):
+            if isinstance(value, Tensor) and is_fixed(value.shape[axis]):
                 raise CaptureError(
-                    f"dimension {axis} of input {node.name!r} came out fixed at {value.shape[axis]}; the model's code "
-                    "depends on its value: leave it out of dynamic_shapes"
+                    f"dimension {axis} of input {node.name!r} came out fixed at {value.shape[axis]}: the model's code "
+                    "depends on its value; capture at an example of another size, or leave it out of dynamic_shapes"
                 )

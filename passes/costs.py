@@ -22,7 +22,7 @@ _PRODUCTS = (aten.matmul.default, aten.bmm.default, aten.mm.default)
 
 
 def unit_params(program: Program, site: Site) -> int:
-    """Count the parameters that go with one unit: its rows in the producers with their biases, its columns in the consumer."""
+    """Count the parameters that go with one unit: rows of the producers with biases, columns of the consumer."""
     total = 0
     for producer in site.producers:
         linear = _linear(program, producer.path)

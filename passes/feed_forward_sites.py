@@ -1,8 +1,8 @@
 """Find feed-forwards: up linear, activation, perhaps a gate, down linear, on tokens.
 
-From a linear's input the search goes up through operators that work element by element until it meets linears. All that lies
-between must stay inside: a neuron then is one output channel of the up linear (and of the gate) and one input channel of the
-down linear, and nothing else sees it.
+From a linear's input the search goes up through operators that work element by element until it meets linears. All that
+lies between must stay inside: a neuron then is one output channel of the up linear (and of the gate) and one input
+channel of the down linear, and nothing else sees it.
 """
 
 from __future__ import annotations

@@ -60,7 +60,9 @@ def _samples(parameters: Mapping[str, Tensor], site: Site) -> list[float]:
     for path in (*(producer.path for producer in site.producers), site.consumer):
         weight = parameters[f"{path}.weight"].detach()
         # a stride that no row length is likely to divide, so that the samples lie in different rows and columns
-        places = [(at * weight.numel()) // SAMPLES + (at * 7919) % max(weight.numel() // SAMPLES, 1) for at in range(SAMPLES)]
+        places = [
+            (at * weight.numel()) // SAMPLES + (at * 7919) % max(weight.numel() // SAMPLES, 1) for at in range(SAMPLES)
+        ]
         rows = torch.tensor([place // weight.shape[1] for place in places], device=weight.device)
         columns = torch.tensor([place % weight.shape[1] for place in places], device=weight.device)
         values.extend(float(value) for value in weight[rows, columns].double().cpu())
@@ -96,8 +98,8 @@ def check_parameters(plan: SlimPlan, parameters: Mapping[str, Tensor], sites: Se
         site = known[name]
         if (entry.kind, entry.units) != (site.kind, site.units):
             raise PlanError(
-                f"site {name!r} has {site.units} units ({site.kind}); the plan is for {entry.units} ({entry.kind}): the model "
-                "may be slimmed already, or be another one"
+                f"site {name!r} has {site.units} units ({site.kind}); the plan is for {entry.units} ({entry.kind}): "
+                "the model may be slimmed already, or be another one"
             )
     own = fingerprint_parameters(parameters, sites)
     if plan.fingerprint.get("structure") != own["structure"]:

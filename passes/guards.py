@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -98,11 +98,19 @@ def probes(sizes: Sizes, upper: Mapping[str, int]) -> Iterator[Sizes]:
                 yield {**sizes, symbol: 2 * sizes[other]}
 
 
+def doubled(sizes: Sizes) -> Iterator[Sizes]:
+    """Give size assignments in which one size is doubled: divisors stay, accidental equalities of the example go."""
+    for symbol in sizes:
+        yield {**sizes, symbol: 2 * sizes[symbol]}
+
+
 def widen(
-    guards: list[str],
+    guards: Iterable[str],
     candidates: Iterator[Sizes],
     same: Callable[[Sizes], bool],
     inputs_at: Callable[[Sizes], Mapping[str, Any]],
+    *,
+    equalities: bool,
 ) -> tuple[str, ...]:
     """Drop the guards that exclude sizes at which the graph is right all the same.
 
@@ -111,6 +119,8 @@ def widen(
         candidates: sizes to try.
         same: tells whether model and graph do the same at these sizes.
         inputs_at: makes inputs of these sizes, by name.
+        equalities: whether to try sizes that break an equality. Most of these (divisors, equal batches) are what the
+            graph is built on, and trying to break them is in vain.
 
     Returns:
         The guards that stay, without those that every input meets.
@@ -119,8 +129,7 @@ def widen(
     for sizes in candidates:
         inputs = inputs_at(sizes)
         broken = [guard for guard in kept if not _holds_or_fails(guard, inputs)]
-        # What ties inputs together (equal batches) or demands a divisor is no edge: probing it would only fail.
-        if broken and same(sizes):
+        if broken and (equalities or not any("==" in guard for guard in broken)) and same(sizes):
             kept = [guard for guard in kept if guard not in broken]
     return tuple(kept)
 
@@ -162,15 +171,20 @@ def check_inputs(
     inputs = dict(zip(input_names(graph_module), args, strict=False)) | dict(kwargs)
     for guard in guards:
         if not _holds_or_fails(guard, inputs):
-            sizes = {node.name: list(value.shape) for node, value in zip(placeholders, values, strict=True)
-                     if isinstance(value, Tensor)}
-            raise UsageError(f"the program can't take sizes {sizes}: it needs {readable(guard)}; choose another size, or "
-                "capture at an example of this one")
+            sizes = {
+                node.name: list(value.shape)
+                for node, value in zip(placeholders, values, strict=True)
+                if isinstance(value, Tensor)
+            }
+            raise UsageError(
+                f"the program can't take sizes {sizes}: it needs {readable(guard)}; choose another size, or "
+                "capture at an example of this one"
+            )
 
 
 def input_names(graph_module: fx.GraphModule) -> list[str]:
     """Give the names of the positional inputs."""
-    return [name for name in inspect.signature(graph_module.forward).parameters]
+    return list(inspect.signature(graph_module.forward).parameters)
 
 
 def readable(guard: str) -> str:

@@ -35,7 +35,7 @@ def lower(program: Program) -> ExportedProgram:
     prepared.graph_module.recompile()
     try:
         # Without it a size of 1 would be taken for a constant, and the graph be bound to 2 and more.
-        with torch.no_grad(), symbolic_shapes.patch(backed_size_oblivious=True):
+        with torch.no_grad(), symbolic_shapes.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
             return torch.export.export(
                 prepared.graph_module,
                 program.args,

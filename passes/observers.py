@@ -13,7 +13,7 @@ from torch._subclasses import FakeTensor
 from passes.ledger import Ledger
 from passes.site import Kind, Site
 
-# How many queries are looked at: one in 16 tokens, so that it costs a small part of the attention itself, within bounds.
+# How many queries are looked at: one in 16 tokens, to cost a small part of the attention itself, within bounds.
 SAMPLED_SHARE = 16
 FEWEST_QUERIES, MOST_QUERIES = 2, 8
 _GOLDEN_RATIO = 0.6180339887498949
@@ -136,7 +136,7 @@ class HeadObserver(UnitObserver):
     ) -> list[Tensor]:
         """Sum the heads' norms over the tokens, entropy and confidence over sampled ones; see the base."""
         output = _exact(activation)
-        sums = [output.abs().sum((2, 3)), torch.linalg.vector_norm(output, dim=3).sum(2)]
+        sums = [output.abs().sum(2).sum(2), torch.linalg.vector_norm(output, dim=3).sum(2)]
         if self.weighing is None or query is None or key is None:
             return sums
         entropy, confidence = self._weigh(query, key, mask, self._sample(query.shape[2], query.device))

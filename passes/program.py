@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, fx, nn
 
+from passes.graph_modules import copy_graph_module
 from passes.guards import check_inputs
 
 
@@ -55,12 +55,4 @@ class Program:
 
     def copy(self) -> Program:
         """Copy the graph and the module tree; parameters and buffers are shared, not copied."""
-        memo: dict[int, Any] = {}
-        for tensor in (*self.graph_module.parameters(), *self.graph_module.buffers()):
-            memo[id(tensor)] = tensor
-        # How inputs are flattened and the fake tensors of node.meta are immutable facts: share them as well.
-        memo[id(self.graph._codegen)] = self.graph._codegen
-        for node in self.graph.nodes:
-            for value in node.meta.values():
-                memo[id(value)] = value
-        return replace(self, graph_module=copy.deepcopy(self.graph_module, memo))
+        return replace(self, graph_module=copy_graph_module(self.graph_module))

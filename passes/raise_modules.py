@@ -6,7 +6,6 @@ same settings; `capture` compares the two graphs' results bit for bit.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from passes.errors import CaptureError
+from passes.graph_modules import assemble
 
 aten = torch.ops.aten
 
@@ -60,11 +60,10 @@ def raise_modules(exported: fx.GraphModule, root: str, parameters: Mapping[str, 
     for node in list(graph.nodes):
         _raise_node(node, owner)
         _simplify(node)
-    raised = fx.GraphModule(owner, graph, class_name="Denoiser")
+    raised = assemble(owner, graph)
     raised.graph.eliminate_dead_code()
     _drop_unused(raised, raised.graph)
     raised.recompile()
-    raised.eval()
     return raised
 
 
@@ -158,7 +157,11 @@ def _embedding(node: fx.Node, weight: Tensor, bias: Tensor | None) -> nn.Module:
     padding = _argument(node, 2, "padding_idx", -1)
     # scale_grad_by_freq and sparse only matter to gradients
     return nn.Embedding(
-        weight.shape[0], weight.shape[1], padding_idx=padding if padding >= 0 else None, device="meta", dtype=weight.dtype
+        weight.shape[0],
+        weight.shape[1],
+        padding_idx=padding if padding >= 0 else None,
+        device="meta",
+        dtype=weight.dtype,
     )
 
 
@@ -243,8 +246,3 @@ def _drop_unused(owner: nn.Module, graph: fx.Graph) -> None:
         return bool(module._parameters or module._buffers or module._modules)
 
     visit(owner, "")
-
-
-def is_getitem(node: fx.Node) -> bool:
-    """Tell whether a node picks one of several results."""
-    return node.op == "call_function" and node.target is operator.getitem

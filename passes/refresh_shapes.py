@@ -6,12 +6,13 @@ shape, so it is enough to run the region at one set of concrete sizes and see wh
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_map
 
 from passes.errors import CouplingError
@@ -36,12 +37,12 @@ def refresh_shapes(module: fx.GraphModule, nodes: Sequence[fx.Node]) -> None:
             failure = error
     else:
         raise CouplingError(
-            f"after the removal the nodes around {nodes[-1].target!r} don't fit together ({failure}); leave this site whole"
+            f"after the removal the nodes before {nodes[-1].target!r} don't fit together ({failure}); "
+            "leave this site whole"
         ) from failure
     for node in nodes:
-        node.meta["val"] = tree_map(
-            lambda old, new, node=node: _merged(node, old, new, limit), node.meta["val"], shapes[node]
-        )
+        merge = functools.partial(_merged, node, limit=limit)
+        node.meta["val"] = tree_map(merge, node.meta["val"], shapes[node])
 
 
 def _run(module: fx.GraphModule, nodes: Sequence[fx.Node], limit: int | None) -> dict[fx.Node, Any]:
@@ -70,7 +71,9 @@ def _empty(leaf: Any, limit: int | None) -> Any:
 
 
 def _call(mode: FakeTensorMode, module: nn.Module, args: Any, kwargs: Any) -> Any:
-    state = {name: mode.from_tensor(value) for name, value in module.state_dict(keep_vars=True).items()}
+    state: dict[str, Tensor] = {
+        name: mode.from_tensor(value) for name, value in module.state_dict(keep_vars=True).items()
+    }
     return torch.func.functional_call(module, state, args, kwargs)
 
 
@@ -83,20 +86,26 @@ def _merged(node: fx.Node, old: Any, new: Any, limit: int | None) -> Any:
         return old
     if len(before) != len(after):
         raise CouplingError(f"{node.name!r} has {len(after)} dimensions after the removal, {len(before)} before")
-    shape: list[Any] = []
-    for size, was, now in zip(old.shape, before, after, strict=True):
-        if was != now and not isinstance(size, int):
-            raise CouplingError(
-                f"{node.name!r}: the removal changed its dynamic dimension {size}; leave this site whole"
-            )
-        shape.append(size if was == now else now)
+    if any(was != now and not isinstance(size, int) for size, was, now in zip(old.shape, before, after, strict=True)):
+        return _ask_symbols(node, old, after, limit)
+    shape = [size if was == now else now for size, was, now in zip(old.shape, before, after, strict=True)]
     # Lay it out as the operator did: dimensions in the order of their strides.
     order = sorted(range(len(shape)), key=lambda axis: (-new.stride(axis), axis))
     mode = getattr(old, "fake_mode", None)
     if mode is None:
         return torch.empty([int(size) for size in after], dtype=old.dtype, device="meta")
     with mode:
-        laid_out = torch.empty([shape[axis] for axis in order], dtype=old.dtype, device=old.device)
-        return (
-            laid_out.permute([order.index(axis) for axis in range(len(order))]) if order != sorted(order) else laid_out
-        )
+        result = torch.empty([shape[axis] for axis in order], dtype=old.dtype, device=old.device)
+        return result if order == sorted(order) else result.permute([order.index(axis) for axis in range(len(order))])
+
+
+def _ask_symbols(node: fx.Node, old: Tensor, after: tuple[int, ...], limit: int | None) -> Tensor:
+    """Compute one node's shape with symbols, as units are part of a dynamic size: a mask repeated for each head."""
+    if node.op != "call_function" or not callable(node.target) or not isinstance(old, FakeTensor):
+        raise CouplingError(f"{node.name!r}: the removal changed a dynamic size; leave its site whole")
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda parent: parent.meta["val"])
+    with old.fake_mode, torch.no_grad():
+        result = node.target(*args, **kwargs)
+    if not isinstance(result, Tensor) or concrete_shape(result, limit) != after:
+        raise CouplingError(f"{node.name!r}: its shape after the removal can't be told; leave its site whole")
+    return result

@@ -15,7 +15,9 @@ __all__ = ["Constant", "SiteNodes", "find_sites", "find_unsupported", "locate", 
 def locate_all(program: Program) -> dict[Site, SiteNodes]:
     """Find every site with its nodes, in graph order (by where their outputs are made)."""
     order = {node: at for at, node in enumerate(program.graph.nodes)}
-    found = [item for item in (*find_attention(program), *find_feed_forward(program)) if not isinstance(item, Unsupported)]
+    found = [
+        item for item in (*find_attention(program), *find_feed_forward(program)) if not isinstance(item, Unsupported)
+    ]
     found.sort(key=lambda item: order[item[1].consumer])
     counts: dict[str, int] = {}
     for site, _ in found:

@@ -64,6 +64,6 @@ def tie_inputs(module: nn.Module, dynamic_shapes: Any, inputs: tuple[Any, Any]) 
         values = tree_flatten((args, kwargs))[0]
         for (first, first_axis), *rest in ties:
             for at, axis in rest:
-                torch._check(values[first].shape[first_axis] == values[at].shape[axis])
+                torch._check(values[first].shape[first_axis] == values[at].shape[axis])  # type: ignore[no-untyped-call]
 
     return module.register_forward_pre_hook(check, with_kwargs=True).remove

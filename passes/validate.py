@@ -15,12 +15,13 @@ from passes.masking import mask
 from passes.plan import SlimPlan
 from passes.program import Program
 
-# Largest ||slim - masked|| / ||masked|| that rounding explains. Both sum the same numbers in another order.
+# Largest ||slim - masked|| / ||masked|| that rounding explains: both sum the same numbers, in another order. Half
+# precision is as measured (toys of every family, at most 1e-3 in fp16) with room for depth; what it proves is weaker.
 TOLERANCES: Mapping[torch.dtype, float] = {
     torch.float64: 1e-12,
     torch.float32: 1e-5,
-    torch.float16: 2e-2,
-    torch.bfloat16: 1e-1,
+    torch.float16: 5e-3,
+    torch.bfloat16: 3e-2,
 }
 
 
@@ -86,7 +87,7 @@ def validate(
     worst = max(errors)
     if worst > limit:
         raise ValidationError(
-            f"the slim program differs from the masked dense program by {worst:.2e} on {described[errors.index(worst)]} "
+            f"the slim program differs from the masked dense one by {worst:.2e} on {described[errors.index(worst)]} "
             f"(at most {limit:.0e} is rounding in {dtype}); don't use it: find the site by slimming one at a time"
         )
     return ValidationReport(worst, limit, str(dtype).removeprefix("torch."), tuple(described), tuple(errors))

@@ -1,7 +1,7 @@
 """Tell whether two modules compute the same thing at given sizes, without computing it.
 
-Both are run on meta tensors, which have shapes and no data. Every tensor gets a number: a hash of the operator that made
-it, the numbers of that operator's inputs and its other arguments. Equal numbers of the results mean that the same
+Both are run on meta tensors, which have shapes and no data. Every tensor gets a number: a hash of the operator that
+made it, the numbers of that operator's inputs and its other arguments. Equal numbers of the results mean that the same
 operators were applied to the same parameters and inputs in the same way. Copies that only change the layout in memory
 (`contiguous`, `clone`) hand their input's number on.
 """
@@ -24,9 +24,9 @@ _SAME_IF_SHAPE = frozenset({"slice", "expand", "view", "_unsafe_view", "reshape"
 _RENAMED = {"_unsafe_view": "view", "reshape": "view", "_reshape_alias": "view"}
 
 
-class _Numbering(TorchDispatchMode):
+class _Numbering(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, names: Mapping[int, str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._names = names
         # The tensor is kept beside its number: a freed tensor's id would come back as another's.
         self._numbers: dict[int, tuple[Tensor, str]] = {}
@@ -50,7 +50,7 @@ class _Numbering(TorchDispatchMode):
         if "device" in {argument.name for argument in func._schema.arguments}:
             kwargs["device"] = torch.device("meta")
         name = func._schema.name.removeprefix("aten::")
-        flat, spec = tree_flatten((args, kwargs))
+        flat, _ = tree_flatten((args, kwargs))
         inputs = [self.number(value) if isinstance(value, Tensor) else repr(value) for value in flat]
         result = func(*args, **kwargs)
         same = (

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
-from torch import Tensor, fx
+from torch import Tensor
 
 from passes.errors import VerificationError
 from passes.program import Program
 from passes.shapes import propagate_shapes
 from passes.site import Site
 from passes.sites import find_sites
+from passes.walk import sizes_of
 
 
 def verify(program: Program, sites: Iterable[Site] | None = None) -> None:
@@ -22,8 +22,8 @@ def verify(program: Program, sites: Iterable[Site] | None = None) -> None:
         sites: sites that must be found in it, or None.
 
     Raises:
-        VerificationError: the graph is malformed, names something that isn't there, keeps parameters that nothing uses, has
-            shapes that don't fit or that `meta["val"]` tells wrongly, or lost a site.
+        VerificationError: the graph is malformed, names something that isn't there, keeps parameters that nothing
+            uses, has shapes that don't fit or that `meta["val"]` tells wrongly, or lost a site.
     """
     _check_graph(program)
     _check_parameters(program)
@@ -40,7 +40,9 @@ def _check_graph(program: Program) -> None:
             owner, _, leaf = str(node.target).rpartition(".")
             getattr(program.graph_module.get_submodule(owner), leaf)
         except AttributeError as error:
-            raise VerificationError(f"node {node.name!r} uses {node.target!r}, which the program doesn't have") from error
+            raise VerificationError(
+                f"node {node.name!r} uses {node.target!r}, which the program doesn't have"
+            ) from error
     try:
         program.graph.lint()
     except Exception as error:  # lint raises several kinds
@@ -66,28 +68,11 @@ def _check_shapes(program: Program) -> None:
         noted = node.meta.get("val")
         if not isinstance(noted, Tensor):
             raise VerificationError(f'node {node.name!r} has no meta["val"]')
-        if not _same_shape(value.shape, noted.shape) or value.dtype != noted.dtype:
+        if tuple(value.shape) != sizes_of(node) or value.dtype != noted.dtype:
             raise VerificationError(
-                f"node {node.name!r} gives {list(value.shape)} {value.dtype}; its meta says {list(noted.shape)} {noted.dtype}"
+                f"node {node.name!r} gives {list(value.shape)} {value.dtype}; "
+                f"its meta says {list(noted.shape)} {noted.dtype}"
             )
-
-
-def _same_shape(left: Iterable[Any], right: Iterable[Any]) -> bool:
-    left, right = list(left), list(right)
-    if len(left) != len(right):
-        return False
-    for one, other in zip(left, right, strict=True):
-        if isinstance(one, int) and isinstance(other, int):
-            if one != other:
-                return False
-        # symbols may be written in several ways: compare what they are at the example
-        elif _hint(one) != _hint(other):
-            return False
-    return True
-
-
-def _hint(size: Any) -> Any:
-    return size if isinstance(size, int) else size.node.hint
 
 
 def _check_sites(program: Program, sites: Iterable[Site]) -> None:
@@ -97,9 +82,6 @@ def _check_sites(program: Program, sites: Iterable[Site]) -> None:
         if found is None:
             raise VerificationError(f"site {site.name!r} is gone")
         if found != site:
-            raise VerificationError(f"site {site.name!r} is {found.units} x {found.unit_width}, not {site.units} x {site.unit_width}")
-
-
-def dead_nodes(program: Program) -> list[fx.Node]:
-    """Give the nodes whose results nothing uses."""
-    return [node for node in program.graph.nodes if not node.users and node.op not in ("output", "placeholder")]
+            raise VerificationError(
+                f"site {site.name!r} is {found.units} x {found.unit_width}, not {site.units} x {site.unit_width}"
+            )

@@ -35,6 +35,11 @@ def shape_of(node: fx.Node) -> tuple[Any, ...]:
     return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
+def is_fixed(size: Any) -> bool:
+    """Tell whether a size is one number, written as a number or as a symbol that turned out to be one."""
+    return isinstance(size, int) or bool(size.node.expr.is_number)
+
+
 def concrete(size: Any) -> int:
     """Give the example value of a size that may be symbolic."""
     if isinstance(size, int):
@@ -64,7 +69,7 @@ def calls_of(program: Program, path: str) -> list[fx.Node]:
 def is_dropout(program: Program, node: fx.Node) -> bool:
     """Tell whether a node is a dropout that does nothing."""
     if node.op == "call_function" and node.target is aten.dropout.default:
-        return node.args[1] == 0 or len(node.args) < 3 or not node.args[2]
+        return bool(len(node.args) < 3 or node.args[1] == 0 or not node.args[2])
     return node.op == "call_module" and isinstance(program.module(str(node.target)), nn.Dropout)
 
 

@@ -76,7 +76,8 @@ def eager_site(model: nn.Module, name: str, entry: SitePlan) -> Site:
         linear = model.get_submodule(path)
         if type(linear) is not nn.Linear:
             raise PlanError(
-                f"site {name!r}: {path!r} is a {type(linear).__name__}, no plain nn.Linear; merge adapters, quantize later"
+                f"site {name!r}: {path!r} is a {type(linear).__name__}, no plain nn.Linear; merge adapters first, "
+                "and quantize after slimming"
             )
     if site.units != entry.units:
         raise PlanError(

@@ -103,8 +103,8 @@ def calibrate_pipeline(
                 save_statistics(finished, settings.checkpoint)
                 written, saved_at = done, time.monotonic()
     finally:
-        # On Ctrl-C, and on any failure: what finished batches gave is not lost.
-        if settings.checkpoint is not None and finished.done > written and finished.done < len(samples):
+        # On Ctrl-C, on any failure, and at the end: what finished batches gave is not lost, whatever goes wrong later.
+        if settings.checkpoint is not None and finished.done > written:
             save_statistics(finished, settings.checkpoint)
     return finished
 
@@ -131,6 +131,16 @@ def describe_run(pipe: DiffusionPipeline, samples: Sequence[Sample], settings: C
     }
 
 
+def require_checkpoint(checkpoint: Path) -> None:
+    """Refuse to resume from nothing.
+
+    Raises:
+        CheckpointError: there is no such file.
+    """
+    if not checkpoint.is_file():
+        raise CheckpointError(f"there is no checkpoint at {checkpoint} to resume; start without --resume")
+
+
 def forget_checkpoint(checkpoint: Path | None) -> None:
     """Delete a checkpoint that is no longer needed."""
     if checkpoint is not None:
@@ -139,8 +149,7 @@ def forget_checkpoint(checkpoint: Path | None) -> None:
 
 def _resume(instrumented: Instrumented, settings: CalibrationSettings, record: dict[str, Any], total: int) -> int:
     assert settings.checkpoint is not None
-    if not settings.checkpoint.is_file():
-        raise CheckpointError(f"there is no checkpoint at {settings.checkpoint} to resume; start without --resume")
+    require_checkpoint(settings.checkpoint)
     stored = load_statistics(settings.checkpoint)
     for name, value in record.items():
         if stored.settings.get(name) != value:

@@ -72,7 +72,12 @@ def cast_program(program: Program, dtype: torch.dtype) -> Program:
         name = names[id(value)]
         return value if name in exact or name == program.timestep else value.to(dtype)
 
-    return replace(program, graph_module=module, args=tree_map(cast_input, program.args), kwargs=tree_map(cast_input, dict(program.kwargs)))
+    return replace(
+        program,
+        graph_module=module,
+        args=tree_map(cast_input, program.args),
+        kwargs=tree_map(cast_input, dict(program.kwargs)),
+    )
 
 
 def _feeding_waves(graph: fx.Graph) -> set[str]:

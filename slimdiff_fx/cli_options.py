@@ -68,7 +68,10 @@ Guidance = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of noise, prompts and steps.")]
 Batch = Annotated[int, typer.Option("--batch", help="Samples in one pipeline call.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted calibration.")]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Continue an interrupted calibration, or reuse one if what came after it failed."),
+]
 
 MethodOption = Annotated[Method, typer.Option("--method", help="How units are chosen.")]
 Tau = Annotated[

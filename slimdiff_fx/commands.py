@@ -10,10 +10,11 @@ from pathlib import Path
 from rich.console import Console
 
 from passes.allocate import Policy, analyze
+from passes.criteria import choose
 from passes.errors import CheckpointError
 from passes.sites import find_unsupported
 from slimdiff_fx.atomic_write import refuse_occupied
-from slimdiff_fx.calibration_run import CalibrationSettings, forget_checkpoint, statistics_of
+from slimdiff_fx.calibration_run import CalibrationSettings, forget_checkpoint, require_checkpoint, statistics_of
 from slimdiff_fx.calibration_set import gather_samples
 from slimdiff_fx.captured import CapturedDenoiser, capture_pipeline, observe_pipeline
 from slimdiff_fx.checkpoint import load_plan, save_plan, save_result
@@ -67,6 +68,7 @@ def slim_command(
 ) -> None:
     """Do the main job and say what came out."""
     refuse_occupied(out, overwrite=overwrite)
+    choose(criterion)  # refuse what can't be scored before hours of calibration
     listener = TerminalListener(console)
     prompts = None if options.prompts is None else read_prompts(options.prompts)
     loaded = _load(model, options.device, options.dtype, listener)
@@ -124,6 +126,7 @@ def plan_command(
 ) -> None:
     """Write a plan and print what it would leave."""
     _refuse_file(out, overwrite)
+    choose(criterion)
     sums = statistics_of(load_statistics(statistics))
     captured = capture_pipeline(load_pipeline(model, device=device, dtype=dtype).pipe)
     plan = analyze(captured.program, captured.sites, sums, policy, criterion)
@@ -196,6 +199,8 @@ def _calibrate(
         listener=listener,
         folder=loaded.folder,
     )
+    if options.resume:
+        require_checkpoint(checkpoint)
     with timed("capture", seconds, listener):
         captured = capture_pipeline(loaded.pipe)
     with timed("calibrate", seconds):

@@ -213,8 +213,13 @@ class _Example:
 
 def _check_factor(example: _Example, factor: int) -> None:
     for name, size in (("height", example.height), ("width", example.width)):
-        if size % factor or size < factor:
+        if size % factor:
             raise UsageError(f"example {name} {size} is no multiple of {factor}, which the model's down-sampling needs")
+        if size < 2 * factor:
+            raise UsageError(
+                f"example {name} {size} leaves a single row at the model's lowest resolution, which captures as a "
+                f"constant; use {2 * factor} or more"
+            )
 
 
 def _describe_unet(model: Any, example: _Example) -> DenoiserInputs:
@@ -255,8 +260,8 @@ def _describe_unet(model: Any, example: _Example) -> DenoiserInputs:
         return DenoiserInputs(_ClassTextUNet(model), (*args, labels), {}, (*shapes, {0: BATCH}))
     if config.addition_embed_type != "text_time":
         raise UsageError(
-            f"UNet2DConditionModel with addition_embed_type {config.addition_embed_type!r} is not supported; only None and "
-            "'text_time' (SDXL) are"
+            f"UNet2DConditionModel with addition_embed_type {config.addition_embed_type!r} is not supported; "
+            "only None and 'text_time' (SDXL) are"
         )
     # SDXL's base model has six time ids, its refiner five: what the projection leaves beside the pooled text tells.
     ids = 6 if _pooled(config, 6) in (1280, 768, 2048) or config.projection_class_embeddings_input_dim < 2560 else 5

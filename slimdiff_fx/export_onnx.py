@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from passes.lower import lower
 from torch import Tensor
 
 from passes.errors import CheckpointError, ExportError, SlimDiffError
+from passes.lower import lower
 from passes.program import Program
 from slimdiff_fx.cast_program import cast_program
 from slimdiff_fx.parity import ParityReport, Runner, input_nodes, measure_parity, symbol_roles, untraced_inputs

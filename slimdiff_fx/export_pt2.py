@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from passes.lower import lower
 from torch import Tensor
 
 from passes.errors import ExportError
+from passes.lower import lower
 from passes.program import Program
 from slimdiff_fx.atomic_write import replaced_file
 from slimdiff_fx.cast_program import cast_program
@@ -55,9 +55,9 @@ def export_pt2(
         with warnings.catch_warnings(), partial.open("wb") as stream:
             warnings.simplefilter("ignore")
             torch.export.save(lowered, stream)
-        with warnings.catch_warnings(), partial.open("rb") as stream:
+        with warnings.catch_warnings(), partial.open("rb") as saved:
             warnings.simplefilter("ignore")
-            module = torch.export.load(stream).module()
+            module = torch.export.load(saved).module()
 
         def run(tensors: Sequence[Tensor]) -> Tensor:
             same = [tensor.to(example.dtype) for tensor, example in zip(tensors, examples, strict=True)]

@@ -71,12 +71,12 @@ def load_pipeline(model: str, *, device: str = "cpu", dtype: str = "float32") ->
             pipe = DiffusionPipeline.from_pretrained(
                 model if folder is None else str(folder), dtype=DTYPES[dtype], use_safetensors=True
             )
+            check_weights(pipe, model)
             pipe.to(place)
     except SlimDiffError:
         raise
     except Exception as error:
         raise _load_error(model, folder, error) from error
-    check_weights(pipe, model)
     return LoadedPipeline(pipe, model, folder, read_sampling(folder))
 
 

@@ -113,7 +113,7 @@ def _untraced_input(program: Program, index: int, batch: int, seed: int) -> list
 
 def _assignments(roles: Mapping[Any, tuple[str, int]], index: int, batch: int) -> Iterator[dict[Any, int]]:
     """Propose sizes by symbol: the least not traced, then multiples of the traced, then the traced picture."""
-    hints = {role: hint for role, hint in roles.values()}
+    hints: dict[str, int] = dict(roles.values())
     traced = (hints.get("height"), hints.get("width"))
     tall, wide = SHAPES[index % len(SHAPES)]
     pictures = []

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from passes.lower import lower
-from passes.sites import find_sites
 from torch import nn
 
 from passes.allocate import Policy
@@ -15,9 +13,11 @@ from passes.calibrate import calibrate
 from passes.capture import capture as capture_module
 from passes.errors import CalibrationError
 from passes.instrument import TIMESTEPS, Instrumented, instrument
+from passes.lower import lower
 from passes.plan import SlimPlan
 from passes.program import Program
 from passes.rewrite import rewrite
+from passes.sites import find_sites
 from passes.validate import validate
 from slimdiff_fx.denoisers import DenoiserInputs, capture_denoiser
 

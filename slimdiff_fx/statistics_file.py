@@ -15,6 +15,8 @@ from passes.errors import CheckpointError, SlimDiffError
 from passes.statistics import Statistics
 from slimdiff_fx.atomic_write import replaced_file
 
+_RECORD = "calibration"
+
 
 @dataclass(frozen=True)
 class StoredStatistics:
@@ -39,7 +41,9 @@ def save_statistics(stored: StoredStatistics, file: Path) -> None:
     Raises:
         CheckpointError: the file can't be written.
     """
-    metadata = {"settings": json.dumps(stored.settings), "done": str(stored.done), "total": str(stored.total)}
+    # One entry: safetensors writes several in no fixed order, and equal statistics shall be equal files.
+    record = {"settings": stored.settings, "done": stored.done, "total": stored.total}
+    metadata = {_RECORD: json.dumps(record)}
     with replaced_file(file) as partial:
         save_file(stored.statistics.to_tensors(), partial, metadata)
 
@@ -56,8 +60,8 @@ def load_statistics(file: Path) -> StoredStatistics:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - no mapping
-        settings = json.loads(metadata["settings"])
-        done, total = int(metadata["done"]), int(metadata["total"])
-        return StoredStatistics(Statistics.from_tensors(tensors), settings, done, total)
-    except (SafetensorError, OSError, KeyError, ValueError, SlimDiffError) as error:
+        record = json.loads(metadata[_RECORD])
+        done, total = int(record["done"]), int(record["total"])
+        return StoredStatistics(Statistics.from_tensors(tensors), dict(record["settings"]), done, total)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, SlimDiffError) as error:
         raise CheckpointError(f"{file} is truncated or no statistics file ({error}); calibrate again") from error

@@ -1,6 +1,7 @@
 """Slim the built-in pipeline, save it, and use what was saved as any diffusers user would."""
 
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -10,7 +11,6 @@ import pytest
 import torch
 from diffusers import (
     AutoPipelineForImage2Image,
-    AutoPipelineForInpainting,
     DiffusionPipeline,
     EulerDiscreteScheduler,
     StableDiffusionImg2ImgPipeline,
@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import slimdiff_fx
+from passes.errors import CheckpointError
 from slimdiff_fx.models import emoji_folder, load_pipeline
 from slimdiff_fx.sampling import Sampling, draw
 
@@ -121,27 +122,24 @@ def test_saving_again_keeps_it_loadable(result, saved, tmp_path):
     assert again.unet.config.slim_units == result.model.config.slim_units
 
 
-def test_other_schedulers_and_pipelines_go_on_working(saved):
+def test_other_schedulers_and_img2img_go_on_working(saved):
     pipe = DiffusionPipeline.from_pretrained(saved)
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
-    assert pipe("noto rose", num_inference_steps=2).images[0].size == (64, 64)
-    picture, mask = Image.new("RGB", (64, 64), "red"), Image.new("L", (64, 64), 255)
+    assert pipe("noto rose", num_inference_steps=1).images[0].size == (64, 64)
+    picture = Image.new("RGB", (64, 64), "red")
     for image_to_image in (
         AutoPipelineForImage2Image.from_pipe(pipe),
         StableDiffusionImg2ImgPipeline(**pipe.components),
+        # Named in full because diffusers compares exact classes here; it says so itself when it is left out.
+        StableDiffusionImg2ImgPipeline.from_pipe(pipe, unet=pipe.unet),
     ):
+        assert image_to_image.unet is pipe.unet
         image_to_image.set_progress_bar_config(disable=True)
-        assert image_to_image("noto rose", image=picture, num_inference_steps=2, strength=1.0).images[0].size == (
+        assert image_to_image("noto rose", image=picture, num_inference_steps=1, strength=1.0).images[0].size == (
             64,
             64,
         )
-    inpaint = AutoPipelineForInpainting.from_pipe(pipe)
-    inpaint.set_progress_bar_config(disable=True)
-    drawn = inpaint(
-        "noto rose", image=picture, mask_image=mask, height=64, width=64, num_inference_steps=2, strength=1.0
-    )
-    assert drawn.images[0].size == (64, 64)
 
 
 def test_pipe_to_and_save_in_another_dtype(saved):
@@ -153,30 +151,20 @@ def test_pipe_to_and_save_in_another_dtype(saved):
     assert half.unet.dtype == torch.float16
 
 
-@pytest.mark.slow
-def test_compiled_denoiser_gives_the_same_prediction(saved, result):
-    unet = DiffusionPipeline.from_pretrained(saved).unet
-    sample, timestep, text = result.program.args
-    with torch.no_grad():
-        eager = unet(sample, timestep, text, return_dict=False)[0]
-        compiled = torch.compile(unet)(sample, timestep, text, return_dict=False)[0]
-    assert torch.allclose(eager, compiled, rtol=0, atol=1e-4 * float(eager.abs().max()))
-
-
-def test_a_slim_pipeline_can_be_slimmed_again(saved, tmp_path):
-    pipe = DiffusionPipeline.from_pretrained(saved)
-    again = slimdiff_fx.slim(pipe, prompts=PROMPTS, samples=2, steps=1, policy=slimdiff_fx.KeepParams(0.9))
-    again.save_pretrained(tmp_path / "twice")
-    loaded = DiffusionPipeline.from_pretrained(tmp_path / "twice").unet
-    assert sum(values.numel() for values in loaded.parameters()) == again.summary.params_kept
-    assert again.summary.params < load_pipeline("emoji").pipe.unet.num_parameters()
+def test_a_slim_pipeline_can_be_slimmed_again(toy_pipeline, tmp_path):
+    folder, params = toy_pipeline, []
+    for turn in ("once", "twice"):
+        pipe = DiffusionPipeline.from_pretrained(folder)
+        result = slimdiff_fx.slim(pipe, prompts=PROMPTS, samples=2, steps=1, policy=slimdiff_fx.KeepParams(0.9))
+        folder = tmp_path / turn
+        result.save_pretrained(folder)
+        params.append((result.summary.params, result.summary.params_kept))
+    assert params[1][0] == params[0][1] > params[1][1]
+    loaded = DiffusionPipeline.from_pretrained(folder).unet
+    assert sum(values.numel() for values in loaded.parameters()) == params[1][1]
 
 
 def test_altered_weights_are_refused(saved, tmp_path):
-    import shutil
-
-    from passes.errors import CheckpointError
-
     folder = tmp_path / "altered"
     shutil.copytree(saved, folder)
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"

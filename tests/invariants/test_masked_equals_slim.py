@@ -83,16 +83,6 @@ def test_masked_equals_slim(case: tuple[str, int, SlimPlan]) -> None:
     assert program_macs(slim) == program_macs(program) - sum(
         unit_macs(program, sites[name]) * count for name, count in gone.items()
     )
-    # A plan survives being written down.
-    again = SlimPlan.from_json(plan.to_json())
-    assert again.sites == plan.sites
-    replayed = rewrite(program, again)
-    assert replayed.graph_module.code == slim.graph_module.code
-    for (name, left), (other, right) in zip(
-        replayed.graph_module.named_parameters(), slim.graph_module.named_parameters(), strict=True
-    ):
-        assert name == other
-        assert torch.equal(left, right)
 
 
 @settings(max_examples=23, **_COMMON)
@@ -100,7 +90,8 @@ def test_masked_equals_slim(case: tuple[str, int, SlimPlan]) -> None:
 def test_slim_equals_weights_cut_by_hand(case: tuple[str, int, SlimPlan]) -> None:
     family, seed, plan = case
     program = captured(family, seed)
-    slim = rewrite(program, plan)
+    # A plan survives being written down: what is read back is what is carried out.
+    slim = rewrite(program, SlimPlan.from_json(plan.to_json()))
     model = FAMILIES[family](seed, torch.float64)
     for args, kwargs in fresh_inputs(program, seed=1):
         expected = _run(slim, args, kwargs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -21,6 +23,8 @@ from tests.toy_denoisers import FAMILIES, unet_sd15
 
 # fp32 as the requirement says; what is measured is about 1e-6.
 FLOAT32, FLOAT16 = 1e-4, 1e-2
+# The package gives the function of the same name, so the module has to be asked for by its full name.
+EXPORTER = sys.modules["slimdiff_fx.export_onnx"]
 
 
 class Wavy(nn.Module):
@@ -122,14 +126,10 @@ def test_overflow_is_an_error(wavy: Program, tmp_path: Path) -> None:
 
 def test_a_baked_size_is_an_error(wavy: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Lowered with nothing dynamic, the graph holds its traced sizes as numbers.
-    from dataclasses import replace
-
-    import slimdiff_fx.export_onnx as module
-
     def baked(program: Program) -> torch.export.ExportedProgram:
         return torch.export.export(program.graph_module, program.args, strict=False)
 
-    monkeypatch.setattr(module, "lower", lambda program: baked(replace(program, dynamic_shapes=None)))
+    monkeypatch.setattr(EXPORTER, "lower", lambda program: baked(replace(program, dynamic_shapes=None)))
     with pytest.raises(ExportError, match="'sample': dimension 0 was dynamic and became 2"):
         export_onnx(wavy, tmp_path / "wavy.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -144,12 +144,10 @@ def test_impossible_place(wavy: Program, tmp_path: Path, path: str, message: str
 
 
 def test_full_disk_leaves_nothing(wavy: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import slimdiff_fx.export_onnx as module
-
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "_write", full)
+    monkeypatch.setattr(EXPORTER, "_write", full)
     with pytest.raises(CheckpointError, match="No space left on device"):
         export_onnx(wavy, tmp_path / "wavy.onnx")
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,134 @@
+"""The commands, one after the other, on a tiny pipeline: what they write, and that stages equal the one call."""
+
+import json
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from passes.plan import SlimPlan
+from slimdiff_fx.cli import app
+from slimdiff_fx.statistics_file import load_statistics
+from slimdiff_fx.terminal import TerminalListener
+
+CALIBRATION = ("--samples", "5", "--batch", "2", "--seed", "1")
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+def run(*arguments, expect=0):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == expect, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("commands")
+
+
+@pytest.fixture(scope="module")
+def slim(toy_pipeline, folder):
+    """Slim in one call; give the folder and what was printed."""
+    result = run("slim", toy_pipeline, "-o", folder / "slim", *CALIBRATION, "--keep-params", "0.9", "--pictures", "2")
+    return folder / "slim", result.stdout
+
+
+@pytest.fixture(scope="module")
+def statistics(toy_pipeline, folder):
+    run("calibrate", toy_pipeline, "-o", folder / "statistics.safetensors", *CALIBRATION)
+    return folder / "statistics.safetensors"
+
+
+def test_slim_prints_the_table_and_what_was_proved(slim):
+    _, printed = slim
+    for text in ("Dense → slim", "mid_block.attentions.0", "heads", "neurons", "whole denoiser", "slim equals masked"):
+        assert text in printed
+    assert "denoiser calls" in printed
+
+
+def test_slim_leaves_a_whole_folder_and_no_checkpoint(slim, folder):
+    out, _ = slim
+    report = json.loads((out / "report.json").read_text())
+    assert report["summary"]["params_kept"] <= 0.9 * report["summary"]["params"]
+    assert report["calibration"]["samples"] == 5
+    assert set(report["seconds"]) == {"capture", "calibrate", "analyze", "rewrite", "validate", "draw"}
+    assert list(report["pictures"]["psnr_db"]) == ["mushroom", "watermelon"]
+    with Image.open(out / "dense_and_slim.png") as sheet:
+        assert sheet.width > 600
+    assert load_statistics(out / "statistics.safetensors").done == 5
+    assert not list(folder.glob("*checkpoint*"))
+    assert not list(folder.glob("*.calibration.safetensors"))
+    assert "_name_or_path" not in (out / "model_index.json").read_text()
+
+
+def test_weights_that_were_half_precision_are_stored_so_and_load_as_float32(slim):
+    out, _ = slim
+    assert {values.dtype for values in load_file(out / WEIGHTS).values()} == {torch.float16}
+    pipe = DiffusionPipeline.from_pretrained(out)
+    assert {pipe.unet.dtype, pipe.vae.dtype, pipe.text_encoder.dtype} == {torch.float32}
+
+
+def test_stages_one_at_a_time_give_the_same_pipeline(toy_pipeline, folder, slim, statistics):
+    out, _ = slim
+    printed = run(
+        "plan", toy_pipeline, "--statistics", statistics, "--keep-params", "0.9", "-o", folder / "plan.json"
+    ).stdout
+    assert "whole denoiser" in printed
+    run("apply", toy_pipeline, "--plan", folder / "plan.json", "-o", folder / "applied")
+    plans = [SlimPlan.from_json(file.read_text()) for file in (folder / "plan.json", out / "unet/slim_plan.json")]
+    assert plans[0].sites == plans[1].sites
+    assert (folder / "applied" / WEIGHTS).read_bytes() == (out / WEIGHTS).read_bytes()
+
+
+def test_ctrl_c_leaves_a_checkpoint_that_resumes_to_the_same_bits(toy_pipeline, folder, statistics, monkeypatch):
+    out, calls = folder / "resumed.safetensors", []
+
+    def interrupt(self, count):
+        calls.append(count)
+        if len(calls) == 3:  # in the middle of the second batch of two steps
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TerminalListener, "advance", interrupt)
+        result = run("calibrate", toy_pipeline, "-o", out, *CALIBRATION, expect=130)
+    assert result.stderr.startswith("error: interrupted; ")
+    assert "--resume" in result.stderr
+    assert not out.exists()
+    run("calibrate", toy_pipeline, "-o", out, *CALIBRATION, "--resume")
+    assert out.read_bytes() == statistics.read_bytes()
+    assert not list(folder.glob("*.checkpoint"))
+
+
+def test_calibration_is_not_lost_when_what_follows_fails(toy_pipeline, tmp_path, monkeypatch):
+    arguments = ("slim", toy_pipeline, "-o", tmp_path / "out", *CALIBRATION, "--pictures", "0")
+    assert "ask for" in run(*arguments, "--keep-params", "0.01", expect=1).stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["out.calibration.safetensors"]
+    monkeypatch.setattr("slimdiff_fx.calibration_run.observe_batch", None)  # nothing is left to run
+    run(*arguments, "--tau", "0.1", "--resume")
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
+def test_pictures_with_captions(toy_pipeline, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for colour in ("red", "green", "blue"):
+        Image.new("RGB", (80, 60), colour).save(images / f"{colour}.png")
+        (images / f"{colour}.txt").write_text(f"{colour} square")
+    arguments = ("calibrate", toy_pipeline, "-o", tmp_path / "s", "--images", images, "--samples", "4", "--steps", "3")
+    assert "4 samples from 3 pictures" in run(*arguments).stdout
+    stored = load_statistics(tmp_path / "s")
+    assert stored.settings["source"] == "images"
+    assert stored.settings["images"][3] == stored.settings["images"][0]
+    assert stored.statistics.samples == 4 * 3 * 2
+
+
+@pytest.mark.slow
+def test_export_to_both_formats(slim, tmp_path):
+    out, _ = slim
+    printed = run("export", out, "--format", "pt2", "-o", tmp_path / "unet.pt2").stdout
+    assert "equals torch to" in printed
+    assert run("export", out, "--format", "onnx", "-o", tmp_path / "unet.onnx").stdout.count("equals torch to") == 1
+    assert (tmp_path / "unet.onnx").is_file()

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from passes.errors import PlanError
+from passes.site import Producer
+from passes.sites import find_sites, find_unsupported, locate, locate_all
+from tests.hand_modules import HEAD_DIM, HEADS, NEURONS, WIDTH, Attention, FeedForward, captured
+from tests.plans import captured as captured_family
+from tests.toy_denoisers import FAMILIES
+
+COUNTS = {
+    "unet_sd15": (8, 4),
+    "unet_sd21": (8, 4),
+    "unet_sdxl": (16, 8),
+    "unet_inpaint": (8, 4),
+    "unet_unconditional": (4, 0),
+    "pixart": (4, 3),  # its caption projection is a feed-forward on tokens
+    "dit": (2, 2),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_its_sites(family: str) -> None:
+    program = captured_family(family, 0)
+    sites = find_sites(program)
+    kinds = [site.kind for site in sites]
+    assert (kinds.count("attention"), kinds.count("feed_forward")) == COUNTS[family]
+    assert find_unsupported(program) == ()
+    assert len({site.name for site in sites}) == len(sites)
+    order = [node.name for node in program.graph.nodes]
+    consumers = [order.index(locate(program, site).consumer.name) for site in sites]
+    assert consumers == sorted(consumers)
+    for site in sites:
+        assert site.units >= 2
+        paths = [*(producer.path for producer in site.producers), site.consumer]
+        assert all(path.startswith(site.name + ".") for path in paths)
+
+
+@pytest.mark.parametrize("way", ["plain", "mask_broadcast", "mask_repeated", "flatten"])
+def test_attention_is_found_with_its_baked_head_counts(way: str) -> None:
+    program = captured(Attention(way=way))
+    (site,) = find_sites(program)
+    assert find_unsupported(program) == ()
+    assert (site.kind, site.units, site.unit_width, site.consumer) == ("attention", HEADS, HEAD_DIM, "out")
+    assert site.producers == (Producer("q"), Producer("k"), Producer("v"))
+    nodes = locate(program, site)
+    assert tuple(nodes.activation.meta["val"].shape[1::2]) == (HEADS, HEAD_DIM)
+    assert nodes.query is not None
+    assert nodes.key is not None
+    assert nodes.value is not None
+    assert [str(call.target) for call in nodes.producers] == ["q", "k", "v"]
+    for constant in nodes.constants:
+        value: object = constant.node.args
+        for step in constant.argument:
+            value = value[step]  # type: ignore[index]
+        assert value == HEADS * constant.per_unit
+    expected = {"plain": 4, "mask_broadcast": 4, "mask_repeated": 6, "flatten": 3}
+    assert len(nodes.constants) == expected[way]
+
+
+@pytest.mark.parametrize("way", ["fused", "split"])
+def test_fused_attention_has_one_producer(way: str) -> None:
+    program = captured(Attention(way=way))
+    (site,) = find_sites(program)
+    assert site.producers == (Producer("qkv", (0, WIDTH, 2 * WIDTH)),)
+    splits = [constant for constant in locate(program, site).constants if "split" in constant.node.name]
+    assert [(constant.argument, constant.per_unit) for constant in splits] == (
+        [((1,), HEAD_DIM)] if way == "split" and splits[0].argument == (1,) else [((1, at), HEAD_DIM) for at in range(3)]
+    ) * bool(splits)
+    assert bool(splits) == (way == "split")
+
+
+@pytest.mark.parametrize(
+    ("way", "reason"),
+    [
+        ("grouped", "grouped-query"),
+        ("leak", "outside this attention"),
+        ("norm_before", "stands between"),
+        ("norm_after", "stands between"),
+        ("written_out", "matmul, softmax, matmul"),
+        ("same_linear", "more than once|outside this attention|same channels"),
+        ("tied", "shares its weight|stands between"),
+        ("mask_by_head", "mask"),
+        ("head_gain", "goes through"),
+    ],
+)
+def test_attention_that_cannot_be_followed_is_refused_with_the_reason(way: str, reason: str) -> None:
+    program = captured(Attention(way=way))
+    assert find_sites(program) == ()
+    (unsupported,) = find_unsupported(program)
+    assert unsupported.kind == "attention"
+    assert re.search(reason, unsupported.reason)
+
+
+@pytest.mark.parametrize("way", ["plain", "geglu", "split", "swiglu", "quick_gelu"])
+def test_feed_forward_is_found(way: str) -> None:
+    program = captured(FeedForward(way=way))
+    (site,) = find_sites(program)
+    assert find_unsupported(program) == ()
+    assert (site.kind, site.units, site.unit_width, site.consumer) == ("feed_forward", NEURONS, 1, "down")
+    expected = {
+        "geglu": (Producer("up", (0, NEURONS)),),
+        "split": (Producer("up", (0, NEURONS)),),
+        "swiglu": (Producer("up"), Producer("gate")),
+    }
+    assert site.producers == expected.get(way, (Producer("up"),))
+    nodes = locate(program, site)
+    assert nodes.activation.meta["val"].shape[-1] == NEURONS
+    assert "dropout" not in nodes.activation.name
+    assert nodes.consumer.target == "down"
+    baked = [(constant.argument, constant.per_unit) for constant in nodes.constants]
+    assert baked == ([((1, 0), 1), ((1, 1), 1)] if way == "split" else [])
+
+
+@pytest.mark.parametrize("way", ["vector", "linear", "norm", "gain"])
+def test_what_is_no_feed_forward_is_no_site(way: str) -> None:
+    program = captured(FeedForward(way=way))
+    assert find_sites(program) == ()
+    assert find_unsupported(program) == ()
+
+
+@pytest.mark.parametrize(
+    ("way", "reason"), [("leak", "elsewhere"), ("half_used", "elsewhere"), ("twice", "elsewhere|more than once")]
+)
+def test_feed_forward_that_is_seen_elsewhere_is_refused(way: str, reason: str) -> None:
+    program = captured(FeedForward(way=way))
+    assert find_sites(program) == ()
+    unsupported = find_unsupported(program)
+    assert unsupported
+    assert all(item.kind == "feed_forward" and re.search(reason, item.reason) for item in unsupported)
+
+
+def test_locate_refuses_a_site_of_another_program() -> None:
+    (site,) = find_sites(captured(Attention()))
+    other = captured(FeedForward())
+    with pytest.raises(PlanError, match="find the sites of this program anew"):
+        locate(other, site)
+
+
+def test_finding_leaves_the_program_alone() -> None:
+    program = captured(Attention())
+    before = str(program.graph)
+    locate_all(program)
+    assert str(program.graph) == before
+    assert torch.equal(program(*program.args), program(*program.args))
