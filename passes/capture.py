@@ -56,7 +56,7 @@ def capture(
     try:
         exported = _export(module, args, kwargs, dynamic_shapes)
         tensors = _tensors(module)
-        graph_module = raise_modules(exported.module(check_guards=False), root, tensors)
+        graph_module = raise_modules(exported.module(check_guards=False), root, tensors, module.state_dict().keys())
         _check_same(module, graph_module, args, kwargs)
         guards = _guards(module, graph_module, exported, args, kwargs)
     finally:

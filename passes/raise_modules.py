@@ -6,7 +6,7 @@ same settings; `capture` compares the two graphs' results bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -21,13 +21,16 @@ aten = torch.ops.aten
 _CHECKS = frozenset({"_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range_for_size"})
 
 
-def raise_modules(exported: fx.GraphModule, root: str, parameters: Mapping[str, Tensor]) -> fx.GraphModule:
+def raise_modules(
+    exported: fx.GraphModule, root: str, tensors: Mapping[str, Tensor], persistent: Collection[str]
+) -> fx.GraphModule:
     """Give a plain graph module whose linears, convolutions, norms and embeddings are modules.
 
     Args:
         exported: module of an exported program; left as it is.
         root: dotted prefix that every name loses, or "".
-        parameters: the model's own parameters and buffers by full name; they are shared, not copied.
+        tensors: the model's own parameters and buffers by full name; they are shared, not copied.
+        persistent: full names that belong to the model's state dict.
 
     Returns:
         The raised graph module. Every node of the result has `meta["val"]` where the exported one had it.
@@ -38,7 +41,6 @@ def raise_modules(exported: fx.GraphModule, root: str, parameters: Mapping[str, 
     graph = fx.Graph()
     renamed: dict[fx.Node, fx.Node] = {}
     owner = nn.Module()
-    persistent = {name for name, value in parameters.items() if isinstance(value, nn.Parameter)}
     for node in exported.graph.nodes:
         if _is_check(node):
             continue
@@ -51,11 +53,11 @@ def raise_modules(exported: fx.GraphModule, root: str, parameters: Mapping[str, 
         renamed[node] = copied
         if node.op == "get_attr":
             name = _stripped(str(node.target), root)
-            tensor = parameters.get(str(node.target))
+            tensor = tensors.get(str(node.target))
             if tensor is None:
                 tensor = _attribute(exported, str(node.target))
             copied.target = name
-            _put(owner, name, tensor, isinstance(tensor, nn.Parameter) or str(node.target) in persistent)
+            _put(owner, name, tensor, str(node.target) in persistent)
     graph.set_codegen(exported.graph._codegen)
     for node in list(graph.nodes):
         _raise_node(node, owner)

@@ -42,6 +42,14 @@ class _Numbering(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return hashlib.sha256(data + str((tensor.dtype, tuple(tensor.shape))).encode()).hexdigest()
         return f"unknown {id(tensor)}"
 
+    def _on_meta(self, tensor: Tensor) -> Tensor:
+        """Put a constant where everything else is, under the number of its values."""
+        if tensor.device.type == "meta":
+            return tensor
+        shadow = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+        self._numbers[id(shadow)] = (shadow, self.number(tensor))
+        return shadow
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -50,7 +58,10 @@ class _Numbering(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if "device" in {argument.name for argument in func._schema.arguments}:
             kwargs["device"] = torch.device("meta")
         name = func._schema.name.removeprefix("aten::")
-        flat, _ = tree_flatten((args, kwargs))
+        flat, spec = tree_flatten((args, kwargs))
+        if name not in _SAME:
+            flat = [self._on_meta(value) if isinstance(value, Tensor) else value for value in flat]
+            args, kwargs = tree_unflatten(flat, spec)
         inputs = [self.number(value) if isinstance(value, Tensor) else repr(value) for value in flat]
         result = func(*args, **kwargs)
         same = (

@@ -41,7 +41,7 @@ def _check_graph(program: Program) -> None:
             getattr(program.graph_module.get_submodule(owner), leaf)
         except AttributeError as error:
             raise VerificationError(
-                f"node {node.name!r} uses {node.target!r}, which the program doesn't have"
+                f"node {node.name!r} uses {node.target!r}, which the program lacks"
             ) from error
     try:
         program.graph.lint()
@@ -83,5 +83,6 @@ def _check_sites(program: Program, sites: Iterable[Site]) -> None:
             raise VerificationError(f"site {site.name!r} is gone")
         if found != site:
             raise VerificationError(
-                f"site {site.name!r} is {found.units} x {found.unit_width}, not {site.units} x {site.unit_width}"
+                f"site {site.name!r} has {found.units} units of width {found.unit_width}, or other linears than before; "
+                f"expected are {site.units} of width {site.unit_width}"
             )

@@ -7,6 +7,7 @@ from typing import Any
 
 from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import PixArtAlphaTextProjection
 from torch import nn
 
 from passes.errors import PlanError
@@ -106,26 +107,29 @@ def _attention(owner: Attention, name: str) -> Site:
     return Site(name, "attention", owner.heads, head_dim, producers, f"{name}.to_out.0")
 
 
-def _feed_forward(model: nn.Module, owner: nn.Module, name: str) -> Site:
-    if isinstance(owner, nn.ModuleList):  # named after its list of layers
-        parent, _, last = name.rpartition(".")
-        owner = model.get_submodule(parent) if last == "net" else owner
+def _feed_forward(model: nn.Module, owner: Any, name: str) -> Site:
+    parent, _, last = name.rpartition(".")
+    if isinstance(owner, nn.ModuleList) and last == "net":  # named after its list of layers
+        owner = model.get_submodule(parent)
     else:
         parent = name
-    if not isinstance(owner, FeedForward):
-        raise PlanError(
-            f"site {name!r}: {type(owner).__name__} is no diffusers feed-forward; rewrite the captured program"
-        )
-    up, down = getattr(owner.net[0], "proj", None), owner.net[2]
+    if isinstance(owner, FeedForward):
+        ends = "net.0.proj", "net.2"
+    elif isinstance(owner, PixArtAlphaTextProjection):
+        ends = "linear_1", "linear_2"
+    else:
+        raise PlanError(f"site {name!r}: {type(owner).__name__} is no known feed-forward; rewrite the captured program")
+    try:
+        up, down = (owner.get_submodule(end) for end in ends)
+    except AttributeError as error:
+        raise PlanError(f"site {name!r}: {error}; rewrite the captured program") from error
     if not isinstance(up, nn.Linear) or not isinstance(down, nn.Linear):
-        raise PlanError(f"site {name!r}: its layers are not linear, activation, linear; rewrite the captured program")
+        raise PlanError(f"site {name!r}: not linear, activation, linear; rewrite the captured program")
     units, blocks = down.in_features, up.out_features // down.in_features
     if blocks not in (1, 2) or up.out_features != blocks * units:
-        raise PlanError(
-            f"site {name!r}: {up.out_features} channels up don't fit {units} down; rewrite the captured program"
-        )
+        raise PlanError(f"site {name!r}: {up.out_features} channels up, {units} down; rewrite the captured program")
     offsets = tuple(block * units for block in range(blocks))
-    return Site(name, "feed_forward", units, 1, (Producer(f"{parent}.net.0.proj", offsets),), f"{parent}.net.2")
+    return Site(name, "feed_forward", units, 1, (Producer(f"{parent}.{ends[0]}", offsets),), f"{parent}.{ends[1]}")
 
 
 def _mend_attention(owner: Attention, site: Site, kept: int) -> None:

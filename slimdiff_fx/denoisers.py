@@ -163,6 +163,8 @@ def describe(
     """
     if batch < 2:
         raise UsageError(f"the example batch is {batch}; use 2 or more: a batch of 1 captures as a constant")
+    if not isinstance(model, (UNet2DConditionModel, UNet2DModel, PixArtTransformer2DModel, DiTTransformer2DModel)):
+        raise UsageError(f"{type(model).__name__} is not a denoiser this knows; supported are {', '.join(SUPPORTED)}")
     example = _Example(model, batch, height, width, tokens, seed)
     if isinstance(model, UNet2DConditionModel):
         return _describe_unet(model, example)
@@ -170,9 +172,7 @@ def describe(
         return _describe_plain_unet(model, example)
     if isinstance(model, PixArtTransformer2DModel):
         return _describe_pixart(model, example)
-    if isinstance(model, DiTTransformer2DModel):
-        return _describe_dit(model, example)
-    raise UsageError(f"{type(model).__name__} is not a denoiser this knows; supported are {', '.join(SUPPORTED)}")
+    return _describe_dit(model, example)
 
 
 BATCH = Dim("batch", min=1)
@@ -263,14 +263,19 @@ def _describe_unet(model: Any, example: _Example) -> DenoiserInputs:
             f"UNet2DConditionModel with addition_embed_type {config.addition_embed_type!r} is not supported; "
             "only None and 'text_time' (SDXL) are"
         )
-    # SDXL's base model has six time ids, its refiner five: what the projection leaves beside the pooled text tells.
-    ids = 6 if _pooled(config, 6) in (1280, 768, 2048) or config.projection_class_embeddings_input_dim < 2560 else 5
-    added = {"text_embeds": example.normal(_pooled(config, ids)), "time_ids": example.normal(ids)}
+    ids = time_ids(config)
+    pooled = config.projection_class_embeddings_input_dim - ids * config.addition_time_embed_dim
+    added = {"text_embeds": example.normal(pooled), "time_ids": example.normal(ids)}
     return DenoiserInputs(_AddedUNet(model), (*args, added), {}, (*shapes, {name: {0: BATCH} for name in added}))
 
 
-def _pooled(config: Any, ids: int) -> int:
-    return int(config.projection_class_embeddings_input_dim - ids * config.addition_time_embed_dim)
+def time_ids(config: Any) -> int:
+    """Count the time ids of an SDXL UNet: six, but five in the refiner, which takes an aesthetic score for two sizes.
+
+    The configuration holds only the sum of all embeddings; the refiner's 2,560 is 1,280 of text and five times 256.
+    """
+    refiner = (config.projection_class_embeddings_input_dim, config.addition_time_embed_dim) == (2560, 256)
+    return 5 if refiner else 6
 
 
 def _describe_plain_unet(model: Any, example: _Example) -> DenoiserInputs:

@@ -28,7 +28,11 @@ class Everything(nn.Module):
         self.table = nn.Embedding(7, 8, padding_idx=1)
         self.conv = nn.Conv2d(2, 4, 3, stride=2, padding=1, groups=2, bias=False)
         self.same = nn.Conv2d(4, 4, 3, padding="same", dilation=2)
-        self.groups, self.layer, self.rms = nn.GroupNorm(2, 4, eps=1e-3), nn.LayerNorm(4, eps=1e-4), nn.RMSNorm(4, eps=1e-4)
+        self.groups, self.layer, self.rms = (
+            nn.GroupNorm(2, 4, eps=1e-3),
+            nn.LayerNorm(4, eps=1e-4),
+            nn.RMSNorm(4, eps=1e-4),
+        )
         self.linear = nn.Linear(4, 4)
 
     def forward(self, image: Tensor, index: Tensor) -> Tensor:

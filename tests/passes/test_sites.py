@@ -69,7 +69,9 @@ def test_fused_attention_has_one_producer(way: str) -> None:
     assert site.producers == (Producer("qkv", (0, WIDTH, 2 * WIDTH)),)
     splits = [constant for constant in locate(program, site).constants if "split" in constant.node.name]
     assert [(constant.argument, constant.per_unit) for constant in splits] == (
-        [((1,), HEAD_DIM)] if way == "split" and splits[0].argument == (1,) else [((1, at), HEAD_DIM) for at in range(3)]
+        [((1,), HEAD_DIM)]
+        if way == "split" and splits[0].argument == (1,)
+        else [((1, at), HEAD_DIM) for at in range(3)]
     ) * bool(splits)
     assert bool(splits) == (way == "split")
 

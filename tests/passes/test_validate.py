@@ -130,7 +130,7 @@ def test_relative_error_by_hand() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_tolerance_of_each_dtype(dtype: torch.dtype) -> None:
-    program = captured(FAMILY, dtype=dtype)
+    program = captured("dit", dtype=dtype)
     plan = random_plan(program, seed=11, touched=1.0)
     report = validate(program, plan, rewrite(program, plan))
     assert report.relative_error <= report.tolerance == TOLERANCES[dtype]
