@@ -40,9 +40,7 @@ def _check_graph(program: Program) -> None:
             owner, _, leaf = str(node.target).rpartition(".")
             getattr(program.graph_module.get_submodule(owner), leaf)
         except AttributeError as error:
-            raise VerificationError(
-                f"node {node.name!r} uses {node.target!r}, which the program lacks"
-            ) from error
+            raise VerificationError(f"node {node.name!r} uses {node.target!r}, which the program lacks") from error
     try:
         program.graph.lint()
     except Exception as error:  # lint raises several kinds
@@ -83,6 +81,6 @@ def _check_sites(program: Program, sites: Iterable[Site]) -> None:
             raise VerificationError(f"site {site.name!r} is gone")
         if found != site:
             raise VerificationError(
-                f"site {site.name!r} has {found.units} units of width {found.unit_width}, or other linears than before; "
+                f"site {site.name!r} has {found.units} units of width {found.unit_width}, or other linears; "
                 f"expected are {site.units} of width {site.unit_width}"
             )

@@ -66,10 +66,13 @@ def unet_sd21(seed: int, dtype: torch.dtype = torch.float32) -> nn.Module:
 
 def unet_sdxl(seed: int, dtype: torch.dtype = torch.float32) -> nn.Module:
     """Build a UNet as in SDXL: pooled text and time ids as added conditions, two transformer layers at the bottom."""
+    head_dim = random.Random(seed).choice([4, 8])
     return _unet(
         seed,
         dtype,
         use_linear_projection=True,
+        block_out_channels=(2 * head_dim, 4 * head_dim),
+        attention_head_dim=(2, 4),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         transformer_layers_per_block=(1, 2),

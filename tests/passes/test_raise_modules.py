@@ -56,7 +56,7 @@ def test_every_kind_is_raised_with_its_settings() -> None:
 
 
 class Odd(nn.Module):
-    """Parameters under names that no module has, one weight in two roles, a constant, a buffer out of the state dict."""
+    """Parameters under names that no module has, one weight in two roles, a constant, an unsaved buffer."""
 
     def __init__(self) -> None:
         super().__init__()

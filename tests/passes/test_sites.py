@@ -68,12 +68,11 @@ def test_fused_attention_has_one_producer(way: str) -> None:
     (site,) = find_sites(program)
     assert site.producers == (Producer("qkv", (0, WIDTH, 2 * WIDTH)),)
     splits = [constant for constant in locate(program, site).constants if "split" in constant.node.name]
-    assert [(constant.argument, constant.per_unit) for constant in splits] == (
-        [((1,), HEAD_DIM)]
-        if way == "split" and splits[0].argument == (1,)
-        else [((1, at), HEAD_DIM) for at in range(3)]
-    ) * bool(splits)
-    assert bool(splits) == (way == "split")
+    for constant in splits:
+        assert constant.per_unit == HEAD_DIM
+        assert constant.argument[0] == 1
+    # chunk works its sizes out; split has one baked for all parts, or one for each
+    assert len(splits) in ((0,) if way == "fused" else (1, 3))
 
 
 @pytest.mark.parametrize(

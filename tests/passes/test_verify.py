@@ -44,7 +44,7 @@ def test_a_missing_module_is_named() -> None:
 def test_a_dead_parameter_is_named() -> None:
     program = _program()
     program.graph_module.add_module("left_over", nn.Linear(2, 2))
-    with pytest.raises(VerificationError, match="nothing uses parameter 'left_over.weight'"):
+    with pytest.raises(VerificationError, match=r"nothing uses parameter 'left_over\.weight'"):
         verify(program)
 
 
