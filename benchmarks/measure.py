@@ -95,6 +95,7 @@ class Watch:
 
     Attributes:
         seconds: how long the block took.
+        cpu_seconds: processor time of all threads in it: what stays of `seconds` on a machine that does nothing else.
         start: resident bytes at its start.
         peak: most resident bytes in it.
     """
@@ -104,7 +105,7 @@ class Watch:
         self._process = psutil.Process(os.getpid())
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
-        self.seconds = 0.0
+        self.seconds = self.cpu_seconds = 0.0
         self.start = self.peak = 0
 
     @property
@@ -114,12 +115,13 @@ class Watch:
 
     def __enter__(self) -> Watch:
         self.start = self.peak = resident()
-        self._began = time.perf_counter()
+        self._began, self._cpu_began = time.perf_counter(), time.process_time()
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.seconds = time.perf_counter() - self._began
+        self.cpu_seconds = time.process_time() - self._cpu_began
         self._stop.set()
         self._thread.join()
         self.peak = max(self.peak, resident())

@@ -128,11 +128,13 @@ def measure_scale(
         "stages": {
             name: {
                 "seconds": round(watch.seconds, 2),
+                "cpu_seconds": round(watch.cpu_seconds, 2),
                 "peak_over_loaded_gb": round((watch.peak - loaded) / 1e9, 3),
             }
             for name, watch in stages.items()
         },
         "seconds": round(sum(stages[name].seconds for name in counted), 1),
+        "cpu_seconds": round(sum(stages[name].cpu_seconds for name in counted), 1),
         "seconds_of": counted,
         "peak_gb": round(peak / 1e9, 3),
         "peak_over_loaded_ratio": round((peak - loaded) / weights, 3),
@@ -181,13 +183,15 @@ def main(
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
     table = Table(title=f"{config}: {result['params'] / 1e6:.1f}M parameters in {result['dtype']}, {result['sites']}")
-    for column in ("stage", "seconds", "peak over loaded, GB"):
+    for column in ("stage", "seconds", "CPU seconds", "peak over loaded, GB"):
         table.add_column(column, justify="right")
     for name, stage in result["stages"].items():
-        table.add_row(name, f"{stage['seconds']:.1f}", f"{stage['peak_over_loaded_gb']:.2f}")
+        table.add_row(
+            name, f"{stage['seconds']:.1f}", f"{stage['cpu_seconds']:.1f}", f"{stage['peak_over_loaded_gb']:.2f}"
+        )
     console.print(table)
     console.print(
-        f"{result['seconds']} s in all; peak {result['peak_gb']} GB, over the loaded model "
+        f"{result['seconds']} s in all ({result['cpu_seconds']} s of processor time); peak {result['peak_gb']} GB, over the loaded model "
         f"{result['peak_over_loaded_ratio']}× the weights' size"
     )
     console.print(f"written to {write_result(f'scale-{config}', result, output)}")

@@ -33,6 +33,8 @@ def write(parts: Path, pictures: Pictures, folder: Path) -> StableDiffusionPipel
     )
     pipe.to(torch.float16).save_pretrained(folder, safe_serialization=True)
     _load_text_encoder_in_float32(folder)
+    for part in ("unet", "vae"):
+        _forget_origin(folder / part / "config.json")
     split = {
         "train": [c for c, out in zip(pictures.captions, pictures.held_out, strict=True) if not out],
         "held_out": [c for c, out in zip(pictures.captions, pictures.held_out, strict=True) if out],
@@ -51,3 +53,9 @@ def _load_text_encoder_in_float32(folder: Path) -> None:
     path = folder / "text_encoder/config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps({**config, "dtype": "float32"}, indent=2, sort_keys=True) + "\n")
+
+
+def _forget_origin(config: Path) -> None:
+    """Drop the folder that a part was loaded from: it names a place on the training machine."""
+    kept = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
+    config.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
