@@ -191,8 +191,8 @@ def main(
         )
     console.print(table)
     console.print(
-        f"{result['seconds']} s in all ({result['cpu_seconds']} s of processor time); peak {result['peak_gb']} GB, over the loaded model "
-        f"{result['peak_over_loaded_ratio']}× the weights' size"
+        f"{result['seconds']} s in all ({result['cpu_seconds']} s of processor time); peak {result['peak_gb']} GB, "
+        f"over the loaded model {result['peak_over_loaded_ratio']}× the weights' size"
     )
     console.print(f"written to {write_result(f'scale-{config}', result, output)}")
 
