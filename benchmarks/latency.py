@@ -152,7 +152,7 @@ def main(
     batch: Annotated[int, typer.Option(help="Batch size; guidance makes 2 of 1.")] = 2,
     height: Annotated[int | None, typer.Option(help="Latent height; the model's own by default.")] = None,
     width: Annotated[int | None, typer.Option(help="Latent width.")] = None,
-    tokens: Annotated[int | None, typer.Option(help="Text tokens.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Text tokens; the pipeline's own by default.")] = None,
     repeats: Annotated[int, typer.Option(help="Rounds at least.")] = 20,
     warmup: Annotated[int, typer.Option(help="Rounds not counted.")] = 3,
     min_seconds: Annotated[float, typer.Option(help="Time at least to spend on each model.")] = 5.0,
@@ -166,12 +166,14 @@ def main(
         require(backend)
         if threads:
             torch.set_num_threads(threads)
+        names = models or ["emoji"]
+        loaded = [load_denoiser(name) for name in names]
         result = measure_latency(
-            [(_short(name, index), load_unet(name)) for index, name in enumerate(models or ["emoji"])],
+            [(_short(name, index), model) for index, (name, (model, _)) in enumerate(zip(names, loaded, strict=True))],
             backend=backend,
             keep=keep,
             plan=None if plan is None else SlimPlan.from_json(plan.read_text()),
-            sizes={"batch": batch, "height": height, "width": width, "tokens": tokens},
+            sizes={"batch": batch, "height": height, "width": width, "tokens": tokens or loaded[0][1]},
             repeats=repeats,
             warmup=warmup,
             min_seconds=min_seconds,
@@ -185,15 +187,20 @@ def main(
     console.print(f"written to {path}")
 
 
-def load_unet(name: str) -> torch.nn.Module:
-    """Load the denoiser of a pipeline folder, a hub id or `emoji`."""
+def load_denoiser(name: str) -> tuple[torch.nn.Module, int | None]:
+    """Load the denoiser of a pipeline folder, a hub id or `emoji`.
+
+    Returns:
+        the denoiser, and how many tokens its pipeline's texts have, if there are texts.
+    """
     from slimdiff_fx.models import load_pipeline
 
     pipeline = load_pipeline(name).pipe
     model = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
     if not isinstance(model, torch.nn.Module):
         raise UsageError(f"{name} has neither a unet nor a transformer")
-    return model.eval()
+    length = getattr(getattr(pipeline, "tokenizer", None), "model_max_length", None)
+    return model.eval(), length if isinstance(length, int) and length < 4096 else None
 
 
 def _short(name: str, index: int) -> str:

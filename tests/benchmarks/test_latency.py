@@ -43,7 +43,7 @@ def test_dense_and_slim_in_one_run(denoiser: nn.Module) -> None:
 def test_command_writes_table_and_json(denoiser: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import typer
 
-    monkeypatch.setattr(latency, "load_unet", lambda name: denoiser)
+    monkeypatch.setattr(latency, "load_denoiser", lambda name: (denoiser, None))
     app = typer.Typer()
     app.command()(latency.main)
     run = CliRunner().invoke(
