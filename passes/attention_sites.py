@@ -207,11 +207,11 @@ def _part(node: fx.Node, size: int, width: int) -> tuple[fx.Node, int, list[Cons
     if split.target is aten.chunk.default:
         return source, index * size, []
     if split.target is aten.split.Tensor and split.args[1] == size:
-        return source, index * size, [Constant(split, (1,), width)]
+        return source, index * size, [Constant(split, (1,), counts_width=True)]
     if split.target is aten.split_with_sizes.default:
         sizes = split.args[1]
         if isinstance(sizes, (list, tuple)) and all(part == size for part in sizes):
-            return source, index * size, [Constant(split, (1, at), width) for at in range(len(sizes))]
+            return source, index * size, [Constant(split, (1, at), counts_width=True) for at in range(len(sizes))]
     return None
 
 
@@ -238,8 +238,8 @@ def _before(
             and result[-2:] == (heads, width)
             and source[-1] == heads * width
         ):
-            _note(node, rank - 2, heads, 1, constants)
-            _fixed(node, rank - 1, width)
+            _note(node, rank - 2, heads, constants)
+            _note(node, rank - 1, width, constants, counts_units=False, counts_width=True)
             return _Channels(len(source) - 1, len(source) - 1)
         if source == result:
             return after
@@ -258,19 +258,22 @@ def _permutation(node: fx.Node, rank: int) -> list[int] | None:
     return None
 
 
-def _note(node: fx.Node, at: int, value: int, per_unit: int, constants: list[Constant]) -> None:
+def _note(
+    node: fx.Node,
+    at: int,
+    value: int,
+    constants: list[Constant],
+    *,
+    counts_units: bool = True,
+    counts_width: bool = False,
+) -> None:
     """Note a baked size of a view, unless the view infers it."""
     sizes: Any = node.args[1]
     if sizes[at] == value and isinstance(sizes[at], int):
-        constants.append(Constant(node, (1, at), per_unit))
+        constants.append(Constant(node, (1, at), counts_units, counts_width))
     elif sizes[at] != -1:
-        raise _Refused(f"{node.name} takes a head count from {sizes[at]}, which can't be followed")
-
-
-def _fixed(node: fx.Node, at: int, value: int) -> None:
-    sizes: Any = node.args[1]
-    if not isinstance(sizes[at], int) or sizes[at] not in (-1, value):
-        raise _Refused(f"{node.name} takes a head's width from {sizes[at]}, which can't be followed")
+        what = "a head count" if counts_units else "a head's width"
+        raise _Refused(f"{node.name} takes {what} from {sizes[at]}, which can't be followed")
 
 
 def _trace_forward(program: Program, attention: fx.Node, heads: int, width: int, constants: list[Constant]) -> fx.Node:
@@ -312,7 +315,7 @@ def _after(
     if user.target in _VIEWS:
         result = shape_of(user)
         if (before.heads, before.width) == (rank - 2, rank - 1) and result[-1] == heads * width:
-            _note(user, len(result) - 1, heads * width, width, constants)
+            _note(user, len(result) - 1, heads * width, constants, counts_width=True)
             return _Channels(len(result) - 1, len(result) - 1)
         if result == shape_of(node):
             return before
@@ -343,16 +346,16 @@ def _follow_mask(program: Program, attention: fx.Node, heads: int, constants: li
             pass
         elif node.target is aten.repeat_interleave.self_int and _repeat_axis(node) == axis and node.args[1] == heads:
             # every head gets a copy of the same row
-            constants.append(Constant(node, (1,), 1))
+            constants.append(Constant(node, (1,)))
             if axis == 1 and shape_of(node.args[0])[1:2] not in ((1,),) and len(shape_of(node)) == 4:  # type: ignore[arg-type]
                 raise _Refused("the mask holds heads in a way that is not understood")
             return
         elif node.target is aten.expand.default and axis == 1 and shape_of(node.args[0])[-3:-2] == (1,):  # type: ignore[arg-type]
-            _note(node, 1, heads, 1, constants)
+            _note(node, 1, heads, constants)
             return
         elif node.target in _VIEWS and axis == 1 and len(shape_of(node.args[0])) == 3:  # type: ignore[arg-type]
             # [batch * heads, ...] -> [batch, heads, ...]
-            _note(node, 1, heads, 1, constants)
+            _note(node, 1, heads, constants)
             if shape_of(node.args[0])[-1] != shape_of(node)[-1]:  # type: ignore[arg-type]
                 raise _Refused("the mask holds heads in a way that is not understood")
             axis = 0

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, fx, nn
 
+from passes.plan import SitePlan
 from passes.program import Program
 from passes.site import Site
 from passes.site_nodes import SiteNodes
@@ -31,9 +32,9 @@ def unit_params(program: Program, site: Site) -> int:
     return total + site.unit_width * _linear(program, site.consumer).out_features
 
 
-def unit_macs(program: Program, site: Site) -> int:
-    """Count the MACs that go with one unit, at the example sizes."""
-    nodes = locate(program, site)
+def unit_macs(program: Program, site: Site, nodes: SiteNodes | None = None) -> int:
+    """Count the MACs that go with one unit, at the example sizes; `nodes` are the site's, if they are known already."""
+    nodes = nodes if nodes is not None else locate(program, site)
     total = 0
     for producer, call in zip(site.producers, nodes.producers, strict=True):
         linear = _linear(program, producer.path)
@@ -47,9 +48,20 @@ def site_params(program: Program, site: Site) -> int:
     return site.units * unit_params(program, site)
 
 
-def site_macs(program: Program, site: Site) -> int:
+def site_macs(program: Program, site: Site, nodes: SiteNodes | None = None) -> int:
     """Count the MACs of a site at the example sizes."""
-    return site.units * unit_macs(program, site)
+    return site.units * unit_macs(program, site, nodes)
+
+
+def entry_cost(site_cost: int, site: Site, entry: SitePlan) -> int:
+    """Give what stays of a site's parameters or MACs under a plan: both are proportional to its channels.
+
+    Args:
+        site_cost: of the whole site, from `site_params` or `site_macs`.
+        site: the dense site.
+        entry: what stays of it.
+    """
+    return site_cost * len(entry.kept) * (entry.width or site.unit_width) // site.width
 
 
 def program_params(program: Program) -> int:

@@ -26,14 +26,17 @@ from passes.small_sizes import SMALL
 Reach = dict[tuple[str, str], set[int]]
 
 
-def check_coupling(program: Program, site: Site, kept: Tensor, nodes: SiteNodes | None = None) -> None:
-    """Prove that removing units takes exactly the site's own rows and columns with it.
+def check_coupling(
+    program: Program, site: Site, kept: Tensor, nodes: SiteNodes | None = None, *, width: int | None = None
+) -> None:
+    """Prove that removing units, or channels of them, takes exactly the site's own rows and columns with it.
 
     Args:
         program: a raised program; it is only read.
         site: a site of the program.
-        kept: bool [units]; True keeps. At least one unit goes.
+        kept: bool [units]; True keeps. At least one unit or channel goes.
         nodes: the site's nodes, if they have been located already.
+        width: channels that stay of each kept unit; None for all.
 
     Raises:
         CouplingError: the units feed something besides the site's consumer, a linear is called more than once, or
@@ -42,26 +45,28 @@ def check_coupling(program: Program, site: Site, kept: Tensor, nodes: SiteNodes 
     nodes = nodes if nodes is not None else locate(program, site)
     # Autograd is what DepGraph traces with: without it, it finds one group and says nothing.
     with torch.inference_mode(False), torch.enable_grad():
-        found = _reach(program, site, kept, nodes)
-    expected = expected_reach(site, kept)
+        found = _reach(program, site, site.channels(kept, width), nodes)
+    expected = expected_reach(site, kept, width)
     if found != expected:
         raise CouplingError(f"site {site.name!r}: {_difference(found, expected)}; leave this site whole")
 
 
-def expected_reach(site: Site, kept: Tensor) -> Reach:
+def expected_reach(site: Site, kept: Tensor, width: int | None = None) -> Reach:
     """Say which rows and columns the site itself names for removal."""
-    gone = ~kept
+    gone = (~site.channels(kept, width)).nonzero().flatten().tolist()
     reach: Reach = {}
     for producer in site.producers:
-        reach.setdefault((producer.path, "out"), set()).update(site.rows(producer, gone).tolist())
-    reach[site.consumer, "in"] = set(site.columns(gone).tolist())
+        reach.setdefault((producer.path, "out"), set()).update(
+            channel + offset for offset in producer.offsets for channel in gone
+        )
+    reach[site.consumer, "in"] = set(gone)
     return reach
 
 
-def _reach(program: Program, site: Site, kept: Tensor, nodes: SiteNodes) -> Reach:
+def _reach(program: Program, site: Site, channels: Tensor, nodes: SiteNodes) -> Reach:
     """Ask DepGraph, starting from the first block of the first producer only: the rest is for it to find."""
     first = site.producers[0]
-    gone = (site.columns(~kept) + first.offsets[0]).tolist()
+    gone = ((~channels).nonzero().flatten() + first.offsets[0]).tolist()
     failure: Exception | None = None
     for limit in (SMALL, None):
         region = cut_region(program, site, nodes, limit)

@@ -183,8 +183,8 @@ def _split_sizes(split: fx.Node, units: int) -> list[Constant]:
     if split.target is aten.chunk.default:
         return []
     if split.target is aten.split.Tensor and split.args[1] == units:
-        return [Constant(split, (1,), 1)]
+        return [Constant(split, (1,))]
     sizes = split.args[1]
     if isinstance(sizes, (list, tuple)) and all(size == units for size in sizes):
-        return [Constant(split, (1, at), 1) for at in range(len(sizes))]
+        return [Constant(split, (1, at)) for at in range(len(sizes))]
     raise _Refused(f"{split.name} splits into unequal parts")

@@ -1,29 +1,35 @@
-"""The oracle: the dense program with the removed units multiplied by zero."""
+"""The oracle: the dense program with the removed units multiplied by zero, and new weights in the dense shapes."""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
+
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from passes.errors import CouplingError
 from passes.plan import SlimPlan
 from passes.program import Program
 from passes.rewrite import changed_sites
 from passes.site import Site
+from passes.site_nodes import implied_scale
 from passes.sites import locate_all
+from passes.updates import dense_parameters, linear_paths
 
 
 def mask(program: Program, plan: SlimPlan) -> Program:
-    """Multiply the units that the plan doesn't keep by zero, and change nothing else.
+    """Multiply the units that the plan doesn't keep by zero, and put its updates in, padded with zeros.
 
-    Every linear stays whole, so this says what a removal means without sharing any of the code that cuts weights.
+    Every linear keeps its dense shape, so this says what a plan means without sharing any of the code that cuts weights
+    or mends sizes. The channels that a narrower head loses are zero in its padded projections.
 
     Args:
         program: a raised program; its graph and weights are left as they are.
         plan: which units stay; made for this program.
 
     Returns:
-        A new program of the same state-dict keys; all weights are shared with `program`.
+        A new program of the same state-dict keys; all weights but the updated ones are shared with `program`.
 
     Raises:
         PlanError: the plan is of another model.
@@ -32,11 +38,30 @@ def mask(program: Program, plan: SlimPlan) -> Program:
     changed = changed_sites(program, plan)
     masked = program.copy()
     places = locate_all(masked) if changed else {}
+    parameters = dict(program.graph_module.named_parameters())
     for number, (site, kept) in enumerate(changed):
-        _multiply(masked, site, kept, places[site].activation, f"_keep_{number}")
+        scaled = implied_scale(places[site])
+        new = dense_parameters(site, plan.sites[site.name], plan.updates, parameters, implied_scale=scaled)
+        for path in linear_paths(site):
+            _replace_parameters(masked, path, new)
+        if not bool(kept.all()):
+            _multiply(masked, site, kept, places[site].activation, f"_keep_{number}")
     masked.graph_module.recompile()
     masked.graph.lint()
     return masked
+
+
+def _replace_parameters(program: Program, path: str, new: Mapping[str, Tensor]) -> None:
+    """Give a linear of the copy new parameters, without touching the module that the original program holds."""
+    names = [name for name in ("weight", "bias") if f"{path}.{name}" in new]
+    if not names:
+        return
+    linear = copy.copy(program.module(path))
+    linear._parameters = dict(linear._parameters)
+    for name in names:
+        linear._parameters[name] = nn.Parameter(new[f"{path}.{name}"], requires_grad=False)
+    owner, _, last = path.rpartition(".")
+    setattr(program.module(owner), last, linear)
 
 
 def _multiply(program: Program, site: Site, kept: Tensor, activation: fx.Node, name: str) -> None:

@@ -1,7 +1,12 @@
-"""The plan: which units stay, site by site. JSON, so that it can be read, edited, compared and replayed."""
+"""The plan: what stays, site by site. JSON, so that it can be read, edited, compared and replayed.
+
+Weights that were solved for anew (compensation, narrowed heads) are its `updates`: tensors, kept beside the JSON text,
+which names each of them with its digest.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,16 +18,25 @@ from torch import Tensor
 from passes.errors import PlanError
 from passes.site import Kind
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class SitePlan:
-    """What stays of one site: `kept` are the indices of the kept units, ascending."""
+    """What stays of one site.
+
+    Attributes:
+        kind: of the site.
+        units: how many heads or neurons there are.
+        kept: indices of those that stay, ascending.
+        width: channels that each kept head has afterwards; None leaves its width as it is. A head of less width is
+            another function of the same input, so its site's weights must be among the plan's updates.
+    """
 
     kind: Kind
     units: int
     kept: tuple[int, ...]
+    width: int | None = None
 
     def mask(self) -> Tensor:
         """Give bool [units]; True keeps."""
@@ -39,12 +53,17 @@ class SlimPlan:
         fingerprint: of the model it was made for (see `passes.fingerprint`): {"structure": hex digest,
             "weights": {site name: a few sampled weights}}.
         sites: by site name, every site of the program.
-        policy: how it came about, for the record: criterion, threshold, budget, ...
+        policy: how it came about, for the record: method, criterion, threshold, budget, ...
+        updates: new values of parameters, by their path and in their slim shape; the others are sliced.
+        predicted: what the plan is expected to cost in quality: "relative_mse" of the prediction, and by site its own
+            "site_error" on the calibration set and its part "relative_mse" of the prediction's.
     """
 
     fingerprint: Mapping[str, Any]
     sites: Mapping[str, SitePlan]
     policy: Mapping[str, Any] = field(default_factory=dict)
+    updates: Mapping[str, Tensor] = field(default_factory=dict)
+    predicted: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, site in self.sites.items():
@@ -53,6 +72,8 @@ class SlimPlan:
             ordered = tuple(sorted(set(site.kept)))
             if ordered != tuple(site.kept) or ordered[0] < 0 or ordered[-1] >= site.units:
                 raise PlanError(f"site {name!r}: kept units must be ascending, unique and below {site.units}")
+            if site.width is not None and (site.kind != "attention" or site.width < 1):
+                raise PlanError(f"site {name!r}: width {site.width} is for heads only, and at least 1")
 
     def to_json(self) -> str:
         """Write the plan as JSON text."""
@@ -61,20 +82,27 @@ class SlimPlan:
                 "format": FORMAT,
                 "fingerprint": self.fingerprint,
                 "policy": self.policy,
+                "predicted": self.predicted,
                 "sites": {
                     name: {"kind": site.kind, "units": site.units, "kept": list(site.kept)}
+                    | ({} if site.width is None else {"width": site.width})
                     for name, site in self.sites.items()
                 },
+                "updates": {path: _digest(value) for path, value in sorted(self.updates.items())},
             },
             indent=1,
         )
 
     @classmethod
-    def from_json(cls, text: str) -> SlimPlan:
+    def from_json(cls, text: str, updates: Mapping[str, Tensor] | None = None) -> SlimPlan:
         """Read a plan back.
 
+        Args:
+            text: what `to_json` gave.
+            updates: the plan's updates, which the text names.
+
         Raises:
-            PlanError: the text is no JSON, of another format, or holds an impossible site.
+            PlanError: the text is no JSON, of another format, holds an impossible site, or names other updates.
         """
         try:
             data = json.loads(text)
@@ -85,9 +113,21 @@ class SlimPlan:
             raise PlanError(f"plan format {found!r} is not {FORMAT}; write it anew with `slimdiff-fx plan`")
         try:
             sites = {name: _site_from(name, value) for name, value in data["sites"].items()}
-            return cls(data["fingerprint"], sites, data.get("policy", {}))
+            digests = dict(data["updates"])
+            plan = cls(data["fingerprint"], sites, data["policy"], dict(updates or {}), data["predicted"])
         except (KeyError, TypeError, AttributeError) as error:
             raise PlanError(f"the plan lacks or garbles {error}; write it anew with `slimdiff-fx plan`") from error
+        if digests != {path: _digest(value) for path, value in plan.updates.items()}:
+            raise PlanError(
+                f"the plan names {len(digests)} updated weights, and those that lie beside it are not they: keep the "
+                ".safetensors file with its plan, or write both anew with `slimdiff-fx plan`"
+            )
+        return plan
+
+
+def _digest(value: Tensor) -> str:
+    data = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return hashlib.sha256(data).hexdigest()
 
 
 def _site_from(name: str, value: Mapping[str, Any]) -> SitePlan:
@@ -96,4 +136,7 @@ def _site_from(name: str, value: Mapping[str, Any]) -> SitePlan:
         raise PlanError(f"site {name!r}: unknown kind {kind!r}")
     if type(units) is not int or not all(type(unit) is int for unit in kept):
         raise PlanError(f"site {name!r}: units and kept must be whole numbers")
-    return SitePlan(kind, units, tuple(kept))
+    width = value.get("width")
+    if width is not None and type(width) is not int:
+        raise PlanError(f"site {name!r}: width must be a whole number")
+    return SitePlan(kind, units, tuple(kept), width)

@@ -1,4 +1,4 @@
-"""Make the smaller program: slice the linears, mend what the graph baked in, prove each removal first."""
+"""Make the smaller program: slice the linears or replace their weights, mend what the graph baked in, prove it first."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from passes.region import region_nodes
 from passes.site import Producer, Site
 from passes.site_nodes import Constant
 from passes.sites import find_sites, locate_all
+from passes.updates import check_updates, is_changed, put_updates
 from passes.verify import verify
 
 
@@ -26,7 +27,8 @@ def rewrite(program: Program, plan: SlimPlan) -> Program:
     """Remove what the plan doesn't keep.
 
     Correct because a unit's whole effect passes through the consumer's columns that belong to it: multiplying the unit
-    by zero and cutting its rows and columns are the same function.
+    by zero and cutting its rows and columns are the same function. Where the plan brings new weights for a linear, they
+    take the place of the sliced ones.
 
     Args:
         program: a raised program; its graph and weights are left as they are.
@@ -36,34 +38,38 @@ def rewrite(program: Program, plan: SlimPlan) -> Program:
         A new program. Weights of untouched modules are shared with `program`; sliced ones are new.
 
     Raises:
-        PlanError: the plan is of another model.
+        PlanError: the plan is of another model, or its updates don't fit.
         CouplingError: a removal would reach weights outside its site, or a baked size isn't what the site says.
         VerificationError: the result is malformed.
     """
     changed = changed_sites(program, plan)
     slim = program.copy()
     places = locate_all(slim) if changed else {}
-    located = [(site, kept, places[site]) for site, kept in changed]
-    for site, kept, nodes in located:
-        check_coupling(slim, site, kept, nodes)
-    for site, kept, nodes in located:
+    located = [(site, kept, plan.sites[site.name].width, places[site]) for site, kept in changed]
+    for site, kept, width, nodes in located:
+        if not bool(site.channels(kept, width).all()):
+            check_coupling(slim, site, kept, nodes, width=width)
+    for site, kept, width, nodes in located:
         region = region_nodes(site, nodes)
-        slice_linears(slim.graph_module, site, kept)
-        mend_constants(site, int(kept.sum()), nodes.constants)
+        slice_linears(slim.graph_module, site, kept, width)
+        put_updates(slim.graph_module, site, plan.updates)
+        mend_constants(site, slim_site(site, kept, width), nodes.constants)
         refresh_shapes(slim.graph_module, region)
     slim.graph_module.recompile()
-    verify(slim, [slim_site(site, plan.sites[site.name].mask()) for site in find_sites(program)])
+    entries = [(site, plan.sites[site.name]) for site in find_sites(program)]
+    verify(slim, [slim_site(site, entry.mask(), entry.width) for site, entry in entries])
     return slim
 
 
 def changed_sites(program: Program, plan: SlimPlan) -> list[tuple[Site, Tensor]]:
-    """List the sites that lose units, with their masks (bool [units]; True keeps).
+    """List the sites that the plan changes, with their masks (bool [units]; True keeps).
 
     Raises:
-        PlanError: the plan is of another model.
+        PlanError: the plan is of another model, or its updates don't fit.
     """
     sites = find_sites(program)
     check_fingerprint(plan, program, sites)
+    check_updates(plan, sites, dict(program.graph_module.named_parameters()))
     changed = []
     for site in sites:
         entry = plan.sites.get(site.name)
@@ -71,36 +77,40 @@ def changed_sites(program: Program, plan: SlimPlan) -> list[tuple[Site, Tensor]]
             raise PlanError(
                 f"site {site.name!r}: the plan doesn't have it as {site.units} {site.kind} units; plan anew"
             )
-        if len(entry.kept) < site.units:
+        if is_changed(site, entry, plan.updates):
             changed.append((site, entry.mask()))
     return changed
 
 
-def slim_site(site: Site, kept: Tensor) -> Site:
-    """Describe what a site becomes when only `kept` (bool [units]; True keeps) is left of it."""
+def slim_site(site: Site, kept: Tensor, width: int | None = None) -> Site:
+    """Describe what a site becomes when only `kept` (bool [units]; True keeps) is left of it, each `width` wide."""
+    gone = torch.ones(site.width, dtype=torch.bool)
+    gone[site.columns(kept, width)] = False
     producers = []
     for producer in site.producers:
-        gone = site.rows(producer, ~kept)
-        offsets = tuple(offset - int((gone < offset).sum()) for offset in producer.offsets)
+        rows = torch.cat([gone.nonzero().flatten() + offset for offset in producer.offsets])
+        offsets = tuple(offset - int((rows < offset).sum()) for offset in producer.offsets)
         producers.append(Producer(producer.path, offsets))
-    return replace(site, units=int(kept.sum()), producers=tuple(producers))
+    return replace(site, units=int(kept.sum()), unit_width=width or site.unit_width, producers=tuple(producers))
 
 
-def slice_linears(model: nn.Module, site: Site, kept: Tensor) -> None:
+def slice_linears(model: nn.Module, site: Site, kept: Tensor, width: int | None = None) -> None:
     """Replace the site's linears, in `model`, by ones that hold only the kept rows and columns.
 
     Args:
         model: any module tree that has the site's linears under their paths.
         site: the site.
         kept: bool [units]; True keeps.
+        width: how many channels of each kept unit stay, the first ones; None for all. What they compute then comes
+            with the plan's updates.
     """
     rows: dict[str, Tensor] = {}
     for producer in site.producers:
-        found = site.rows(producer, kept)
+        found = site.rows(producer, kept, width)
         rows[producer.path] = torch.cat([rows[producer.path], found]) if producer.path in rows else found
     for path, index in rows.items():
         _swap(model, path, sliced_linear(model.get_submodule(path), rows=index.sort().values))
-    _swap(model, site.consumer, sliced_linear(model.get_submodule(site.consumer), columns=site.columns(kept)))
+    _swap(model, site.consumer, sliced_linear(model.get_submodule(site.consumer), columns=site.columns(kept, width)))
 
 
 def sliced_linear(linear: nn.Module, *, rows: Tensor | None = None, columns: Tensor | None = None) -> nn.Linear:
@@ -133,22 +143,22 @@ def sliced_linear(linear: nn.Module, *, rows: Tensor | None = None, columns: Ten
     return result.train(linear.training)
 
 
-def mend_constants(site: Site, kept: int, constants: Sequence[Constant]) -> None:
-    """Write the new unit count into every number that the trace baked in.
+def mend_constants(site: Site, slim: Site, constants: Sequence[Constant]) -> None:
+    """Write the slim site's unit count and width into every number that the trace baked in.
 
     Raises:
         CouplingError: a number isn't what the site says it is.
     """
     for constant in constants:
         node, path = constant.node, constant.argument
-        expected = site.units * constant.per_unit
+        expected = constant.value(site)
         found = _read((*node.args, node.kwargs), _absolute(node, path))
         if found != expected:
             raise CouplingError(
                 f"site {site.name!r}: {node.name!r} holds {found} at {path} where {expected} was expected; "
                 "leave this site whole"
             )
-        _write(node, path, kept * constant.per_unit)
+        _write(node, path, constant.value(slim))
 
 
 def _swap(model: nn.Module, path: str, module: nn.Module) -> None:

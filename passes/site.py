@@ -50,13 +50,28 @@ class Site:
         """Channels that enter the consumer."""
         return self.units * self.unit_width
 
-    def columns(self, kept: Tensor) -> Tensor:
-        """Give the consumer's input channels that stay, int64, for `kept` bool [units]; True keeps."""
-        return kept.repeat_interleave(self.unit_width).nonzero().flatten()
+    @property
+    def narrowable(self) -> bool:
+        """Whether heads can be made narrower: query, key and value each have a linear of their own, in this order."""
+        return self.kind == "attention" and [len(each.offsets) for each in self.producers] == [1, 1, 1]
 
-    def rows(self, producer: Producer, kept: Tensor) -> Tensor:
-        """Give the producer's output rows that stay, int64, in order, for `kept` bool [units]; True keeps."""
-        columns = self.columns(kept)
+    def channels(self, kept: Tensor, width: int | None = None) -> Tensor:
+        """Mark the channels that stay, bool [units * unit_width]: of each kept unit all, or the first `width`.
+
+        Args:
+            kept: bool [units]; True keeps.
+            width: channels that stay of a kept unit; None for all.
+        """
+        first = torch.arange(self.unit_width) < (self.unit_width if width is None else width)
+        return (kept.unsqueeze(1) & first).flatten()
+
+    def columns(self, kept: Tensor, width: int | None = None) -> Tensor:
+        """Give the consumer's input channels that stay, int64; arguments as `channels` takes them."""
+        return self.channels(kept, width).nonzero().flatten()
+
+    def rows(self, producer: Producer, kept: Tensor, width: int | None = None) -> Tensor:
+        """Give the producer's output rows that stay, int64, in order; arguments as `channels` takes them."""
+        columns = self.columns(kept, width)
         return torch.cat([columns + offset for offset in producer.offsets])
 
 

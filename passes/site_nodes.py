@@ -4,22 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import fx
+
+from passes.site import Site
 
 
 @dataclass(frozen=True)
 class Constant:
-    """A number baked into a node that grows with the units: a head count, a merged width, a split size.
+    """A number baked into a node that changes with the site: a head count, a head's width, their product, a split size.
 
     Attributes:
         node: the node that carries it.
         argument: the way to it: (1, 2) is `node.args[1][2]`, ("sizes",) is `node.kwargs["sizes"]`.
-        per_unit: the number is units * per_unit now and must become kept * per_unit.
+        counts_units: the number has the site's units as a factor.
+        counts_width: it has the width of a unit as a factor.
     """
 
     node: fx.Node
     argument: tuple[int | str, ...]
-    per_unit: int
+    counts_units: bool = True
+    counts_width: bool = False
+
+    def value(self, site: Site) -> int:
+        """Give the number for a site of this many units of this width."""
+        return (site.units if self.counts_units else 1) * (site.unit_width if self.counts_width else 1)
 
 
 @dataclass(frozen=True)
@@ -44,3 +53,12 @@ class SiteNodes:
     consumer: fx.Node
     producers: tuple[fx.Node, ...]
     constants: tuple[Constant, ...]
+
+
+def implied_scale(nodes: SiteNodes) -> bool:
+    """Say whether a site's attention scales its scores by 1/√(head width), having been given no scale of its own."""
+    node = nodes.activation
+    if node.target is not torch.ops.aten.scaled_dot_product_attention.default:
+        return False
+    scale = node.args[6] if len(node.args) > 6 else node.kwargs.get("scale")
+    return scale is None

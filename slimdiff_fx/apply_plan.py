@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
@@ -15,6 +15,7 @@ from passes.fingerprint import check_parameters
 from passes.plan import SitePlan, SlimPlan
 from passes.rewrite import slice_linears
 from passes.site import Producer, Site
+from passes.updates import check_updates, is_changed, put_updates
 
 
 def apply_plan(model: nn.Module, plan: SlimPlan, *, in_place: bool = False) -> nn.Module:
@@ -32,19 +33,20 @@ def apply_plan(model: nn.Module, plan: SlimPlan, *, in_place: bool = False) -> n
         The slim model, of the same class. A copy shares the weights of every untouched module with `model`.
 
     Raises:
-        PlanError: the plan is of another model, or names a site that is no plain diffusers attention or feed-forward,
+        PlanError: the plan is of another model, its updates don't fit, or it names a site that is no plain diffusers attention or feed-forward,
             or whose linears are wrapped by an adapter or a quantizer. Nothing has been changed then.
     """
     sites = {name: eager_site(model, name, entry) for name, entry in plan.sites.items()}
-    check_parameters(plan, dict(model.named_parameters()), tuple(sites.values()))
+    parameters = dict(model.named_parameters())
+    check_parameters(plan, parameters, tuple(sites.values()))
+    check_updates(plan, tuple(sites.values()), parameters)
     slim = model if in_place else _copy(model)
     for name, entry in plan.sites.items():
-        if len(entry.kept) == entry.units:
+        if not is_changed(sites[name], entry, plan.updates):
             continue
-        slice_linears(slim, sites[name], entry.mask())
-        owner = slim.get_submodule(name)
-        if isinstance(owner, Attention):
-            _mend_attention(owner, sites[name], len(entry.kept))
+        slice_linears(slim, sites[name], entry.mask(), entry.width)
+        put_updates(slim, sites[name], plan.updates)
+        mend_head_count(slim, sites[name], len(entry.kept), entry.width)
     return slim
 
 
@@ -132,9 +134,23 @@ def _feed_forward(model: nn.Module, owner: Any, name: str) -> Site:
     return Site(name, "feed_forward", units, 1, (Producer(f"{parent}.{ends[0]}", offsets),), f"{parent}.{ends[1]}")
 
 
-def _mend_attention(owner: Attention, site: Site, kept: int) -> None:
+def mend_head_count(model: nn.Module, site: Site, kept: int, width: int | None = None) -> None:
+    """Set the numbers that diffusers reads at every call; nothing to do where a site is no diffusers attention.
+
+    Args:
+        model: a diffusers denoiser.
+        site: the site as it was.
+        kept: heads that stay.
+        width: channels of each; None leaves them.
+    """
+    owner = model.get_submodule(site.name)
+    if not isinstance(owner, Attention):
+        return
     owner.heads = owner.sliceable_head_dim = kept
-    owner.inner_dim = owner.inner_kv_dim = kept * site.unit_width
+    owner.inner_dim = owner.inner_kv_dim = kept * (width or site.unit_width)
+    if width not in (None, site.unit_width) and owner.scale_qk:
+        # Fused attention takes 1/√width whatever this says; processors that write attention out shall agree with it.
+        owner.scale = cast(int, width) ** -0.5
 
 
 def _copy(model: nn.Module) -> nn.Module:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import DiffusionPipeline
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from passes.errors import CheckpointError, UsageError
@@ -59,7 +61,7 @@ def save_result(
     source = Path(str(pipe.config.get("_name_or_path") or ""))
     with replaced_folder(folder, overwrite=overwrite) as partial:
         save_pipeline(pipe, partial)
-        (partial / denoiser_name(pipe) / PLAN_FILE).write_text(result.plan.to_json(), encoding="utf-8")
+        save_plan(result.plan, partial / denoiser_name(pipe) / PLAN_FILE)
         if result.statistics is not None:
             save_statistics(result.statistics, partial / STATISTICS_FILE)
         text = json.dumps(report if report is not None else build_report(result), indent=1)
@@ -89,13 +91,21 @@ def save_pipeline(pipe: DiffusionPipeline, folder: Path) -> None:
 
 
 def save_plan(plan: SlimPlan, file: Path) -> None:
-    """Write a plan as JSON.
+    """Write a plan as JSON, and its updates, if it has any, as .safetensors under the same name.
 
     Raises:
-        CheckpointError: the file can't be written.
+        CheckpointError: a file can't be written.
     """
+    if plan.updates:
+        with replaced_file(updates_file(file)) as partial:
+            save_file({name: value.contiguous() for name, value in plan.updates.items()}, partial)
     with replaced_file(file) as partial:
         partial.write_text(plan.to_json(), encoding="utf-8")
+
+
+def updates_file(plan_file: Path) -> Path:
+    """Name the file beside a plan that holds its updates."""
+    return plan_file.with_suffix(".safetensors")
 
 
 def load_plan(file: Path) -> SlimPlan:
@@ -108,8 +118,10 @@ def load_plan(file: Path) -> SlimPlan:
     if not file.is_file():
         raise CheckpointError(f"there is no plan at {file}; make one with `slimdiff-fx plan`")
     try:
-        return SlimPlan.from_json(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, OSError) as error:
+        beside = updates_file(file)
+        updates = load_file(beside) if beside.is_file() else {}
+        return SlimPlan.from_json(file.read_text(encoding="utf-8"), updates)
+    except (UnicodeDecodeError, OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{file} can't be read as a plan ({error}); make it anew with `slimdiff-fx plan`"
         ) from error

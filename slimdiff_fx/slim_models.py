@@ -1,7 +1,7 @@
 """Diffusers models that know their slim widths, so that a saved folder loads with `DiffusionPipeline.from_pretrained`.
 
 Each class is its diffusers class plus one configuration entry, `slim_units`: which sites were cut, from how many units
-to how many. The model is built dense, on no memory when diffusers loads it, and its linears are replaced by smaller
+to how many, and how wide their heads are. The model is built dense, on no memory when diffusers loads it, and its linears are replaced by smaller
 ones before weights come in. Nothing is pickled and nothing in a folder can run code.
 """
 
@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from diffusers import DiTTransformer2DModel, ModelMixin, PixArtTransformer2DModel, UNet2DConditionModel, UNet2DModel
-from diffusers.models.attention_processor import Attention
 from torch import nn
 
 from passes.errors import CheckpointError, PlanError, UsageError
 from passes.plan import SitePlan, SlimPlan
-from passes.site import Site
-from slimdiff_fx.apply_plan import apply_plan, eager_site
+from slimdiff_fx.apply_plan import apply_plan, eager_site, mend_head_count
 from slimdiff_fx.atomic_write import replaced_file
 
 CHECKSUMS_FILE = "checksums.json"
@@ -120,9 +118,12 @@ def make_slim(model: ModelMixin, plan: SlimPlan) -> ModelMixin:
     before: dict[str, Any] = dict(getattr(model.config, "slim_units", None) or {})
     units = {name: dict(entry) for name, entry in before.items()}
     for name, entry in plan.sites.items():
-        if len(entry.kept) < entry.units:
-            dense_units = units[name]["units"] if name in units else entry.units
-            units[name] = {"kind": entry.kind, "units": dense_units, "kept": len(entry.kept)}
+        if len(entry.kept) < entry.units or entry.width is not None:
+            now = dict(units.get(name, {"kind": entry.kind, "units": entry.units}))
+            now["kept"] = len(entry.kept)
+            if entry.width is not None:
+                now["width"] = entry.width
+            units[name] = now
     slim = apply_plan(model, plan)
     slim.__class__ = slim_class
     cast(Any, slim).register_to_config(slim_units=units)
@@ -136,15 +137,18 @@ def _narrow(model: nn.Module, name: str, entry: Mapping[str, Any]) -> None:
         if not 1 <= kept <= units:
             raise ValueError(f"{kept} of {units} units kept")
         site = eager_site(model, name, SitePlan(kind, units, tuple(range(kept))))
+        head_width = int(entry.get("width", site.unit_width))
+        if not 1 <= head_width <= site.unit_width:
+            raise ValueError(f"heads of width {head_width}, dense ones have {site.unit_width}")
     except (KeyError, TypeError, ValueError, PlanError) as error:
         raise CheckpointError(
             f"config.json: slim_units of {name!r} is garbled ({error}); save the pipeline anew"
         ) from error
-    width = kept * site.unit_width
+    width = kept * head_width
     for producer in site.producers:
         _resize(model, producer.path, out_features=width * len(producer.offsets))
     _resize(model, site.consumer, in_features=width)
-    _mend_head_count(model, site, kept)
+    mend_head_count(model, site, kept, head_width)
 
 
 def _resize(model: nn.Module, path: str, *, in_features: int | None = None, out_features: int | None = None) -> None:
@@ -160,13 +164,6 @@ def _resize(model: nn.Module, path: str, *, in_features: int | None = None, out_
         dtype=old.weight.dtype,
     )
     setattr(parent, attribute, new)
-
-
-def _mend_head_count(model: nn.Module, site: Site, kept: int) -> None:
-    owner = model.get_submodule(site.name)
-    if isinstance(owner, Attention):
-        owner.heads = owner.sliceable_head_dim = kept
-        owner.inner_dim = owner.inner_kv_dim = kept * site.unit_width
 
 
 def check_digests(folder: Path) -> None:

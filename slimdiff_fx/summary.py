@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from passes.costs import program_macs, program_params, site_macs, site_params, unit_macs, unit_params
-from passes.plan import SlimPlan
+from passes.costs import entry_cost, program_macs, program_params, site_macs, site_params
+from passes.plan import SitePlan, SlimPlan
 from passes.program import Program
 from passes.site import Kind, Site, Unsupported
+from passes.sites import locate_all
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class SiteSummary:
         kind: attention or feed-forward.
         units: heads or neurons.
         kept: how many of them stay.
+        width: channels of a unit: the head dimension, or 1.
+        width_kept: channels of a unit that stays.
         params: parameters of the site's linears.
         params_kept: of the slim ones.
         macs: multiply-adds at the captured sizes, attention matmuls included.
@@ -30,6 +33,8 @@ class SiteSummary:
     kind: Kind
     units: int
     kept: int
+    width: int
+    width_kept: int
     params: int
     params_kept: int
     macs: int
@@ -88,20 +93,23 @@ def summarize(
 ) -> Summary:
     """Count parameters and multiply-adds, before and after a plan; without a plan everything stays."""
     rows = []
+    places = locate_all(program)
     for site in sites:
-        kept = site.units if plan is None else len(plan.sites[site.name].kept)
-        gone = site.units - kept
-        params, macs = site_params(program, site), site_macs(program, site)
+        whole = SitePlan(site.kind, site.units, tuple(range(site.units)))
+        entry = whole if plan is None else plan.sites[site.name]
+        params, macs = site_params(program, site), site_macs(program, site, places[site])
         rows.append(
             SiteSummary(
                 name=site.name,
                 kind=site.kind,
                 units=site.units,
-                kept=kept,
+                kept=len(entry.kept),
+                width=site.unit_width,
+                width_kept=entry.width or site.unit_width,
                 params=params,
-                params_kept=params - gone * unit_params(program, site),
+                params_kept=entry_cost(params, site, entry),
                 macs=macs,
-                macs_kept=macs - gone * unit_macs(program, site),
+                macs_kept=entry_cost(macs, site, entry),
             )
         )
     params, macs = program_params(program), program_macs(program)

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from slimdiff_fx.summary import Summary
+from slimdiff_fx.summary import SiteSummary, Summary
 
 _UNIT_WORDS = {"attention": "heads", "feed_forward": "neurons"}
 
@@ -49,7 +49,7 @@ def slim_table(summary: Summary) -> RenderableType:
     for site in summary.sites:
         table.add_row(
             site.name,
-            f"{site.kept}/{site.units} {_UNIT_WORDS[site.kind]}",
+            f"{site.kept}/{site.units} {_UNIT_WORDS[site.kind]}{_width(site)}",
             f"{short(site.params)} → {short(site.params_kept)}",
             f"{short(site.macs)} → {short(site.macs_kept)}",
             _share(site.params_kept, site.params),
@@ -72,6 +72,10 @@ def slim_table(summary: Summary) -> RenderableType:
         _share(summary.params_kept, summary.params),
     )
     return table
+
+
+def _width(site: SiteSummary) -> str:
+    return "" if site.width_kept == site.width else f", {site.width_kept}/{site.width} wide"
 
 
 def short(number: int) -> str:

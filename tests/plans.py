@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+from dataclasses import replace
 
 import torch
 
@@ -11,6 +12,7 @@ from passes.fingerprint import fingerprint
 from passes.plan import SitePlan, SlimPlan
 from passes.program import Program
 from passes.sites import find_sites
+from passes.updates import slim_shapes
 from slimdiff_fx.denoisers import capture_denoiser
 from tests.toy_denoisers import FAMILIES
 
@@ -38,3 +40,23 @@ def random_plan(program: Program, seed: int, touched: float = 0.8) -> SlimPlan:
         if draw.random() < touched:
             kept[site.name] = tuple(sorted(draw.sample(range(site.units), draw.randint(1, site.units))))
     return plan_of(program, kept)
+
+
+def updated_plan(program: Program, seed: int) -> SlimPlan:
+    """Keep a random part of each site, make heads narrower where that can be, and give new weights to most linears."""
+    draw = random.Random(seed)
+    generator = torch.Generator().manual_seed(seed)
+    parameters = dict(program.graph_module.named_parameters())
+    plan = random_plan(program, seed)
+    entries, updates = {}, {}
+    for site in find_sites(program):
+        entry = plan.sites[site.name]
+        if site.narrowable and draw.random() < 0.8:
+            entry = replace(entry, width=draw.randint(1, site.unit_width))
+        entries[site.name] = entry
+        for name, shape in slim_shapes(site, entry, parameters):
+            if entry.width is not None or draw.random() < 0.5:
+                dense = parameters[name].detach()
+                noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+                updates[name] = (noise * dense.double().std(correction=0) + dense.double().mean()).to(dense)
+    return replace(plan, sites=entries, updates=updates)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import fx, nn
@@ -74,23 +76,30 @@ def test_slice_linears_fused_in_one_entry_or_three() -> None:
 def _node_with_constants() -> fx.Node:
     graph = fx.Graph()
     source = graph.placeholder("x")
-    return graph.call_function(ATEN.view.default, (source, [2, -1, 4, 8]), {"sizes": [16, 16], "width": 32})
+    return graph.call_function(ATEN.view.default, (source, [2, -1, 4, 8]), {"sizes": [16, 32], "width": 32})
 
 
 def test_mend_constants_reaches_arguments_and_keywords() -> None:
     node = _node_with_constants()
     site = Site("s", "attention", 4, 8, (Producer("q"),), "out")
-    mend_constants(site, 3, [Constant(node, (1, 2), 1), Constant(node, ("sizes", 1), 4), Constant(node, ("width",), 8)])
-    assert list(node.args[1]) == [2, -1, 3, 8]
-    assert list(node.kwargs["sizes"]) == [16, 12]
-    assert node.kwargs["width"] == 24
+    slim = Site("s", "attention", 3, 5, (Producer("q"),), "out")
+    constants = [
+        Constant(node, (1, 2)),
+        Constant(node, (1, 3), counts_units=False, counts_width=True),
+        Constant(node, ("sizes", 1), counts_width=True),
+        Constant(node, ("width",), counts_width=True),
+    ]
+    mend_constants(site, slim, constants)
+    assert list(node.args[1]) == [2, -1, 3, 5]
+    assert list(node.kwargs["sizes"]) == [16, 15]
+    assert node.kwargs["width"] == 15
 
 
-@pytest.mark.parametrize("constant", [((1, 3), 1), (("width",), 4), ((1, 0), 1)])
-def test_mend_constants_refuses_another_number(constant: tuple[tuple[int | str, ...], int]) -> None:
-    node = _node_with_constants()
+@pytest.mark.parametrize("constant", [((1, 3),), (("width",), True, False), ((1, 0),)])
+def test_mend_constants_refuses_another_number(constant: tuple[Any, ...]) -> None:
+    node, site = _node_with_constants(), Site("s", "attention", 4, 8, (Producer("q"),), "out")
     with pytest.raises(CouplingError, match="expected"):
-        mend_constants(Site("s", "attention", 4, 8, (Producer("q"),), "out"), 3, [Constant(node, *constant)])
+        mend_constants(site, site, [Constant(node, *constant)])
 
 
 @pytest.mark.parametrize("family", ["unet_sd15", "pixart"])

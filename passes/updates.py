@@ -1,0 +1,152 @@
+"""A plan's new weights: where they go in the slim model, and what they are in the dense one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from passes.errors import PlanError
+from passes.plan import SitePlan, SlimPlan
+from passes.site import Site
+
+
+def linear_paths(site: Site) -> tuple[str, ...]:
+    """List the paths of a site's linears, the consumer last."""
+    return (*dict.fromkeys(producer.path for producer in site.producers), site.consumer)
+
+
+def is_changed(site: Site, entry: SitePlan, updates: Mapping[str, Tensor]) -> bool:
+    """Say whether a plan changes a site: fewer units, narrower heads or new weights."""
+    narrower = entry.width not in (None, site.unit_width)
+    return len(entry.kept) < site.units or narrower or any(name in updates for name in _names(site))
+
+
+def check_updates(plan: SlimPlan, sites: Sequence[Site], parameters: Mapping[str, Tensor]) -> None:
+    """Refuse updates that don't fit the plan's sites.
+
+    Args:
+        plan: which sites become how large.
+        sites: all sites of the dense model.
+        parameters: the dense model's, by path.
+
+    Raises:
+        PlanError: an update belongs to no site, has another shape or type than the slim parameter, or is not finite;
+            or heads become narrower without new weights.
+    """
+    unused = set(plan.updates)
+    for site in sites:
+        entry = plan.sites.get(site.name)
+        if entry is None:
+            continue
+        if entry.width is not None:
+            _check_width(site, entry, plan.updates)
+        for name, expected in slim_shapes(site, entry, parameters):
+            if name not in plan.updates:
+                continue
+            unused.discard(name)
+            value = plan.updates[name]
+            if tuple(value.shape) != expected or not value.is_floating_point():
+                raise PlanError(
+                    f"site {site.name!r}: the update of {name!r} is {value.dtype} {tuple(value.shape)} where "
+                    f"{expected} belongs; plan anew"
+                )
+            if not bool(torch.isfinite(value).all()):
+                raise PlanError(f"site {site.name!r}: the update of {name!r} is not finite; calibrate on more samples")
+    if unused:
+        raise PlanError(f"the plan updates {min(unused)!r}, which belongs to no site of this model; plan anew")
+
+
+def put_updates(model: nn.Module, site: Site, updates: Mapping[str, Tensor]) -> None:
+    """Replace parameters of a site's linears, in a model that has been sliced already."""
+    for path in linear_paths(site):
+        linear = model.get_submodule(path)
+        for name, parameter in list(linear.named_parameters(recurse=False)):
+            value = updates.get(f"{path}.{name}")
+            if value is not None:
+                new = value.to(device=parameter.device, dtype=parameter.dtype)
+                setattr(linear, name, nn.Parameter(new, requires_grad=parameter.requires_grad))
+
+
+def dense_parameters(
+    site: Site, entry: SitePlan, updates: Mapping[str, Tensor], parameters: Mapping[str, Tensor], *, implied_scale: bool
+) -> dict[str, Tensor]:
+    """Write a site's updates in the dense model's shapes: every channel that is gone is zero.
+
+    Args:
+        site: a site of the dense model.
+        entry: what stays of it.
+        updates: the plan's.
+        parameters: the dense model's, by path.
+        implied_scale: attention scales its scores by 1/√(head width). A narrower head then scales by more than the
+            dense one, for which the updates make up; here that is taken back.
+
+    Returns:
+        By path, for every updated parameter, a tensor of the dense parameter's shape and type.
+    """
+    kept = entry.mask()
+    columns = site.columns(kept, entry.width)
+    rows: dict[str, Tensor] = {}
+    for producer in site.producers:
+        found = site.rows(producer, kept, entry.width)
+        rows[producer.path] = torch.cat([rows[producer.path], found]) if producer.path in rows else found
+    result = {}
+    for path in linear_paths(site):
+        for name in (f"{path}.weight", f"{path}.bias"):
+            if name not in updates:
+                continue
+            dense = parameters[name]
+            value = updates[name].to(device=dense.device, dtype=dense.dtype)
+            if path != site.consumer:
+                value = torch.zeros_like(dense).index_copy(0, rows[path].sort().values.to(dense.device), value)
+                if implied_scale and path == site.producers[0].path and entry.width is not None:
+                    value = value * math.sqrt(site.unit_width / entry.width)
+            elif name.endswith("weight"):
+                value = torch.zeros_like(dense).index_copy(1, columns.to(dense.device), value)
+            result[name] = value
+    return result
+
+
+def _names(site: Site) -> list[str]:
+    return [f"{path}.{name}" for path in linear_paths(site) for name in ("weight", "bias")]
+
+
+def _check_width(site: Site, entry: SitePlan, updates: Mapping[str, Tensor]) -> None:
+    assert entry.width is not None
+    if entry.width > site.unit_width:
+        raise PlanError(f"site {site.name!r}: heads are {site.unit_width} wide and can't become {entry.width}")
+    if entry.width == site.unit_width:
+        return
+    if not site.narrowable:
+        raise PlanError(
+            f"site {site.name!r}: heads can't be made narrower where one linear makes query, key or value together; "
+            "remove whole heads there"
+        )
+    missing = [path for path in linear_paths(site) if f"{path}.weight" not in updates]
+    if missing:
+        raise PlanError(
+            f"site {site.name!r}: heads of width {entry.width} need new weights for {missing[0]!r}; the plan has none: "
+            "plan anew from statistics"
+        )
+
+
+def slim_shapes(
+    site: Site, entry: SitePlan, parameters: Mapping[str, Tensor]
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Walk over the parameters of a site's linears: their paths, and the shapes they have in the slim model."""
+    width = len(entry.kept) * (entry.width or site.unit_width)
+    offsets: dict[str, int] = {}
+    for producer in site.producers:
+        offsets[producer.path] = offsets.get(producer.path, 0) + len(producer.offsets)
+    for path in linear_paths(site):
+        for name in (f"{path}.weight", f"{path}.bias"):
+            if name not in parameters:
+                continue
+            shape = tuple(parameters[name].shape)
+            if path in offsets:
+                shape = (width * offsets[path], *shape[1:])
+            elif len(shape) == 2:
+                shape = (shape[0], width)
+            yield name, shape

@@ -1,0 +1,42 @@
+"""New weights and narrower heads: the slim program, the padded dense one and the eager model are one function."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from passes.costs import entry_cost, program_macs, program_params, site_macs, site_params
+from passes.fresh_inputs import fresh_inputs
+from passes.plan import SlimPlan
+from passes.rewrite import rewrite
+from passes.sites import find_sites
+from passes.validate import validate
+from slimdiff_fx.apply_plan import apply_plan
+from slimdiff_fx.denoisers import describe
+from tests.plans import captured, updated_plan
+from tests.toy_denoisers import FAMILIES
+
+EVERY_FAMILY = pytest.mark.parametrize("family", sorted(FAMILIES))
+
+
+@EVERY_FAMILY
+@settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 1000))
+def test_slim_equals_the_padded_dense_program_and_the_eager_model(family: str, seed: int) -> None:
+    program = captured(family)
+    plan = updated_plan(program, seed)
+    plan = SlimPlan.from_json(plan.to_json(), plan.updates)
+    slim = rewrite(program, plan)
+    assert validate(program, plan, slim).relative_error <= 1e-12
+    model = apply_plan(FAMILIES[family](0, torch.float64), plan)
+    args, kwargs = fresh_inputs(program, seed=1)[0]
+    with torch.no_grad():
+        expected = slim(*args, **kwargs)
+        found = describe(model).module(*args, **kwargs)
+    assert (found - expected).norm() <= 1e-12 * expected.norm()
+    sites = find_sites(program)
+    for total, each in ((program_params, site_params), (program_macs, site_macs)):
+        gone = [each(program, site) - entry_cost(each(program, site), site, plan.sites[site.name]) for site in sites]
+        assert total(slim) == total(program) - sum(gone)
