@@ -17,9 +17,13 @@ from passes.fingerprint import check_fingerprint, fingerprint
 from passes.plan import SitePlan, SlimPlan
 from passes.program import Program
 from passes.site import Site
+from passes.sites import locate_all
 from passes.statistics import Statistics
 
 Normalization = Literal["max", "minmax"]
+# The largest relative squared error of the prediction at which pictures of dense and slim could not be told apart by eye,
+# see docs/adr/0012.
+DEFAULT_MAX_ERROR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,22 @@ class KeepMacs:
         _check_normalization(self.normalize)
 
 
-Policy = Threshold | KeepParams | KeepMacs
+@dataclass(frozen=True)
+class MaxError:
+    """Remove as many parameters as the prediction's expected error allows.
+
+    Attributes:
+        error: largest relative squared error of the prediction, E‖slim − dense‖² / E‖dense‖².
+    """
+
+    error: float = DEFAULT_MAX_ERROR
+
+    def __post_init__(self) -> None:
+        if not 0 < self.error < 1:
+            raise UsageError(f"max-error is {self.error:g}; it must be between 0 and 1, such as {DEFAULT_MAX_ERROR:g}")
+
+
+Policy = Threshold | KeepParams | KeepMacs | MaxError
 
 
 def analyze(
@@ -88,14 +107,23 @@ def analyze(
         BudgetError: as `allocate`.
         CalibrationError: the statistics are empty or not finite.
     """
+    check_statistics(program, sites, statistics)
+    chosen = getattr(criterion, "__name__", "custom") if callable(criterion) else choose(criterion)
+    record = {"criterion": chosen, "samples": statistics.samples, "calls": statistics.calls}
+    return allocate(program, sites, score(sites, statistics, criterion), policy or Threshold(), record=record)
+
+
+def check_statistics(program: Program, sites: Sequence[Site], statistics: Statistics) -> None:
+    """Refuse statistics of another model.
+
+    Raises:
+        PlanError: says what differs.
+    """
     everything = {site.name: SitePlan(site.kind, site.units, tuple(range(site.units))) for site in sites}
     try:
         check_fingerprint(SlimPlan(statistics.fingerprint, everything), program, tuple(sites))
     except PlanError as error:
         raise PlanError(f"these statistics are not of this model, calibrate it anew: {error}") from error
-    chosen = getattr(criterion, "__name__", "custom") if callable(criterion) else choose(criterion)
-    record = {"criterion": chosen, "samples": statistics.samples, "calls": statistics.calls}
-    return allocate(program, sites, score(sites, statistics, criterion), policy or Threshold(), record=record)
 
 
 def allocate(
@@ -125,7 +153,9 @@ def allocate(
         if site.name not in scores:
             raise CalibrationError(f"site {site.name!r} has no scores: score every site of the program")
         check_scores(site, scores[site.name])
-    noted: dict[str, Any] = {"rule": "threshold", "normalize": policy.normalize}
+    if isinstance(policy, MaxError):
+        raise UsageError("one global threshold predicts no error; give it --tau or a budget, or choose --method best")
+    noted: dict[str, Any] = {"method": "threshold", "normalize": policy.normalize}
     if isinstance(policy, Threshold):
         masks = {site.name: keep(normalize(scores[site.name], policy.normalize), policy.tau) for site in sites}
         noted["tau"] = policy.tau
@@ -181,19 +211,11 @@ def _solve(
     Of units with exactly equal scores only as many go as needed; only then the result is not what `Threshold(tau)`
     gives for the returned tau.
     """
-    if isinstance(policy, KeepParams):
-        total, unit_cost, word = costs.program_params(program), costs.unit_params, "parameters"
-    else:
-        total, unit_cost, word = costs.program_macs(program), costs.unit_macs, "multiply-adds"
-    prices = [unit_cost(program, site) for site in sites]
-    budget = int(Fraction(policy.fraction).limit_denominator(10**9) * total)
+    total, budget, whole = price_list(program, sites, policy)
+    prices = [whole[site.name] // site.units for site in sites]
     least = total - sum(price * (site.units - 1) for price, site in zip(prices, sites, strict=True))
     if least > budget:
-        share = -(-least * 10_000 // total) / 10_000
-        raise BudgetError(
-            f"{policy.fraction:g} of the {word} can't be met: with one unit left in each site, {share:g} of them stay; "
-            f"ask for {share:g} or more"
-        )
+        raise unmet(policy, least, total, "one unit left in each site")
     masks = {site.name: torch.ones(site.units, dtype=torch.bool) for site in sites}
     candidates = []
     for index, site in enumerate(sites):
@@ -214,6 +236,29 @@ def _solve(
     if removed == 0:
         return masks, 0.0
     return masks, candidates[removed].score if removed < len(candidates) else 1.0
+
+
+def price_list(
+    program: Program, sites: Sequence[Site], policy: KeepParams | KeepMacs
+) -> tuple[int, int, dict[str, int]]:
+    """Say what a budget counts: of the whole denoiser, what may stay of it, and each whole site's part."""
+    if isinstance(policy, KeepParams):
+        total, whole = costs.program_params(program), {site.name: costs.site_params(program, site) for site in sites}
+    else:
+        places = locate_all(program)
+        total = costs.program_macs(program)
+        whole = {site.name: costs.site_macs(program, site, places[site]) for site in sites}
+    return total, int(Fraction(policy.fraction).limit_denominator(10**9) * total), whole
+
+
+def unmet(policy: KeepParams | KeepMacs, least: int, total: int, with_what: str) -> BudgetError:
+    """Make the error that says which budget could be met."""
+    word = "parameters" if isinstance(policy, KeepParams) else "multiply-adds"
+    share = -(-least * 10_000 // total) / 10_000
+    return BudgetError(
+        f"{policy.fraction:g} of the {word} can't be met: with {with_what}, {share:g} of them stay; "
+        f"ask for {share:g} or more"
+    )
 
 
 def _check_fraction(option: str, fraction: float) -> None:

@@ -12,7 +12,9 @@ from torch import Tensor, fx
 from passes.errors import UsageError
 from passes.fingerprint import fingerprint
 from passes.ledger import Closing, Ledger, Opening
+from passes.moments import moment_shapes
 from passes.observers import DEFAULT_OBSERVERS, ObserverFactory, UnitObserver, Weighing
+from passes.probes import PROBES, Probes
 from passes.program import Program
 from passes.site import Kind, Site
 from passes.site_nodes import SiteNodes
@@ -35,6 +37,7 @@ class Instrumented:
         ledger: where the observers add up.
         timesteps: the timesteps covered by the buckets, [0, timesteps).
         fingerprint: of the dense program.
+        probes: where a few inputs are kept.
     """
 
     program: Program
@@ -43,6 +46,7 @@ class Instrumented:
     ledger: Ledger
     timesteps: float
     fingerprint: Mapping[str, Any]
+    probes: Probes
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """Run the program on inputs of the same structure as the traced ones; returns the prediction.
@@ -50,16 +54,22 @@ class Instrumented:
         Raises:
             CalibrationError: an activation was not finite; the message names the site.
         """
-        return self.program(*args, **kwargs)
+        prediction = self.program(*args, **kwargs)
+        self.probes.offer(args, kwargs, prediction)
+        return prediction
 
     def statistics(self) -> Statistics:
         """Copy what all finished forwards since the last `reset` or `load` add up to. Valid at any moment."""
         sites, samples, calls = self.ledger.read()
-        return Statistics(sites, samples, calls, self.timesteps, self.fingerprint)
+        moments = self.ledger.read_moments()
+        weights = self.ledger.weights if moments else ()
+        probes = self.probes.read()
+        return Statistics(sites, samples, calls, self.timesteps, self.fingerprint, moments, probes, weights)
 
     def reset(self) -> None:
         """Forget everything measured."""
         self.ledger.clear()
+        self.probes.clear()
 
     def load(self, statistics: Statistics) -> None:
         """Continue from `statistics`: further forwards add to them, to the bits an uninterrupted run would have.
@@ -68,7 +78,8 @@ class Instrumented:
             CalibrationError: they are of another model, other sites, other observers or other buckets.
         """
         check_same_kind(self.statistics(), statistics)
-        self.ledger.write(statistics.sites, statistics.samples, statistics.calls)
+        self.ledger.write(statistics.sites, statistics.samples, statistics.calls, statistics.moments)
+        self.probes.write(statistics.probes, statistics.calls)
 
 
 def instrument(
@@ -78,6 +89,8 @@ def instrument(
     *,
     buckets: int = BUCKETS,
     timesteps: float = TIMESTEPS,
+    moments: bool = False,
+    weights: Sequence[float] | None = None,
 ) -> Instrumented:
     """Add an observer node to each site of a copy of the program.
 
@@ -89,9 +102,12 @@ def instrument(
         observers: by kind, what makes the observer of a site; the others get the default ones.
         buckets: equal timestep buckets to keep apart. A program without timestep has one.
         timesteps: the scheduler's range, [0, timesteps).
+        moments: take second moments too, over a few tokens of each sample, and keep a few inputs as probes. Memory is
+            that of `passes.moments.moment_bytes`.
+        weights: how much a token counts in the moments, one number for each bucket; None weighs all alike.
 
     Raises:
-        UsageError: no sites, no buckets, or an empty range.
+        UsageError: no sites, no buckets, an empty range, or weights that are negative, all zero or of another number.
     """
     if not sites:
         raise UsageError("there is no site to watch: see `slimdiff-fx inspect` for what was found and why not")
@@ -106,7 +122,10 @@ def instrument(
     ]
     buckets = buckets if program.timestep is not None else 1
     layout = {observer.site.name: (observer.site.units, observer.statistics) for observer in made}
-    ledger = Ledger(layout, buckets)
+    if weights is not None and (len(weights) != buckets or min(weights) < 0 or not sum(weights) > 0):
+        raise UsageError(f"timestep weights {list(weights)}: give {buckets} that are not negative and not all zero")
+    shapes = {site.name: moment_shapes(site) for site in sites} if moments else {}
+    ledger = Ledger(layout, buckets, shapes, weights)
     _insert_opening(watched, ledger, timesteps)
     for index, (observer, nodes) in enumerate(zip(made, located, strict=True)):
         observer.ledger = ledger
@@ -114,7 +133,9 @@ def instrument(
     _insert_closing(watched, ledger)
     watched.graph.lint()
     watched.graph_module.recompile()
-    return Instrumented(watched, program, tuple(sites), ledger, float(timesteps), fingerprint(program, tuple(sites)))
+    probes = Probes(PROBES if moments else 0)
+    own = fingerprint(program, tuple(sites))
+    return Instrumented(watched, program, tuple(sites), ledger, float(timesteps), own, probes)
 
 
 def _insert_opening(program: Program, ledger: Ledger, timesteps: float) -> None:
@@ -133,8 +154,10 @@ def _insert_opening(program: Program, ledger: Ledger, timesteps: float) -> None:
 
 def _insert_observer(program: Program, path: str, observer: UnitObserver, nodes: SiteNodes) -> None:
     inputs: list[fx.Node | None] = [nodes.activation]
-    if observer.weighing is not None:
-        inputs += [nodes.query, nodes.key, _argument(nodes.activation, 3, "attn_mask")]
+    if observer.site.kind == "attention" and nodes.query is not None and nodes.key is not None:
+        inputs += [nodes.query, nodes.key]
+        if observer.weighing is not None:
+            inputs.append(_argument(nodes.activation, 3, "attn_mask"))
     program.graph_module.add_submodule(path, observer)
     # Right behind the activation, so that no tensor lives longer than it did.
     with program.graph.inserting_after(nodes.activation):

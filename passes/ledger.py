@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
 from passes.errors import CalibrationError
+from passes.moments import FIRST, KEY, KEY_COUNT, fold
 from passes.statistics import COUNT
+from passes.uninterrupted import uninterrupted
 
 
 class Ledger:
@@ -20,12 +23,23 @@ class Ledger:
     count, then samples and calls. A finished forward is taken over by one addition: an interrupt (Ctrl-C) finds the
     sums as before a forward or as after it, never in between, and one sum tells whether a whole forward was finite.
 
+    Second moments, where they are taken, are tensors of their own: too large to be copied at each forward. They are
+    added while interrupts wait.
+
     Args:
         layout: by site name, its units and the names of its statistics.
         buckets: timestep buckets.
+        moments: by site name, the shapes of its sums (see `passes.moments`); empty where none are taken.
+        weights: how much a token counts in the moments, by its timestep's bucket; None weighs all alike.
     """
 
-    def __init__(self, layout: Mapping[str, tuple[int, Sequence[str]]], buckets: int) -> None:
+    def __init__(
+        self,
+        layout: Mapping[str, tuple[int, Sequence[str]]],
+        buckets: int,
+        moments: Mapping[str, Mapping[str, tuple[int, ...]]] | None = None,
+        weights: Sequence[float] | None = None,
+    ) -> None:
         self.layout = {site: (units, tuple(names)) for site, (units, names) in layout.items()}
         self.buckets = buckets
         columns = sum(units * len(names) for units, names in self.layout.values()) + len(self.layout) + 2
@@ -33,14 +47,23 @@ class Ledger:
         self._rows: list[int] = []
         self._values: dict[str, list[Tensor]] = {}
         self._tokens: dict[str, int] = {}
+        self.moments: dict[str, dict[str, Tensor]] = {
+            site: {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
+            for site, shapes in (moments or {}).items()
+        }
+        self.weights = tuple(weights) if weights is not None else (1.0,) * buckets
+        self.timesteps: list[float] = []
+        self._sampled: dict[str, dict[str, Tensor]] = {}
 
-    def begin(self, rows: list[int]) -> None:
+    def begin(self, rows: list[int], timesteps: list[float]) -> None:
         """Start a forward, forgetting one that didn't finish.
 
         Args:
             rows: the bucket of each sample, or one bucket for all.
+            timesteps: the timestep of each sample, or one for all.
         """
         self._rows, self._values, self._tokens = rows, {}, {}
+        self.timesteps, self._sampled = timesteps, {}
 
     def record(self, site: str, values: list[Tensor], tokens: int) -> None:
         """Note what a site's observer measured in the running forward.
@@ -59,6 +82,22 @@ class Ledger:
                 "give one timestep, or one for each sample"
             )
         self._values[site], self._tokens[site] = values, tokens
+
+    def sample(self, site: str, rows: dict[str, Tensor], tokens: int, keys: int) -> None:
+        """Note the tokens that a site's observer sampled in the running forward, for its second moments.
+
+        Args:
+            site: its name.
+            rows: as `passes.moments.fold` takes them, without the weights, which are added here.
+            tokens: how many of the activation's tokens were taken of each sample.
+            keys: how many keys of each sample.
+        """
+        weights = torch.tensor([self.weights[row] for row in self._rows], dtype=torch.float64)
+        for name, taken, values in ((COUNT, tokens, rows.get(FIRST)), (KEY_COUNT, keys, rows.get(KEY))):
+            if values is not None:
+                samples = len(values) // taken
+                rows[name] = weights.expand(samples).repeat_interleave(taken).to(values.device)
+        self._sampled[site] = rows
 
     def commit(self) -> None:
         """Take the running forward over into the sums.
@@ -82,7 +121,19 @@ class Ledger:
         added.view(-1)[-1] += 1  # calls: the last column, in whichever row
         if self._total.device != added.device:
             self._place(self._total.to(added.device))
-        (self._total[self._rows[0]] if same else self._total).add_(added)
+        with uninterrupted() if self.moments else nullcontext():
+            for site, sampled in self._sampled.items():
+                self._fold(site, sampled)
+            (self._total[self._rows[0]] if same else self._total).add_(added)
+        self._sampled = {}
+
+    def _fold(self, site: str, rows: dict[str, Tensor]) -> None:
+        sums = self.moments[site]
+        device = rows[FIRST].device
+        if sums[FIRST].device != device:
+            sums = self.moments[site] = {name: values.to(device) for name, values in sums.items()}
+        with torch.inference_mode(False):
+            fold(sums, {name: values.clone() if values.is_inference() else values for name, values in rows.items()})
 
     def _blame(self) -> None:
         for site, values in self._values.items():
@@ -115,8 +166,23 @@ class Ledger:
                 sites[site][name] = view.clone(memory_format=torch.contiguous_format)
             return sites, int(total[:, -2].sum()), int(total[:, -1].sum())
 
-    def write(self, sites: Mapping[str, Mapping[str, Tensor]], samples: int, calls: int) -> None:
-        """Replace the sums by others of the same layout, as `read` gives them."""
+    def read_moments(self) -> dict[str, dict[str, Tensor]]:
+        """Copy the second moments of all finished forwards to the CPU."""
+        return {
+            site: {name: values.cpu().clone() for name, values in sums.items()} for site, sums in self.moments.items()
+        }
+
+    def write(
+        self,
+        sites: Mapping[str, Mapping[str, Tensor]],
+        samples: int,
+        calls: int,
+        moments: Mapping[str, Mapping[str, Tensor]] | None = None,
+    ) -> None:
+        """Replace the sums by others of the same layout, as `read` and `read_moments` give them."""
+        for site, sums in self.moments.items():
+            for name, values in sums.items():
+                values.copy_((moments or {})[site][name])
         total = torch.zeros(self._total.shape, dtype=torch.float64)
         for site, name, view in self._parts(total):
             view.copy_(sites[site][name])
@@ -125,6 +191,9 @@ class Ledger:
 
     def clear(self) -> None:
         """Set all sums to zero."""
+        for sums in self.moments.values():
+            for values in sums.values():
+                values.zero_()
         self._place(torch.zeros_like(self._total))
 
 
@@ -150,7 +219,7 @@ class Opening(nn.Module):
             return
         given = [0.0] if timestep is None else torch.as_tensor(timestep).detach().double().flatten().tolist()
         last = self.ledger.buckets - 1
-        self.ledger.begin([int(min(max(step * (last + 1) / self.timesteps, 0), last)) for step in given])
+        self.ledger.begin([int(min(max(step * (last + 1) / self.timesteps, 0), last)) for step in given], given)
 
 
 class Closing(nn.Module):

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
 from passes.ledger import Ledger
+from passes.moments import FIRST, KEY, QUERY, sampled_tokens
 from passes.site import Kind, Site
 
 # How many queries are looked at: one in 16 tokens, to cost a small part of the attention itself, within bounds.
 SAMPLED_SHARE = 16
 FEWEST_QUERIES, MOST_QUERIES = 2, 8
 _GOLDEN_RATIO = 0.6180339887498949
+_REMEMBERED = 256  # choices of tokens, by length and timestep
 _NEVER = -1e4  # exp of it is 0 in float32 and float64, and 0 times it is 0, not NaN
 
 
@@ -53,6 +55,7 @@ class UnitObserver(nn.Module):
         self.site = site
         self.weighing = weighing
         self.ledger: Ledger | None = None
+        self._chosen: dict[tuple[int, tuple[float, ...], torch.device], Tensor] = {}
 
     @property
     def statistics(self) -> Sequence[str]:
@@ -90,6 +93,37 @@ class UnitObserver(nn.Module):
         with torch.no_grad(), autocast:
             values = self.measure(activation, query, key, mask)
             self.ledger.record(self.site.name, values, self.tokens(activation))
+            if self.site.name in self.ledger.moments:
+                self._sample_tokens(self.ledger, activation, query, key)
+
+    def _sample_tokens(self, ledger: Ledger, activation: Tensor, query: Tensor | None, key: Tensor | None) -> None:
+        """Hand a few tokens of each sample to the ledger, for the second moments."""
+        attends = self.site.kind == "attention"
+        # [B, T, heads, head_dim] or [B, T, neurons]
+        output = activation.transpose(1, 2) if attends else activation.flatten(1, -2)
+        taken = self._take(output, ledger.timesteps)
+        rows = {FIRST: taken.reshape(-1, self.site.width)}
+        keys = 0
+        if attends and query is not None and key is not None:
+            sampled = self._take(key.transpose(1, 2), ledger.timesteps)
+            keys = sampled.shape[1]
+            rows[QUERY] = self._take(query.transpose(1, 2), ledger.timesteps).flatten(0, 1)
+            rows[KEY] = sampled.flatten(0, 1)
+        ledger.sample(self.site.name, rows, taken.shape[1], keys)
+
+    def _take(self, values: Tensor, timesteps: list[float]) -> Tensor:
+        """Pick the sampled tokens of [B, T, ...], as a copy in at least float32, [B, k, ...]."""
+        tokens, device = values.shape[1], values.device
+        steps = tuple(timesteps[:1]) if len(set(timesteps)) == 1 else tuple(timesteps)
+        place = (tokens, steps, device)
+        if place not in self._chosen:
+            if len(self._chosen) > _REMEMBERED:
+                self._chosen.clear()
+            self._chosen[place] = torch.tensor([sampled_tokens(tokens, step) for step in steps], device=device)
+        chosen = self._chosen[place]
+        if len(chosen) == 1:
+            return _exact(values.index_select(1, chosen[0]))
+        return _exact(values[torch.arange(len(values), device=device).unsqueeze(1), chosen])
 
     def extra_repr(self) -> str:
         """Name the site in the module's printed form."""

@@ -1,4 +1,4 @@
-"""Make the smaller program: slice the linears or replace their weights, mend what the graph baked in, prove it first."""
+"""Make the smaller program: slice linears or replace their weights, mend what the graph baked in, prove it first."""
 
 from __future__ import annotations
 

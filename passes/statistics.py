@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,9 @@ from passes.errors import CalibrationError, CheckpointError, UsageError
 
 COUNT = "count"
 HEADER = "header"
-FORMAT = 1
+MOMENTS = "moments"
+PROBES = "probes"
+FORMAT = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +30,10 @@ class Statistics:
         calls: forwards so far: where an interrupted calibration continues.
         timesteps: the timesteps covered, [0, timesteps), in as many equal buckets as the sums have rows.
         fingerprint: of the program that was watched, see `passes.fingerprint`.
+        moments: by site name, second moments over sampled tokens, float64 (see `passes.moments`); empty if none were
+            taken.
+        probes: a few inputs of the denoiser, each the flat list of its tensors: what sensitivities are measured on.
+        weights: how much a token counted in the moments, by timestep bucket; empty if all did alike.
     """
 
     sites: Mapping[str, Mapping[str, Tensor]]
@@ -35,6 +41,9 @@ class Statistics:
     calls: int
     timesteps: float
     fingerprint: Mapping[str, Any]
+    moments: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    probes: tuple[tuple[Tensor, ...], ...] = ()
+    weights: tuple[float, ...] = ()
 
     @property
     def buckets(self) -> int:
@@ -84,11 +93,18 @@ class Statistics:
             "calls": self.calls,
             "timesteps": self.timesteps,
             "fingerprint": self.fingerprint,
+            "weights": self.weights,
         }
         tensors = {HEADER: torch.tensor(list(json.dumps(header).encode()), dtype=torch.uint8)}
         for site, sums in self.sites.items():
             for statistic, values in sums.items():
                 tensors[f"{site}/{statistic}"] = values.clone()
+        for site, sums in self.moments.items():
+            for name, values in sums.items():
+                tensors[f"{MOMENTS}/{site}/{name}"] = values
+        for number, leaves in enumerate(self.probes):
+            for position, leaf in enumerate(leaves):
+                tensors[f"{PROBES}/{number:04}/{position:02}"] = leaf
         return tensors
 
     @classmethod
@@ -103,17 +119,25 @@ class Statistics:
             if header["format"] != FORMAT:
                 raise CheckpointError(f"statistics of format {header['format']!r}, not {FORMAT}: calibrate again")
             facts = (int(header["samples"]), int(header["calls"]), float(header["timesteps"]))
-            fingerprint = dict(header["fingerprint"])
+            fingerprint, weights = dict(header["fingerprint"]), tuple(map(float, header["weights"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"these are no statistics (bad header: {error!r}): calibrate again") from error
-        sites: dict[str, dict[str, Tensor]] = {}
+        parts: dict[str, dict[str, dict[str, Tensor]]] = {MOMENTS: {}, PROBES: {}, "": {}}
         for key in sorted(tensors):
-            site, separator, statistic = key.rpartition("/")
-            if separator:
-                sites.setdefault(site, {})[statistic] = tensors[key].cpu().clone()
-        statistics = cls(sites, *facts, fingerprint)
+            path, separator, name = key.rpartition("/")
+            part, _, rest = path.partition("/")
+            if part in (MOMENTS, PROBES):
+                parts[part].setdefault(rest, {})[name] = tensors[key].cpu()
+            elif separator:
+                parts[""].setdefault(path, {})[name] = tensors[key].cpu().clone()
+        probes = tuple(tuple(leaves.values()) for leaves in parts[PROBES].values())
+        statistics = cls(parts[""], *facts, fingerprint, parts[MOMENTS], probes, weights)
         _check(statistics)
         return statistics
+
+    def light(self) -> Statistics:
+        """Leave out what only planning needs: second moments and probes."""
+        return replace(self, moments={}, probes=())
 
     def identical(self, other: Statistics) -> bool:
         """Say whether two statistics are equal to the last bit."""
@@ -137,8 +161,13 @@ def merge(*statistics: Statistics) -> Statistics:
         site: {name: torch.stack([each.sites[site][name] for each in statistics]).sum(0) for name in sums}
         for site, sums in first.sites.items()
     }
+    moments = {
+        site: {name: torch.stack([each.moments[site][name] for each in statistics]).sum(0) for name in sums}
+        for site, sums in first.moments.items()
+    }
     samples, calls = sum(each.samples for each in statistics), sum(each.calls for each in statistics)
-    return Statistics(sites, samples, calls, first.timesteps, first.fingerprint)
+    probes = tuple(probe for each in statistics for probe in each.probes)
+    return Statistics(sites, samples, calls, first.timesteps, first.fingerprint, moments, probes, first.weights)
 
 
 def check_same_kind(one: Statistics, other: Statistics) -> None:
@@ -159,12 +188,20 @@ def check_same_kind(one: Statistics, other: Statistics) -> None:
         others = {name: tuple(values.shape) for name, values in other.sites[site].items()}
         if shapes != others:
             raise CalibrationError(f"site {site!r} was measured as {others}, not as {shapes}: use the same observers")
+    if one.weights != other.weights:
+        raise CalibrationError("these statistics weigh timesteps in another way: use the same timestep weights")
+    if one.moments.keys() != other.moments.keys():
+        raise CalibrationError("only one of these statistics has second moments: calibrate both with them, or neither")
 
 
 def _check(statistics: Statistics) -> None:
     """Refuse what no calibration can have written."""
     if statistics.samples < 0 or statistics.calls < 0 or not statistics.timesteps > 0:
         raise CheckpointError("the statistics' header is out of range: calibrate again")
+    for site, sums in statistics.moments.items():
+        for name, values in sums.items():
+            if values.dtype != torch.float64 or not bool(torch.isfinite(values).all()):
+                raise CheckpointError(f"site {site!r}: moment {name} is {values.dtype} or not finite: calibrate again")
     buckets: set[int] = set()
     for site, sums in statistics.sites.items():
         if COUNT not in sums or len(sums) < 2:

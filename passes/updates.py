@@ -132,9 +132,7 @@ def _check_width(site: Site, entry: SitePlan, updates: Mapping[str, Tensor]) -> 
         )
 
 
-def slim_shapes(
-    site: Site, entry: SitePlan, parameters: Mapping[str, Tensor]
-) -> Iterator[tuple[str, tuple[int, ...]]]:
+def slim_shapes(site: Site, entry: SitePlan, parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Walk over the parameters of a site's linears: their paths, and the shapes they have in the slim model."""
     width = len(entry.kept) * (entry.width or site.unit_width)
     offsets: dict[str, int] = {}

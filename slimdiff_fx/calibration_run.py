@@ -34,6 +34,8 @@ class CalibrationSettings:
         batch: samples a pipeline call.
         checkpoint: file to keep the state in while running; None keeps none.
         resume: continue from `checkpoint`.
+        moments: take second moments; every method but `threshold` needs them.
+        timestep_weights: how much tokens count in them, one number for each timestep bucket; None weighs all alike.
     """
 
     sampling: Sampling = Sampling()
@@ -42,6 +44,8 @@ class CalibrationSettings:
     batch: int = 16
     checkpoint: Path | None = None
     resume: bool = False
+    moments: bool = True
+    timestep_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -124,6 +128,8 @@ def describe_run(pipe: DiffusionPipeline, samples: Sequence[Sample], settings: C
         "observe_steps": settings.observe_steps,
         "seed": settings.seed,
         "batch": settings.batch,
+        "moments": settings.moments,
+        "timestep_weights": settings.timestep_weights and list(settings.timestep_weights),
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,
         "device": str(pipe.device),

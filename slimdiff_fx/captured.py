@@ -76,7 +76,13 @@ def observe_pipeline(
 ) -> StoredStatistics:
     """Calibrate a captured denoiser through its pipeline."""
     timesteps = float(getattr(pipe.scheduler.config, "num_train_timesteps", TIMESTEPS))
-    instrumented = instrument(captured.program, captured.sites, timesteps=timesteps)
+    instrumented = instrument(
+        captured.program,
+        captured.sites,
+        timesteps=timesteps,
+        moments=settings.moments,
+        weights=settings.timestep_weights,
+    )
 
     def observed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         program_args, program_kwargs = translate_call(captured.inputs, args, kwargs)

@@ -1,0 +1,127 @@
+"""New weights for the linears of a site that was cut: what the survivors can make up for, in closed form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from passes.errors import UsageError
+from passes.least_squares import Refit, refit, refitted
+from passes.moments import Covariance, Sums, covariance
+from passes.plan import SitePlan
+from passes.projections import narrow_values, score_maps, value_maps
+from passes.site import Site
+
+Compensation = Literal["none", "bias", "lstsq"]
+COMPENSATIONS: tuple[Compensation, ...] = ("none", "bias", "lstsq")
+
+
+@dataclass(frozen=True)
+class Compensated:
+    """What a site's linears become.
+
+    Attributes:
+        updates: new parameters by path, in slim shapes and the model's own type.
+        error: E‖Δ‖² at the consumer's output on the calibration set; what narrower queries and keys change in the attention
+            weights is not in it.
+    """
+
+    updates: Mapping[str, Tensor]
+    error: float
+
+
+def consumer_inputs(site: Site, sums: Sums, parameters: Mapping[str, Tensor]) -> Covariance:
+    """Give the covariance of what enters a site's consumer; not centred where it has no bias to take the mean over."""
+    return covariance(site, sums, centred=f"{site.consumer}.bias" in parameters)
+
+
+def compensate(
+    site: Site,
+    entry: SitePlan,
+    sums: Sums,
+    parameters: Mapping[str, Tensor],
+    how: Compensation = "lstsq",
+    *,
+    implied_scale: bool = True,
+    as_published: bool = False,
+) -> Compensated:
+    """Solve for the new weights of a site.
+
+    Args:
+        site: the dense site.
+        entry: what stays of it. Narrower heads are always solved for, whatever `how` is.
+        sums: its moments.
+        parameters: the dense model's, by path.
+        how: "none" leaves the kept weights; "bias" hands the removed units' mean to the bias; "lstsq" refits the kept
+            weights as well.
+        implied_scale: attention scales its scores by 1/√(head width): narrower heads must make up for that.
+        as_published: second moments in place of covariances and each head by itself, as spectral slimming was published.
+
+    Raises:
+        UsageError: an unknown kind of compensation.
+    """
+    if how not in COMPENSATIONS:
+        raise UsageError(f"unknown compensation {how!r}; there are {', '.join(COMPENSATIONS)}")
+    weight = parameters[f"{site.consumer}.weight"].detach().double().cpu()
+    inputs = covariance(site, sums, centred=False) if as_published else consumer_inputs(site, sums, parameters)
+    if entry.width is not None and entry.width < site.unit_width:
+        return _narrow(site, entry, sums, inputs, parameters, implied_scale=implied_scale, joint=not as_published)
+    kept = site.columns(entry.mask())
+    if how == "lstsq":
+        found = refit(weight, inputs, kept)
+    else:
+        found = refitted(weight, inputs, kept, weight[:, kept])
+        if how == "none":
+            # the mean that nobody makes up for is part of the error
+            return Compensated({}, found.error + float(found.shift.square().sum()))
+    return Compensated(_consumer_updates(site, found, parameters, only_bias=how == "bias"), found.error)
+
+
+def _narrow(
+    site: Site,
+    entry: SitePlan,
+    sums: Sums,
+    inputs: Covariance,
+    parameters: Mapping[str, Tensor],
+    *,
+    implied_scale: bool,
+    joint: bool,
+) -> Compensated:
+    if len(entry.kept) < site.units:
+        raise UsageError(f"site {site.name!r}: heads are removed or made narrower, not both; choose one")
+    width = entry.width or site.unit_width
+    weight = parameters[f"{site.consumer}.weight"].detach().double().cpu()
+    maps, found = narrow_values(weight, inputs, value_maps(weight, inputs, site.units), width, joint=joint)
+    scores = score_maps(sums, centred=joint)
+    # Attention divides by the root of the width that it finds: it shall be that of the dense one.
+    scale = math.sqrt(width / site.unit_width) if implied_scale else 1.0
+    updates = _consumer_updates(site, found, parameters)
+    query, key, value = (producer.path for producer in site.producers)
+    for path, change in ((query, scores.query[:, :width] * scale), (key, scores.key[:, :width]), (value, maps)):
+        for name in (f"{path}.weight", f"{path}.bias"):
+            if name in parameters:
+                dense = parameters[name].detach()
+                heads = dense.double().cpu().reshape(site.units, site.unit_width, -1)
+                updates[name] = (change @ heads).reshape(-1, *dense.shape[1:]).to(dense.dtype)
+    return Compensated(updates, found.error)
+
+
+def _consumer_updates(
+    site: Site, found: Refit, parameters: Mapping[str, Tensor], *, only_bias: bool = False
+) -> dict[str, Tensor]:
+    weight, bias = f"{site.consumer}.weight", f"{site.consumer}.bias"
+    updates = {} if only_bias else {weight: found.weight.to(parameters[weight].dtype)}
+    if bias in parameters:
+        dense = parameters[bias].detach()
+        updates[bias] = (dense.double().cpu() + found.shift).to(dense.dtype)
+    return updates
+
+
+def predicted_loss(entry: SitePlan, site: Site, compensated: Compensated, energy: float) -> float:
+    """Give a site's error as a share of what its block puts out beyond its mean; 0 where it is untouched."""
+    untouched = len(entry.kept) == site.units and entry.width in (None, site.unit_width)
+    return 0.0 if untouched or not energy > 0 else compensated.error / energy

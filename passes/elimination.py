@@ -1,0 +1,139 @@
+"""Backward elimination: take the unit whose loss, after the others are refitted, is least; and again.
+
+With G = (C + λI)⁻¹ over the units that are left and W' their refitted weights, removing unit j and refitting the others
+adds ‖W'_j‖² / G_jj to the error (optimal brain surgeon; OBS-Diff, arXiv 2510.06751). G and the Gram matrix of W' then
+change by a rank-one term each. Terms are collected and applied a block at a time, as in a blocked Cholesky
+factorization, which a removal is a step of: subtracting from a positive definite matrix what leaves it so.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from passes.least_squares import ridge
+from passes.moments import Covariance
+
+BLOCK = 64
+_TINY = 1e-300
+
+
+@dataclass(frozen=True)
+class Elimination:
+    """In which order units go, and what it costs.
+
+    Attributes:
+        order: units in the order of their removal; all but the last one.
+        errors: after each removal, E‖W a − W' a'‖² + λ‖W − W'‖² with the survivors refitted. Never falls.
+    """
+
+    order: tuple[int, ...]
+    errors: tuple[float, ...]
+
+
+def eliminate_neurons(weight: Tensor, inputs: Covariance, block: int = BLOCK) -> Elimination:
+    """Order neurons by backward elimination.
+
+    Args:
+        weight: of the consumer, [out, n].
+        inputs: covariance of its n inputs.
+        block: removals between two updates of the whole matrices; changes rounding alone.
+    """
+    weight = weight.double()
+    inverse = _inverse(inputs)
+    gram = weight.T @ weight
+    left = torch.arange(len(inverse))
+    order: list[int] = []
+    errors: list[float] = []
+    while len(left) > 1:
+        stay, gone, losses = _remove_block(inverse, gram, min(block, len(left) - 1))
+        order += left[gone].tolist()
+        errors += losses
+        inverse, gram, left = inverse[stay][:, stay], gram[stay][:, stay], left[stay]
+    return Elimination(tuple(order), tuple(torch.tensor(errors, dtype=torch.float64).cumsum(0).tolist()))
+
+
+def _remove_block(inverse: Tensor, gram: Tensor, count: int) -> tuple[Tensor, Tensor, list[float]]:
+    """Choose the next removals and apply them to both matrices, in place; gives who stays, who goes and the losses."""
+    size = len(inverse)
+    columns = inverse.new_zeros(size, count)  # l: with G − l lᵀ the removed unit is gone from G
+    products = inverse.new_zeros(size, count)  # u = W'ᵀ v, v = W'_j / √G_jj
+    norms = inverse.new_zeros(count)  # vᵀ v
+    diagonal, squares = inverse.diagonal().clone(), gram.diagonal().clone()
+    gone: list[int] = []
+    losses: list[float] = []
+    for step in range(count):
+        scores = squares.clamp_min(0) / diagonal.clamp_min(_TINY)
+        if gone:
+            scores[gone] = math.inf
+        unit = int(scores.argmin())
+        before = columns[:, :step]
+        mine = before[unit]
+        column = inverse[unit] - before @ mine
+        product = gram[unit] - before @ (products[unit, :step] - norms[:step] * mine) - products[:, :step] @ mine
+        pivot = max(float(column[unit]), _TINY)
+        columns[:, step] = column / math.sqrt(pivot)
+        products[:, step] = product / math.sqrt(pivot)
+        norms[step] = max(float(product[unit]), 0.0) / pivot
+        losses.append(float(norms[step]))
+        line, dot = columns[:, step], products[:, step]
+        diagonal -= line.square()
+        squares -= 2 * line * dot - norms[step] * line.square()
+        gone.append(unit)
+    inverse -= columns @ columns.T
+    cross = columns @ products.T
+    gram -= cross + cross.T - (columns * norms) @ columns.T
+    stay = torch.ones(size, dtype=torch.bool)
+    stay[gone] = False
+    return stay.nonzero().flatten(), torch.tensor(gone), losses
+
+
+def eliminate_heads(weight: Tensor, inputs: Covariance, heads: int) -> Elimination:
+    """Order heads by backward elimination: the same in blocks, tr(W'_j G_jj⁻¹ W'_jᵀ).
+
+    Args:
+        weight: of the consumer, [out, heads * head_dim].
+        inputs: covariance of its inputs.
+        heads: how many.
+    """
+    current = weight.double().clone()
+    inverse = _inverse(inputs)
+    places = torch.arange(len(inverse)).reshape(heads, -1)
+    left = list(range(heads))
+    order: list[int] = []
+    errors: list[float] = []
+    while len(left) > 1:
+        losses = {head: _head_loss(current, inverse, places[head]) for head in left}
+        head = min(losses, key=lambda each: losses[each])
+        order.append(head)
+        errors.append(losses[head] + (errors[-1] if errors else 0.0))
+        left.remove(head)
+        mine, rest = places[head], places[left].flatten()
+        step = torch.linalg.solve(inverse[mine][:, mine], inverse[mine][:, rest])
+        current[:, rest] -= current[:, mine] @ step
+        # indexing twice copies, so this goes through a tensor of its own
+        inverse[rest.unsqueeze(1), rest] = inverse[rest][:, rest] - inverse[rest][:, mine] @ step
+    return Elimination(tuple(order), tuple(errors))
+
+
+def leverage_scores(inputs: Covariance) -> Tensor:
+    """Compute ridge leverage scores, diag(C (C + λI)⁻¹), float64 [n] (MoDeGPT's Nyström score, arXiv 2408.09632)."""
+    system = inputs.matrix + _penalty(inputs)
+    return torch.cholesky_solve(inputs.matrix, torch.linalg.cholesky(system)).diagonal().clamp_min(0)
+
+
+def _head_loss(weight: Tensor, inverse: Tensor, mine: Tensor) -> float:
+    own = weight[:, mine]
+    return max(0.0, float((own * torch.linalg.solve(inverse[mine][:, mine], own.T).T).sum()))
+
+
+def _inverse(inputs: Covariance) -> Tensor:
+    return torch.cholesky_inverse(torch.linalg.cholesky(inputs.matrix + _penalty(inputs)))
+
+
+def _penalty(inputs: Covariance) -> Tensor:
+    size = len(inputs.matrix)
+    return ridge(inputs.matrix, inputs.count) * torch.eye(size, dtype=torch.float64, device=inputs.matrix.device)

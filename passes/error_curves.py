@@ -1,0 +1,115 @@
+"""What each size of a site would cost: the error at its block's output, for every choice, refitted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from passes.elimination import eliminate_heads, eliminate_neurons, leverage_scores
+from passes.least_squares import output_energy
+from passes.moments import Covariance
+from passes.plan import SitePlan
+from passes.projections import separate_width_errors, value_maps, width_errors
+from passes.site import Site
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One size of a site.
+
+    Attributes:
+        units: units that stay.
+        width: channels of each; None for all of them.
+        error: E‖W a − W' a'‖² at the consumer's output on the calibration set.
+    """
+
+    units: int
+    width: int | None
+    error: float
+
+
+@dataclass(frozen=True)
+class ErrorCurve:
+    """All sizes of a site that are offered, the whole one first and the smallest last.
+
+    Attributes:
+        site: which one.
+        order: units in the order of their removal, at least all but one of them; empty where heads only become narrower.
+        choices: sizes; their errors never fall.
+        energy: E‖W (a − mean)‖², the error of giving back the mean alone.
+    """
+
+    site: Site
+    order: tuple[int, ...]
+    choices: tuple[Choice, ...]
+    energy: float
+
+    def entry(self, choice: Choice) -> SitePlan:
+        """Say which units a choice keeps."""
+        gone = set(self.order[: self.site.units - choice.units])
+        kept = tuple(unit for unit in range(self.site.units) if unit not in gone)
+        return SitePlan(self.site.kind, self.site.units, kept, choice.width)
+
+
+def widths_offered(site: Site) -> list[int]:
+    """List the widths that heads may be narrowed to, descending.
+
+    Fused attention kernels like multiples of 8; heads too narrow for that are offered every second width.
+    """
+    step = 8 if site.unit_width >= 32 else 2
+    return [width for width in range(site.unit_width - 1, 0, -1) if width % step == 0]
+
+
+def removal_curve(site: Site, weight: Tensor, inputs: Covariance) -> ErrorCurve:
+    """Offer every number of units, in the order of backward elimination with refit.
+
+    Args:
+        site: the site.
+        weight: of its consumer, [out, width].
+        inputs: covariance of what enters the consumer.
+    """
+    if site.kind == "attention":
+        found = eliminate_heads(weight, inputs, site.units)
+    else:
+        found = eliminate_neurons(weight, inputs)
+    return _curve(site, weight, inputs, found.order, found.errors)
+
+
+def leverage_curve(site: Site, weight: Tensor, inputs: Covariance) -> ErrorCurve:
+    """Offer every number of neurons, in the order of their ridge leverage, refitted (Nyström)."""
+    order = leverage_scores(inputs).argsort(stable=True)
+    # One factorization, kept units first: each prefix of it is the factorization of those kept.
+    kept_first = order.flip(0)
+    matrix = inputs.matrix[kept_first][:, kept_first]
+    jitter = 1e-10 * float(matrix.diagonal().mean()) + 1e-300
+    factor = torch.linalg.cholesky(matrix + jitter * torch.eye(len(matrix), dtype=torch.float64))
+    explained = torch.linalg.solve_triangular(factor, matrix @ weight.double()[:, kept_first].T, upper=False)
+    left = (output_energy(weight, inputs) - explained.square().sum(1).cumsum(0)).clamp_min(0)
+    # `left[k - 1]` is the error with k units kept; removals count down.
+    return _curve(site, weight, inputs, tuple(order[:-1].tolist()), tuple(left.flip(0)[1:].tolist()))
+
+
+def width_curve(site: Site, weight: Tensor, inputs: Covariance, *, joint: bool = True) -> ErrorCurve:
+    """Offer narrower heads: every width of `widths_offered`, with the output linear refitted across heads or, if not
+    `joint`, head by head.
+    """
+    if joint:
+        errors = width_errors(weight, inputs, value_maps(weight, inputs, site.units))
+    else:
+        errors = separate_width_errors(weight, inputs, site.units)
+    choices = [Choice(site.units, None, 0.0)]
+    for width in widths_offered(site):
+        choices.append(Choice(site.units, width, max(errors[width - 1], choices[-1].error)))
+    return ErrorCurve(site, (), tuple(choices), output_energy(weight, inputs))
+
+
+def _curve(
+    site: Site, weight: Tensor, inputs: Covariance, order: tuple[int, ...], errors: Sequence[float]
+) -> ErrorCurve:
+    choices = [Choice(site.units, None, 0.0)]
+    for removed, error in enumerate(errors, start=1):
+        choices.append(Choice(site.units - removed, None, max(error, choices[-1].error)))
+    return ErrorCurve(site, order, tuple(choices), output_energy(weight, inputs))

@@ -1,0 +1,138 @@
+"""Second moments of what units compute: sums over sampled tokens, from which every closed form here is solved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from passes.errors import CalibrationError, UsageError
+from passes.site import Site
+
+# One in 16 tokens of each sample, within bounds: what a second moment costs grows with the square of a site's width,
+# and calibration sees every prompt at many timesteps anyway.
+SAMPLED_SHARE = 16
+FEWEST_TOKENS, MOST_TOKENS = 4, 8
+_GOLDEN_RATIO, _SILVER_RATIO = 0.6180339887498949, 0.4142135623730951
+
+COUNT, FIRST, SECOND = "count", "first", "second"
+QUERY, KEY_COUNT, KEY_FIRST, KEY = "query", "key_count", "key_first", "key"
+Sums = Mapping[str, Tensor]
+
+
+def moment_shapes(site: Site) -> dict[str, tuple[int, ...]]:
+    """Name the sums of a site and their shapes; all are float64.
+
+    "count" is the weighted number of tokens, "first" and "second" are Σ a and Σ a aᵀ over what enters the consumer. An
+    attention adds Σ q qᵀ, Σ k and Σ k kᵀ of each head. With the second moment of its input x, q = W x has W E[x xᵀ] Wᵀ:
+    nothing else of the input counts for scores, and a head's is far smaller.
+    """
+    shapes: dict[str, tuple[int, ...]] = {COUNT: (), FIRST: (site.width,), SECOND: (site.width, site.width)}
+    if site.kind == "attention":
+        square = (site.units, site.unit_width, site.unit_width)
+        shapes |= {QUERY: square, KEY_COUNT: (), KEY_FIRST: square[:2], KEY: square}
+    return shapes
+
+
+def moment_bytes(sites: tuple[Site, ...]) -> int:
+    """Count the bytes that the sums of all sites take."""
+    return 8 * sum(torch.Size(shape).numel() for site in sites for shape in moment_shapes(site).values())
+
+
+def sampled_tokens(tokens: int, timestep: float) -> list[int]:
+    """Choose one token in each of a few equal stretches of a sequence; which ones moves on with the timestep.
+
+    The choice depends on nothing else, so that sums don't depend on how samples are batched.
+
+    Returns:
+        Ascending positions below `tokens`.
+    """
+    count = min(tokens, max(FEWEST_TOKENS, min(MOST_TOKENS, tokens // SAMPLED_SHARE)))
+    ends = [stretch * tokens // count for stretch in range(count + 1)]
+    within = [(timestep * _GOLDEN_RATIO + stretch * _SILVER_RATIO) % 1 for stretch in range(count)]
+    return [ends[index] + int(within[index] * (ends[index + 1] - ends[index])) for index in range(count)]
+
+
+@dataclass(frozen=True)
+class Covariance:
+    """A site's activation as the closed forms take it.
+
+    Attributes:
+        mean: float64 [width].
+        matrix: float64 [width, width], E[(a − mean)(a − mean)ᵀ].
+        count: tokens that it was estimated on.
+    """
+
+    mean: Tensor
+    matrix: Tensor
+    count: float
+
+
+def covariance(site: Site, sums: Sums, *, centred: bool = True) -> Covariance:
+    """Compute the covariance of what enters a site's consumer.
+
+    Args:
+        site: the site.
+        sums: its sums.
+        centred: subtract the mean; otherwise the second moment itself is given, with a mean of zero: what is right for
+            a consumer without a bias that could take a mean over.
+
+    Raises:
+        CalibrationError: the site saw no token.
+    """
+    count = float(sums[COUNT])
+    if not count > 0:
+        raise CalibrationError(f"site {site.name!r} saw no token: calibrate on at least one batch")
+    second = sums[SECOND] / count
+    if not centred:
+        return Covariance(torch.zeros_like(sums[FIRST]), second, count)
+    mean = sums[FIRST] / count
+    return Covariance(mean, second - torch.outer(mean, mean), count)
+
+
+def sums_of(site: Site, moments: Mapping[str, Sums]) -> Sums:
+    """Look a site's sums up.
+
+    Raises:
+        UsageError: the calibration took none.
+    """
+    if site.name not in moments:
+        raise UsageError(
+            f"site {site.name!r} has no second moments: calibrate with them (they are on by default), or choose "
+            "--method threshold with --compensate none"
+        )
+    return moments[site.name]
+
+
+def fold(sums: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> None:
+    """Add sampled tokens to a site's sums, in place.
+
+    Products are taken in the rows' own precision, a block at a time, and added in float64.
+
+    Args:
+        sums: as `moment_shapes` lists them.
+        rows: "first": activations [N, width]; "query": [N, heads, head_dim]; "key": [M, heads, head_dim]; weights "count"
+            [N] and "key_count" [M], float64.
+    """
+    _fold_one(sums[FIRST], sums[SECOND], rows[FIRST], rows[COUNT])
+    sums[COUNT].add_(rows[COUNT].sum())
+    if QUERY in sums:
+        query = rows[QUERY].transpose(0, 1)
+        sums[QUERY].add_((query.transpose(1, 2) * _as(rows[COUNT], query)) @ query)
+        key = rows[KEY].transpose(0, 1)
+        weighted = key.transpose(1, 2) * _as(rows[KEY_COUNT], key)
+        sums[KEY].add_(weighted @ key)
+        sums[KEY_FIRST].add_(weighted.sum(2, dtype=torch.float64))
+        sums[KEY_COUNT].add_(rows[KEY_COUNT].sum())
+
+
+def _fold_one(first: Tensor, second: Tensor, rows: Tensor, weights: Tensor) -> None:
+    weighted = rows.T * _as(weights, rows)
+    first.add_(weighted.sum(1, dtype=torch.float64))
+    second.add_(weighted @ rows)
+
+
+def _as(weights: Tensor, like: Tensor) -> Tensor:
+    return weights.to(like)

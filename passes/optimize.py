@@ -1,0 +1,97 @@
+"""Spend one budget over all sites where it hurts least: convex hulls and one Lagrange multiplier, no search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from passes.errors import BudgetError
+
+
+@dataclass(frozen=True)
+class Option:
+    """One size of a site, with what it costs.
+
+    Attributes:
+        index: which of the site's choices it is.
+        cost: parameters or MACs that stay.
+        error: expected relative squared error of the prediction.
+    """
+
+    index: int
+    cost: int
+    error: float
+
+
+def lower_hull(options: Sequence[Option]) -> list[Option]:
+    """Keep the options on the lower convex hull of error over cost, from the most expensive to the cheapest."""
+    best: dict[int, Option] = {}
+    for option in options:
+        if option.cost not in best or option.error < best[option.cost].error:
+            best[option.cost] = option
+    hull: list[Option] = []
+    for option in sorted(best.values(), key=lambda each: -each.cost):
+        while hull and option.error <= hull[-1].error and len(hull) > 0 and option.cost < hull[-1].cost:
+            hull.pop()  # cheaper and no worse
+        while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-1], option):
+            hull.pop()
+        hull.append(option)
+    return hull
+
+
+def _slope(dearer: Option, cheaper: Option) -> float:
+    """Give what is lost for each unit of cost saved."""
+    return (cheaper.error - dearer.error) / (dearer.cost - cheaper.cost)
+
+
+def allocate_within_cost(sites: Mapping[str, Sequence[Option]], budget: int) -> dict[str, Option]:
+    """Minimise the summed error under a summed cost.
+
+    Steps along the hulls are taken in the order of their slopes: that is the optimum for every multiplier. The last step
+    may save more than is needed: then the cheapest of its site's options that just does is taken instead.
+
+    Args:
+        sites: by site, its options.
+        budget: largest summed cost.
+
+    Raises:
+        BudgetError: the cheapest options together cost more.
+    """
+    hulls = {name: lower_hull(options) for name, options in sites.items()}
+    chosen = {name: hull[0] for name, hull in hulls.items()}
+    total = sum(option.cost for option in chosen.values())
+    for name, step in _steps(hulls):
+        if total <= budget:
+            return chosen
+        room = budget - (total - chosen[name].cost)
+        if step.cost < room:
+            fitting = [each for each in sites[name] if step.cost <= each.cost <= room]
+            step = min(fitting, key=lambda each: (each.error, each.cost))
+        total += step.cost - chosen[name].cost
+        chosen[name] = step
+    if total > budget:
+        raise BudgetError(f"{budget} can't be met; the least is {total}")
+    return chosen
+
+
+def allocate_within_error(sites: Mapping[str, Sequence[Option]], limit: float) -> dict[str, Option]:
+    """Minimise the summed cost while the summed error stays within a limit: the same steps, as far as they go."""
+    hulls = {name: lower_hull(options) for name, options in sites.items()}
+    chosen = {name: hull[0] for name, hull in hulls.items()}
+    total = sum(option.error for option in chosen.values())
+    for name, step in _steps(hulls):
+        if total + step.error - chosen[name].error > limit:
+            break
+        total += step.error - chosen[name].error
+        chosen[name] = step
+    return chosen
+
+
+def _steps(hulls: Mapping[str, Sequence[Option]]) -> list[tuple[str, Option]]:
+    steps = [
+        (_slope(before, after), name, position, after)
+        for name, hull in hulls.items()
+        for position, (before, after) in enumerate(zip(hull, hull[1:], strict=False))
+    ]
+    steps.sort(key=lambda step: step[:3])
+    return [(name, after) for _, name, _, after in steps]
