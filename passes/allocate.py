@@ -21,8 +21,8 @@ from passes.sites import locate_all
 from passes.statistics import Statistics
 
 Normalization = Literal["max", "minmax"]
-# The largest relative squared error of the prediction at which pictures of dense and slim could not be told apart by eye,
-# see docs/adr/0012.
+# The largest relative squared error of the prediction at which pictures of dense and slim could not be told apart by
+# eye, see docs/adr/0012.
 DEFAULT_MAX_ERROR = 1e-3
 
 

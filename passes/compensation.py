@@ -26,8 +26,8 @@ class Compensated:
 
     Attributes:
         updates: new parameters by path, in slim shapes and the model's own type.
-        error: E‖Δ‖² at the consumer's output on the calibration set; what narrower queries and keys change in the attention
-            weights is not in it.
+        error: E‖Δ‖² at the consumer's output on the calibration set; what narrower queries and keys change in the
+            attention weights is not in it.
     """
 
     updates: Mapping[str, Tensor]
@@ -59,7 +59,8 @@ def compensate(
         how: "none" leaves the kept weights; "bias" hands the removed units' mean to the bias; "lstsq" refits the kept
             weights as well.
         implied_scale: attention scales its scores by 1/√(head width): narrower heads must make up for that.
-        as_published: second moments in place of covariances and each head by itself, as spectral slimming was published.
+        as_published: second moments in place of covariances and each head by itself, as spectral slimming was
+            published.
 
     Raises:
         UsageError: an unknown kind of compensation.

@@ -37,7 +37,7 @@ class ErrorCurve:
 
     Attributes:
         site: which one.
-        order: units in the order of their removal, at least all but one of them; empty where heads only become narrower.
+        order: units in the order of their removal, all but one of them; empty where heads only become narrower.
         choices: sizes; their errors never fall.
         energy: E‖W (a − mean)‖², the error of giving back the mean alone.
     """
@@ -93,9 +93,7 @@ def leverage_curve(site: Site, weight: Tensor, inputs: Covariance) -> ErrorCurve
 
 
 def width_curve(site: Site, weight: Tensor, inputs: Covariance, *, joint: bool = True) -> ErrorCurve:
-    """Offer narrower heads: every width of `widths_offered`, with the output linear refitted across heads or, if not
-    `joint`, head by head.
-    """
+    """Offer narrower heads, every width of `widths_offered`; `joint` refits the output linear across heads."""
     if joint:
         errors = width_errors(weight, inputs, value_maps(weight, inputs, site.units))
     else:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from passes.moments import Covariance
 
-# Of the mean variance of the inputs. Measured on the built-in pipeline, the prediction's error is flat from 1e-5 to 1e-2;
-# with fewer tokens than that takes, the noise of the covariance itself asks for more.
+# Of the mean variance of the inputs. Measured on the built-in pipeline, the prediction's error is flat from 1e-5 to
+# 1e-2; with fewer tokens than that takes, the noise of the covariance itself asks for more.
 LEAST_RIDGE = 1e-4
 RIDGE_PER_UNKNOWN = 1e-2
 

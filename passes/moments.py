@@ -113,8 +113,8 @@ def fold(sums: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> None:
 
     Args:
         sums: as `moment_shapes` lists them.
-        rows: "first": activations [N, width]; "query": [N, heads, head_dim]; "key": [M, heads, head_dim]; weights "count"
-            [N] and "key_count" [M], float64.
+        rows: "first": activations [N, width]; "query": [N, heads, head_dim]; "key": [M, heads, head_dim]; weights
+            "count" [N] and "key_count" [M], float64.
     """
     _fold_one(sums[FIRST], sums[SECOND], rows[FIRST], rows[COUNT])
     sums[COUNT].add_(rows[COUNT].sum())

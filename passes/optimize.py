@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from passes.errors import BudgetError
 
@@ -47,8 +48,8 @@ def _slope(dearer: Option, cheaper: Option) -> float:
 def allocate_within_cost(sites: Mapping[str, Sequence[Option]], budget: int) -> dict[str, Option]:
     """Minimise the summed error under a summed cost.
 
-    Steps along the hulls are taken in the order of their slopes: that is the optimum for every multiplier. The last step
-    may save more than is needed: then the cheapest of its site's options that just does is taken instead.
+    Steps along the hulls are taken in the order of their slopes: that is the optimum for every multiplier. The last
+    step may save more than is needed: then the cheapest of its site's options that just does is taken instead.
 
     Args:
         sites: by site, its options.
@@ -91,7 +92,7 @@ def _steps(hulls: Mapping[str, Sequence[Option]]) -> list[tuple[str, Option]]:
     steps = [
         (_slope(before, after), name, position, after)
         for name, hull in hulls.items()
-        for position, (before, after) in enumerate(zip(hull, hull[1:], strict=False))
+        for position, (before, after) in enumerate(pairwise(hull))
     ]
     steps.sort(key=lambda step: step[:3])
     return [(name, after) for _, name, _, after in steps]

@@ -1,6 +1,6 @@
 """slimdiff_fx: slim diffusion denoisers with no training, by what their activations carry.
 
-    result = slimdiff_fx.slim(pipe, prompts=prompts, policy=slimdiff_fx.Threshold(0.1))
+    result = slimdiff_fx.slim(pipe, prompts=prompts)
     result.save_pretrained("slim")          # later: DiffusionPipeline.from_pretrained("slim")
 
 Names are imported when they are first used: torch finds this package at its own start (see `register`), and must not
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diffusers import ModelMixin
 
-    from passes.allocate import KeepMacs, KeepParams, Threshold
+    from passes.allocate import KeepMacs, KeepParams, MaxError, Threshold
     from passes.errors import SlimDiffError
     from passes.plan import SlimPlan
     from passes.statistics import Statistics
@@ -50,6 +50,7 @@ _HOME = {
     "Threshold": "passes.allocate",
     "KeepParams": "passes.allocate",
     "KeepMacs": "passes.allocate",
+    "MaxError": "passes.allocate",
     "SlimPlan": "passes.plan",
     "Statistics": "passes.statistics",
     "SlimDiffError": "passes.errors",
@@ -76,6 +77,7 @@ __all__ = [
     "Threshold",
     "KeepParams",
     "KeepMacs",
+    "MaxError",
     "SlimPlan",
     "Statistics",
     "SlimDiffError",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, cast
+from typing import Any
 
 from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
@@ -33,8 +33,9 @@ def apply_plan(model: nn.Module, plan: SlimPlan, *, in_place: bool = False) -> n
         The slim model, of the same class. A copy shares the weights of every untouched module with `model`.
 
     Raises:
-        PlanError: the plan is of another model, its updates don't fit, or it names a site that is no plain diffusers attention or feed-forward,
-            or whose linears are wrapped by an adapter or a quantizer. Nothing has been changed then.
+        PlanError: the plan is of another model, its updates don't fit, or it names a site that is no plain
+            diffusers attention or feed-forward, or whose linears are wrapped by an adapter or a quantizer. Nothing has
+            been changed then.
     """
     sites = {name: eager_site(model, name, entry) for name, entry in plan.sites.items()}
     parameters = dict(model.named_parameters())
@@ -148,9 +149,9 @@ def mend_head_count(model: nn.Module, site: Site, kept: int, width: int | None =
         return
     owner.heads = owner.sliceable_head_dim = kept
     owner.inner_dim = owner.inner_kv_dim = kept * (width or site.unit_width)
-    if width not in (None, site.unit_width) and owner.scale_qk:
+    if width is not None and width != site.unit_width and owner.scale_qk:
         # Fused attention takes 1/√width whatever this says; processors that write attention out shall agree with it.
-        owner.scale = cast(int, width) ** -0.5
+        owner.scale = width**-0.5
 
 
 def _copy(model: nn.Module) -> nn.Module:

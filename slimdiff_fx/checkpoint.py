@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,9 @@ def save_result(
         save_pipeline(pipe, partial)
         save_plan(result.plan, partial / denoiser_name(pipe) / PLAN_FILE)
         if result.statistics is not None:
-            save_statistics(result.statistics, partial / STATISTICS_FILE)
+            # Second moments are large, and what they were for is in the weights.
+            light = replace(result.statistics, statistics=result.statistics.statistics.light())
+            save_statistics(light, partial / STATISTICS_FILE)
         text = json.dumps(report if report is not None else build_report(result), indent=1)
         (partial / REPORT_FILE).write_text(text, encoding="utf-8")
         for companion in _companions(source):

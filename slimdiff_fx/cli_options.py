@@ -15,9 +15,28 @@ if TYPE_CHECKING:
 
 
 class Method(StrEnum):
-    """How units are chosen."""
+    """How a plan is made."""
 
+    best = "best"
+    slimdiff = "slimdiff"
+    obs = "obs"
     threshold = "threshold"
+
+
+class Compensate(StrEnum):
+    """What the kept units make up for."""
+
+    none = "none"
+    bias = "bias"
+    lstsq = "lstsq"
+
+
+class TimestepWeights(StrEnum):
+    """How much timesteps count."""
+
+    uniform = "uniform"
+    noise = "noise"
+    detail = "detail"
 
 
 class Normalize(StrEnum):
@@ -73,16 +92,41 @@ Resume = Annotated[
     typer.Option("--resume", help="Continue an interrupted calibration, or reuse one if what came after it failed."),
 ]
 
-MethodOption = Annotated[Method, typer.Option("--method", help="How units are chosen.")]
+MethodOption = Annotated[
+    Method | None,
+    typer.Option(
+        "--method",
+        help="best: least expected error, whatever it takes; slimdiff: spectral modules; obs: the same share of each "
+        "site; threshold: by score. [best, or threshold if --tau or --criterion is given]",
+    ),
+]
 Tau = Annotated[
     float | None,
-    typer.Option("--tau", help="Keep units whose score is at least this share of their site's largest. [0.05]"),
+    typer.Option("--tau", help="Keep units whose score is at least this share of their site's largest; such as 0.05."),
 ]
 KeepParamsOption = Annotated[
-    float | None, typer.Option("--keep-params", help="Solve for the tau that keeps this share of the parameters.")
+    float | None, typer.Option("--keep-params", help="Keep this share of the denoiser's parameters.")
 ]
 KeepMacsOption = Annotated[
-    float | None, typer.Option("--keep-macs", help="Solve for the tau that keeps this share of the multiply-adds.")
+    float | None, typer.Option("--keep-macs", help="Keep this share of the denoiser's multiply-adds.")
+]
+MaxErrorOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-error",
+        help="Remove as much as this relative squared error of the prediction allows. [0.001]",
+    ),
+]
+CompensateOption = Annotated[
+    Compensate | None,
+    typer.Option("--compensate", help="With --method threshold: let the kept units make up for the removed. [none]"),
+]
+TimestepWeightsOption = Annotated[
+    TimestepWeights,
+    typer.Option("--timestep-weights", help="Let noisy timesteps, or those of detail, count for more."),
+]
+MomentsOption = Annotated[
+    bool, typer.Option("--moments/--no-moments", help="Take second moments; only --method threshold does without.")
 ]
 Criterion = Annotated[
     list[str] | None,
@@ -101,16 +145,20 @@ Pictures = Annotated[
 
 
 def choose_policy(
-    tau: float | None, keep_params: float | None, keep_macs: float | None, normalize: Normalize
-) -> Policy:
-    """Make the policy that the options name; tau 0.05 if they name none.
+    tau: float | None,
+    keep_params: float | None,
+    keep_macs: float | None,
+    max_error: float | None,
+    normalize: Normalize,
+) -> Policy | None:
+    """Make the policy that the options name; None if they name none.
 
     Raises:
         UsageError: more than one is given, or one is out of range.
     """
-    from passes.allocate import KeepMacs, KeepParams, Threshold  # imports torch: not for --help
+    from passes.allocate import KeepMacs, KeepParams, MaxError, Threshold  # imports torch: not for --help
 
-    given = {"--tau": tau, "--keep-params": keep_params, "--keep-macs": keep_macs}
+    given = {"--tau": tau, "--keep-params": keep_params, "--keep-macs": keep_macs, "--max-error": max_error}
     named = [name for name, value in given.items() if value is not None]
     if len(named) > 1:
         raise UsageError(f"{' and '.join(named)} are given together; give one of them")
@@ -118,4 +166,6 @@ def choose_policy(
         return KeepParams(keep_params, normalize.value)
     if keep_macs is not None:
         return KeepMacs(keep_macs, normalize.value)
-    return Threshold(0.05 if tau is None else tau, normalize.value)
+    if max_error is not None:
+        return MaxError(max_error)
+    return None if tau is None else Threshold(tau, normalize.value)

@@ -9,9 +9,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from passes.allocate import Policy, analyze
+from passes.allocate import Policy
+from passes.compensation import COMPENSATIONS
 from passes.criteria import choose
 from passes.errors import CheckpointError
+from passes.methods import choose_method
+from passes.moments import moment_bytes
+from passes.plan import SlimPlan
 from passes.sites import find_unsupported
 from slimdiff_fx.atomic_write import refuse_occupied
 from slimdiff_fx.calibration_run import CalibrationSettings, forget_checkpoint, require_checkpoint, statistics_of
@@ -24,11 +28,12 @@ from slimdiff_fx.pictures import Comparison, pick_conditions, png_bytes, side_by
 from slimdiff_fx.prompts import read_captions, read_prompts
 from slimdiff_fx.report import build_report
 from slimdiff_fx.sampling import denoiser_name, draw
-from slimdiff_fx.slim import SlimResult, carry_out, finish
+from slimdiff_fx.slim import Planning, SlimResult, carry_out, finish, plan_from
 from slimdiff_fx.statistics_file import StoredStatistics, load_statistics, save_statistics
 from slimdiff_fx.summary import summarize
-from slimdiff_fx.tables import inspect_table, slim_table
+from slimdiff_fx.tables import inspect_table, short, slim_table
 from slimdiff_fx.terminal import TerminalListener
+from slimdiff_fx.timestep_weights import bucket_weights
 
 PICTURE_FILE = "dense_and_slim.png"
 
@@ -48,19 +53,32 @@ class CalibrationOptions:
     device: str
     dtype: str
     resume: bool
+    moments: bool = True
+    timestep_weights: str = "uniform"
 
     def settings(self, loaded: LoadedPipeline, checkpoint: Path) -> CalibrationSettings:
         """Join them with the defaults that came with the pipeline."""
         sampling = loaded.sampling.given(self.steps, self.guidance)
-        return CalibrationSettings(sampling, self.observe_steps, self.seed, self.batch, checkpoint, self.resume)
+        return CalibrationSettings(
+            sampling,
+            self.observe_steps,
+            self.seed,
+            self.batch,
+            checkpoint,
+            self.resume,
+            self.moments,
+            bucket_weights(self.timestep_weights),
+        )
 
 
 def slim_command(
     model: str,
     out: Path,
     options: CalibrationOptions,
-    policy: Policy,
+    policy: Policy | None,
+    method: str | None,
     criterion: Sequence[str] | None,
+    compensation: str | None,
     *,
     pictures: int,
     overwrite: bool,
@@ -68,14 +86,16 @@ def slim_command(
 ) -> None:
     """Do the main job and say what came out."""
     refuse_occupied(out, overwrite=overwrite)
-    choose(criterion)  # refuse what can't be scored before hours of calibration
+    # refuse what contradicts itself before hours of calibration
+    planning = _planning(policy, method, criterion, compensation)
+    options = replace(options, moments=planning.needs_moments)
     listener = TerminalListener(console)
     prompts = None if options.prompts is None else read_prompts(options.prompts)
     loaded = _load(model, options.device, options.dtype, listener)
     checkpoint = _beside(out, ".calibration.safetensors")
     seconds: dict[str, float] = {}
     captured, stored = _calibrate(loaded, options, prompts, checkpoint, seconds, listener)
-    result = finish(captured, loaded.pipe, stored.statistics, policy, criterion, seconds=seconds, listener=listener)
+    result = finish(captured, loaded.pipe, stored.statistics, planning, seconds=seconds, listener=listener)
     result = replace(result, statistics=stored)
     with timed("draw", seconds, listener):
         comparison = _compare(loaded, result, options, prompts, pictures)
@@ -98,6 +118,10 @@ def inspect_command(model: str, device: str, dtype: str, console: Console) -> No
     captured = capture_pipeline(loaded.pipe)
     unsupported = tuple(find_unsupported(captured.program))
     console.print(inspect_table(summarize(captured.program, captured.sites, None, unsupported)))
+    console.print(
+        f"second moments take {short(moment_bytes(captured.sites))}B while calibrating (--method threshold needs none)",
+        highlight=False,
+    )
 
 
 def calibrate_command(model: str, out: Path, options: CalibrationOptions, *, overwrite: bool, console: Console) -> None:
@@ -117,8 +141,11 @@ def plan_command(
     model: str,
     statistics: Path,
     out: Path,
-    policy: Policy,
+    policy: Policy | None,
+    method: str | None,
     criterion: Sequence[str] | None,
+    compensation: str | None,
+    *,
     device: str,
     dtype: str,
     overwrite: bool,
@@ -126,12 +153,13 @@ def plan_command(
 ) -> None:
     """Write a plan and print what it would leave."""
     _refuse_file(out, overwrite)
-    choose(criterion)
+    planning = _planning(policy, method, criterion, compensation)
     sums = statistics_of(load_statistics(statistics))
     captured = capture_pipeline(load_pipeline(model, device=device, dtype=dtype).pipe)
-    plan = analyze(captured.program, captured.sites, sums, policy, criterion)
+    plan = plan_from(captured, sums, planning, TerminalListener(console))
     save_plan(plan, out)
     console.print(slim_table(summarize(captured.program, captured.sites, plan)))
+    _tell_prediction(plan, console)
     console.print(f"plan: {out}", highlight=False, soft_wrap=True)
 
 
@@ -234,7 +262,22 @@ def _distances(comparison: Comparison | None, seed: int) -> dict[str, object] | 
     return {"file": PICTURE_FILE, "seed": seed, "psnr_db": dict(zip(comparison.conditions, decibels, strict=True))}
 
 
+def _planning(
+    policy: Policy | None, method: str | None, criterion: Sequence[str] | None, compensation: str | None
+) -> Planning:
+    choose(criterion)
+    known = next((name for name in COMPENSATIONS if name == compensation), None)
+    return Planning(choose_method(method, policy, criterion, known), policy, criterion, known)
+
+
+def _tell_prediction(plan: SlimPlan, console: Console) -> None:
+    expected = plan.predicted.get("relative_mse")
+    if expected is not None:
+        console.print(f"expected relative squared error of the prediction: {expected:.1e}", highlight=False)
+
+
 def _announce(result: SlimResult, out: Path, console: Console) -> None:
+    _tell_prediction(result.plan, console)
     if result.validation is not None:
         console.print(
             f"slim equals masked dense to {result.validation.relative_error:.1e} "

@@ -10,10 +10,12 @@ from pathlib import Path
 from diffusers import DiffusionPipeline, ModelMixin
 from torch import nn
 
-from passes.allocate import Policy, Threshold, analyze
+from passes.allocate import Policy
 from passes.calibrate import Batch, calibrate
+from passes.compensation import Compensation
 from passes.errors import UsageError
 from passes.instrument import instrument
+from passes.methods import Method, analyze, choose_method
 from passes.plan import SlimPlan
 from passes.program import Program
 from passes.rewrite import rewrite
@@ -28,6 +30,7 @@ from slimdiff_fx.sampling import Sampling, denoiser_name
 from slimdiff_fx.slim_models import make_slim
 from slimdiff_fx.statistics_file import StoredStatistics
 from slimdiff_fx.summary import Summary, summarize
+from slimdiff_fx.timestep_weights import DEFAULT_WEIGHTS, bucket_weights
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,11 @@ def slim(
     steps: int | None = None,
     guidance: float | None = None,
     observe_steps: int | None = None,
+    method: Method | None = None,
     policy: Policy | None = None,
     criterion: str | Sequence[str] | None = None,
+    compensation: Compensation | None = None,
+    timestep_weights: str | Sequence[float] = DEFAULT_WEIGHTS,
     seed: int = 0,
     batch: int = 16,
     batches: Iterable[Batch] | None = None,
@@ -94,8 +100,13 @@ def slim(
         steps: denoising steps of each sample, or noise levels of each picture; the pipeline's default if None.
         guidance: classifier-free guidance scale; the pipeline's default if None.
         observe_steps: observe only this many of the steps, chosen by the seed.
-        policy: `Threshold(tau)`, `KeepParams(fraction)` or `KeepMacs(fraction)`; `Threshold(0.05)` if None.
-        criterion: name of the score, one or one for each kind of site; see `passes.criteria`.
+        method: "best", "slimdiff", "obs" or "threshold", see `passes.methods`; "best" unless a threshold or a criterion
+            is given.
+        policy: `KeepParams(fraction)`, `KeepMacs(fraction)`, `MaxError(error)` or `Threshold(tau)`; by default as much
+            goes as `MaxError()` allows.
+        criterion: for "threshold", name of the score, one or one for each kind of site; see `passes.criteria`.
+        compensation: for "threshold": "none", "bias" or "lstsq".
+        timestep_weights: how much timesteps count in second moments; see `slimdiff_fx.timestep_weights`.
         seed: of everything random.
         batch: samples a pipeline call.
         batches: for a bare denoiser: arguments (args, kwargs) of its program.
@@ -109,34 +120,57 @@ def slim(
         SlimDiffError: see `passes.errors`; nothing is changed in what was passed.
     """
     seconds: dict[str, float] = {}
-    policy = policy if policy is not None else Threshold(0.05)
+    # refuse what contradicts itself before hours of calibration
+    chosen_method = choose_method(method, policy, criterion, compensation)
+    weights = bucket_weights(timestep_weights)
+    planning = Planning(chosen_method, policy, criterion, compensation)
     if isinstance(pipe_or_model, nn.Module):
         if batches is None:
             raise UsageError("a bare denoiser has no prompts; pass the pipeline, or batches of the denoiser's inputs")
         with timed("capture", seconds, listener):
             captured = capture_model(pipe_or_model)
         with timed("calibrate", seconds):
-            statistics = calibrate(instrument(captured.program, captured.sites), batches)
-        return finish(captured, None, statistics, policy, criterion, check=check, seconds=seconds, listener=listener)
+            watched = instrument(captured.program, captured.sites, moments=planning.needs_moments, weights=weights)
+            statistics = calibrate(watched, batches)
+        return finish(captured, None, statistics, planning, check=check, seconds=seconds, listener=listener)
     pipe = pipe_or_model
     chosen = gather_samples(pipe, prompts=prompts, images=images, samples=samples, seed=seed, listener=listener)
-    settings = CalibrationSettings(Sampling().given(steps, guidance), observe_steps, seed, batch)
+    settings = CalibrationSettings(
+        Sampling().given(steps, guidance),
+        observe_steps,
+        seed,
+        batch,
+        moments=planning.needs_moments,
+        timestep_weights=weights,
+    )
     with timed("capture", seconds, listener):
         captured = capture_pipeline(pipe)
     with timed("calibrate", seconds):
         stored = observe_pipeline(pipe, captured, chosen, settings, listener)
-    result = finish(
-        captured, pipe, stored.statistics, policy, criterion, check=check, seconds=seconds, listener=listener
-    )
+    result = finish(captured, pipe, stored.statistics, planning, check=check, seconds=seconds, listener=listener)
     return replace(result, statistics=stored)
+
+
+@dataclass(frozen=True)
+class Planning:
+    """How statistics become a plan; see `passes.methods.analyze`."""
+
+    method: Method
+    policy: Policy | None = None
+    criterion: str | Sequence[str] | None = None
+    compensation: Compensation | None = None
+
+    @property
+    def needs_moments(self) -> bool:
+        """Whether calibration has to take second moments for it."""
+        return self.method != "threshold" or self.compensation not in (None, "none")
 
 
 def finish(
     captured: CapturedDenoiser,
     pipe: DiffusionPipeline | None,
     statistics: Statistics,
-    policy: Policy,
-    criterion: str | Sequence[str] | None = None,
+    planning: Planning,
     *,
     check: bool = True,
     seconds: dict[str, float] | None = None,
@@ -145,8 +179,32 @@ def finish(
     """Plan from statistics, then carry the plan out."""
     seconds = {} if seconds is None else seconds
     with timed("analyze", seconds, listener):
-        plan = analyze(captured.program, captured.sites, statistics, policy, criterion)
+        plan = plan_from(captured, statistics, planning, listener)
     return carry_out(captured, pipe, plan, check=check, seconds=seconds, listener=listener)
+
+
+def plan_from(
+    captured: CapturedDenoiser, statistics: Statistics, planning: Planning, listener: Listener = SILENT
+) -> SlimPlan:
+    """Plan from statistics, telling the listener how it goes on."""
+    done = 0
+
+    def on_site(number: int, total: int) -> None:
+        nonlocal done
+        listener.advance(number - done)
+        done = number
+
+    with listener.steps("plan", len(captured.sites), 0):
+        return analyze(
+            captured.program,
+            captured.sites,
+            statistics,
+            planning.policy,
+            planning.criterion,
+            method=planning.method,
+            compensation=planning.compensation,
+            on_site=on_site,
+        )
 
 
 def carry_out(

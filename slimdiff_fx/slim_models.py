@@ -1,8 +1,8 @@
 """Diffusers models that know their slim widths, so that a saved folder loads with `DiffusionPipeline.from_pretrained`.
 
 Each class is its diffusers class plus one configuration entry, `slim_units`: which sites were cut, from how many units
-to how many, and how wide their heads are. The model is built dense, on no memory when diffusers loads it, and its linears are replaced by smaller
-ones before weights come in. Nothing is pickled and nothing in a folder can run code.
+to how many, and how wide their heads are. The model is built dense, on no memory when diffusers loads it, and its
+linears are replaced by smaller ones before weights come in. Nothing is pickled and nothing in a folder can run code.
 """
 
 from __future__ import annotations

@@ -8,12 +8,14 @@ from typing import Any
 from torch import nn
 
 from passes.allocate import Policy
-from passes.allocate import analyze as analyze_statistics
 from passes.calibrate import calibrate
 from passes.capture import capture as capture_module
+from passes.compensation import Compensation
 from passes.errors import CalibrationError
 from passes.instrument import TIMESTEPS, Instrumented, instrument
 from passes.lower import lower
+from passes.methods import Method
+from passes.methods import analyze as analyze_statistics
 from passes.plan import SlimPlan
 from passes.program import Program
 from passes.rewrite import rewrite
@@ -43,28 +45,33 @@ def capture(model: nn.Module, inputs: DenoiserInputs | None = None, **sizes: Any
     )
 
 
-def prepare(program: Program, *, timesteps: float = TIMESTEPS) -> Instrumented:
+def prepare(program: Program, *, timesteps: float = TIMESTEPS, moments: bool = True) -> Instrumented:
     """Put observers at every site; predictions stay bitwise the same.
 
     Args:
         program: the dense program; it is left as it is.
         timesteps: the scheduler's range, [0, timesteps).
+        moments: take second moments, which every method but "threshold" needs.
     """
-    return instrument(program, find_sites(program), timesteps=timesteps)
+    return instrument(program, find_sites(program), timesteps=timesteps, moments=moments)
 
 
 def analyze(
     prepared: Instrumented,
     *,
+    method: Method | None = None,
     policy: Policy | None = None,
     criterion: str | Sequence[str] | None = None,
+    compensation: Compensation | None = None,
 ) -> SlimPlan:
     """Decide what stays, from what the observers saw.
 
     Args:
         prepared: after calibration.
-        policy: `Threshold(0.05)` if None.
-        criterion: see `passes.criteria`.
+        method: see `passes.methods`; "best" unless a threshold or a criterion is given.
+        policy: as much as `MaxError()` allows if None.
+        criterion: for "threshold", see `passes.criteria`.
+        compensation: for "threshold": "none", "bias" or "lstsq".
 
     Raises:
         CalibrationError: nothing was observed yet.
@@ -73,9 +80,9 @@ def analyze(
     statistics = prepared.statistics()
     if not statistics.calls:
         raise CalibrationError("nothing was observed yet; run slimdiff_fx.calibrate(prepared, batches) first")
-    # Observers hold no parameters and change no shape: the watched program costs as much as the dense one, and has
-    # its fingerprint.
-    return analyze_statistics(prepared.program, prepared.sites, statistics, policy, criterion)
+    return analyze_statistics(
+        prepared.dense, prepared.sites, statistics, policy, criterion, method=method, compensation=compensation
+    )
 
 
 def convert(program: Program, plan: SlimPlan, *, check: bool = True) -> Program:
