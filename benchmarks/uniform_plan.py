@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
 
+from passes.allocate import KeepMacs, KeepParams, price_list
 from passes.errors import UsageError
 from passes.fingerprint import fingerprint
 from passes.plan import SitePlan, SlimPlan
@@ -34,3 +36,35 @@ def uniform_plan(program: Program, sites: Sequence[Site], keep: float, seed: int
         kept = torch.randperm(site.units, generator=generator)[:count].sort().values
         plans[site.name] = SitePlan(site.kind, site.units, tuple(kept.tolist()))
     return SlimPlan(fingerprint(program, sites), plans, {"uniform": keep, "seed": seed})
+
+
+def plan_uniformly(
+    program: Program, sites: Sequence[Site], scores: Mapping[str, Tensor], policy: KeepParams | KeepMacs
+) -> SlimPlan:
+    """Remove the same share of each site's units, those of the lowest scores: the smallest share that meets a budget.
+
+    Args:
+        program: what the plan is for.
+        sites: all of its sites.
+        scores: by site name, [units]; higher stays longer.
+        policy: the budget.
+    """
+    total, budget, whole = price_list(program, sites, policy)
+    rest = total - sum(whole.values())
+    order = {site.name: scores[site.name].argsort(descending=True, stable=True).tolist() for site in sites}
+
+    def kept(share: float) -> dict[str, int]:
+        return {site.name: max(1, site.units - round(share * site.units)) for site in sites}
+
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        share = (low + high) / 2
+        counts = kept(share)
+        left = rest + sum(whole[site.name] // site.units * counts[site.name] for site in sites)
+        low, high = (low, share) if left <= budget else (share, high)
+    counts = kept(high) if policy.fraction < 1 else {site.name: site.units for site in sites}
+    entries = {
+        site.name: SitePlan(site.kind, site.units, tuple(sorted(order[site.name][: counts[site.name]])))
+        for site in sites
+    }
+    return SlimPlan(fingerprint(program, sites), entries, {"uniform": 1 - high})

@@ -110,7 +110,9 @@ def analyze(
     check_statistics(program, sites, statistics)
     chosen = getattr(criterion, "__name__", "custom") if callable(criterion) else choose(criterion)
     record = {"criterion": chosen, "samples": statistics.samples, "calls": statistics.calls}
-    return allocate(program, sites, score(sites, statistics, criterion), policy or Threshold(), record=record)
+    parameters = dict(program.graph_module.named_parameters())
+    scores = score(sites, statistics, criterion, parameters=parameters)
+    return allocate(program, sites, scores, policy or Threshold(), record=record)
 
 
 def check_statistics(program: Program, sites: Sequence[Site], statistics: Statistics) -> None:

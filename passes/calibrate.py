@@ -34,6 +34,7 @@ def calibrate(
     done = 0
     with torch.no_grad():
         for done, (args, kwargs) in enumerate(batches, start=1):
+            instrumented.ledger.odd = done % 2 == 1
             instrumented(*args, **kwargs)
             if after_batch is not None:
                 after_batch(done)

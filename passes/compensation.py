@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from passes.errors import UsageError
@@ -107,7 +108,7 @@ def _narrow(
             if name in parameters:
                 dense = parameters[name].detach()
                 heads = dense.double().cpu().reshape(site.units, site.unit_width, -1)
-                updates[name] = (change @ heads).reshape(-1, *dense.shape[1:]).to(dense.dtype)
+                updates[name] = _stored_like(dense, (change @ heads).reshape(-1, *dense.shape[1:]))
     return Compensated(updates, found.error)
 
 
@@ -115,11 +116,24 @@ def _consumer_updates(
     site: Site, found: Refit, parameters: Mapping[str, Tensor], *, only_bias: bool = False
 ) -> dict[str, Tensor]:
     weight, bias = f"{site.consumer}.weight", f"{site.consumer}.bias"
-    updates = {} if only_bias else {weight: found.weight.to(parameters[weight].dtype)}
+    updates = {} if only_bias else {weight: _stored_like(parameters[weight].detach(), found.weight)}
     if bias in parameters:
         dense = parameters[bias].detach()
-        updates[bias] = (dense.double().cpu() + found.shift).to(dense.dtype)
+        updates[bias] = _stored_like(dense, dense.double().cpu() + found.shift)
     return updates
+
+
+def _stored_like(dense: Tensor, value: Tensor) -> Tensor:
+    """Give new weights the type of the old ones: half precision too, if those are float32 and fit into it.
+
+    Weights that came from half precision files go back into such files; what rounding adds, about 1e-7 of the squared
+    output, is far below what any removal costs.
+    """
+    value = value.to(dense.dtype)
+    if dense.dtype == torch.float32 and torch.equal(dense.half().float(), dense):
+        rounded = value.half().float()
+        return rounded if bool(torch.isfinite(rounded).all()) else value
+    return value
 
 
 def predicted_loss(entry: SitePlan, site: Site, compensated: Compensated, energy: float) -> float:

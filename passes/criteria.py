@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from passes.errors import CalibrationError, UsageError
+from passes.output_criteria import OUTPUT_CRITERIA
 from passes.site import Kind, Site
 from passes.statistics import Statistics
 
@@ -66,10 +67,13 @@ def choose(names: str | Sequence[str] | None = None) -> dict[Kind, str]:
     """
     chosen: dict[Kind, str] = {}
     for name in [names] if isinstance(names, str) else names or []:
+        if name in OUTPUT_CRITERIA:
+            chosen = {**dict.fromkeys(CRITERIA, name), **chosen}
+            continue
         kinds = [kind for kind, criteria in CRITERIA.items() if name in criteria]
         if not kinds:
             known = "; ".join(f"{kind}: {', '.join(criteria)}" for kind, criteria in CRITERIA.items())
-            raise UsageError(f"unknown criterion {name!r}; there are {known}")
+            raise UsageError(f"unknown criterion {name!r}; there are {known}; any: {', '.join(OUTPUT_CRITERIA)}")
         if chosen.get(kinds[0], name) != name:
             raise UsageError(f"criteria {chosen[kinds[0]]!r} and {name!r} are both for {kinds[0]} sites: give one")
         chosen[kinds[0]] = name
@@ -77,7 +81,11 @@ def choose(names: str | Sequence[str] | None = None) -> dict[Kind, str]:
 
 
 def score(
-    sites: Sequence[Site], statistics: Statistics, criterion: str | Sequence[str] | Criterion | None = None
+    sites: Sequence[Site],
+    statistics: Statistics,
+    criterion: str | Sequence[str] | Criterion | None = None,
+    *,
+    parameters: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Score every unit of every site.
 
@@ -85,6 +93,7 @@ def score(
         sites: what to score.
         statistics: of the model the sites are of.
         criterion: a criterion's name, several (one for each kind), a function for all sites, or None for defaults.
+        parameters: the model's, by path; criteria that know the output need them.
 
     Returns:
         By site name, float64 [units]; comparable within a site only.
@@ -96,8 +105,14 @@ def score(
     scores = {}
     names = None if callable(criterion) else choose(criterion)
     for site in sites:
-        function = criterion if callable(criterion) else CRITERIA[site.kind][(names or {})[site.kind]]
-        values = function(site, statistics).double()
+        name = "" if names is None else names[site.kind]
+        if name in OUTPUT_CRITERIA:
+            if parameters is None:
+                raise UsageError(f"criterion {name!r} needs the model's parameters: pass them")
+            values = OUTPUT_CRITERIA[name](site, statistics, parameters)
+        else:
+            function = criterion if callable(criterion) else CRITERIA[site.kind][name]
+            values = function(site, statistics).double()
         check_scores(site, values)
         scores[site.name] = values
     return scores

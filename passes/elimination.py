@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from passes.least_squares import ridge
+from passes.least_squares import ridge_factor
 from passes.moments import Covariance
 
 BLOCK = 64
@@ -119,10 +119,25 @@ def eliminate_heads(weight: Tensor, inputs: Covariance, heads: int) -> Eliminati
     return Elimination(tuple(order), tuple(errors))
 
 
+def removal_losses(weight: Tensor, inputs: Covariance, units: int) -> Tensor:
+    """Compute what removing each unit alone would cost, the others refitted: tr(W_j G_jj⁻¹ W_jᵀ), float64 [units].
+
+    Args:
+        weight: of the consumer, [out, units * unit_width].
+        inputs: covariance of its inputs.
+        units: heads or neurons.
+    """
+    weight, inverse = weight.double(), _inverse(inputs)
+    if units == len(inverse):
+        return weight.square().sum(0) / inverse.diagonal()
+    places = torch.arange(len(inverse)).reshape(units, -1)
+    return torch.tensor([_head_loss(weight, inverse, mine) for mine in places], dtype=torch.float64)
+
+
 def leverage_scores(inputs: Covariance) -> Tensor:
     """Compute ridge leverage scores, diag(C (C + λI)⁻¹), float64 [n] (MoDeGPT's Nyström score, arXiv 2408.09632)."""
-    system = inputs.matrix + _penalty(inputs)
-    return torch.cholesky_solve(inputs.matrix, torch.linalg.cholesky(system)).diagonal().clamp_min(0)
+    factor = ridge_factor(inputs.matrix, inputs.count)
+    return torch.cholesky_solve(inputs.matrix, factor).diagonal().clamp_min(0)
 
 
 def _head_loss(weight: Tensor, inverse: Tensor, mine: Tensor) -> float:
@@ -131,9 +146,4 @@ def _head_loss(weight: Tensor, inverse: Tensor, mine: Tensor) -> float:
 
 
 def _inverse(inputs: Covariance) -> Tensor:
-    return torch.cholesky_inverse(torch.linalg.cholesky(inputs.matrix + _penalty(inputs)))
-
-
-def _penalty(inputs: Covariance) -> Tensor:
-    size = len(inputs.matrix)
-    return ridge(inputs.matrix, inputs.count) * torch.eye(size, dtype=torch.float64, device=inputs.matrix.device)
+    return torch.cholesky_inverse(ridge_factor(inputs.matrix, inputs.count))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from passes.elimination import eliminate_heads, eliminate_neurons, leverage_scores
-from passes.least_squares import output_energy
+from passes.least_squares import output_energy, ridge_factor
 from passes.moments import Covariance
 from passes.plan import SitePlan
 from passes.projections import separate_width_errors, value_maps, width_errors
@@ -84,8 +84,7 @@ def leverage_curve(site: Site, weight: Tensor, inputs: Covariance) -> ErrorCurve
     # One factorization, kept units first: each prefix of it is the factorization of those kept.
     kept_first = order.flip(0)
     matrix = inputs.matrix[kept_first][:, kept_first]
-    jitter = 1e-10 * float(matrix.diagonal().mean()) + 1e-300
-    factor = torch.linalg.cholesky(matrix + jitter * torch.eye(len(matrix), dtype=torch.float64))
+    factor = ridge_factor(matrix, inputs.count)
     explained = torch.linalg.solve_triangular(factor, matrix @ weight.double()[:, kept_first].T, upper=False)
     left = (output_energy(weight, inputs) - explained.square().sum(1).cumsum(0)).clamp_min(0)
     # `left[k - 1]` is the error with k units kept; removals count down.

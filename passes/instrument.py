@@ -63,8 +63,9 @@ class Instrumented:
         sites, samples, calls = self.ledger.read()
         moments = self.ledger.read_moments()
         weights = self.ledger.weights if moments else ()
+        halves = self.ledger.read_moments(half=True)
         probes = self.probes.read()
-        return Statistics(sites, samples, calls, self.timesteps, self.fingerprint, moments, probes, weights)
+        return Statistics(sites, samples, calls, self.timesteps, self.fingerprint, moments, probes, weights, halves)
 
     def reset(self) -> None:
         """Forget everything measured."""
@@ -78,7 +79,7 @@ class Instrumented:
             CalibrationError: they are of another model, other sites, other observers or other buckets.
         """
         check_same_kind(self.statistics(), statistics)
-        self.ledger.write(statistics.sites, statistics.samples, statistics.calls, statistics.moments)
+        self.ledger.write(statistics.sites, statistics.samples, statistics.calls, statistics.moments, statistics.halves)
         self.probes.write(statistics.probes, statistics.calls)
 
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from passes.errors import CalibrationError
 from passes.moments import Covariance
 
 # Of the mean variance of the inputs. Measured on the built-in pipeline, the prediction's error is flat from 1e-5 to
 # 1e-2; with fewer tokens than that takes, the noise of the covariance itself asks for more.
 LEAST_RIDGE = 1e-4
 RIDGE_PER_UNKNOWN = 1e-2
+_ATTEMPTS = 4
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,27 @@ def ridge(matrix: Tensor, count: float) -> float:
     return max(LEAST_RIDGE, RIDGE_PER_UNKNOWN * len(matrix) / count) * (variance if variance > 0 else 1.0)
 
 
+def ridge_factor(matrix: Tensor, count: float) -> Tensor:
+    """Factorize C + λI by Cholesky, λ from `ridge`; ten times as large, and again, where rounding made C indefinite.
+
+    Args:
+        matrix: C, float64 [n, n].
+        count: tokens that it was estimated on.
+
+    Raises:
+        CalibrationError: C is not finite, or far from any covariance.
+    """
+    penalty = ridge(matrix, count)
+    identity = torch.eye(len(matrix), dtype=torch.float64, device=matrix.device)
+    for _ in range(_ATTEMPTS):
+        found = torch.linalg.cholesky_ex(matrix + penalty * identity)
+        factor: Tensor = found.L
+        if int(found.info) == 0 and bool(torch.isfinite(factor).all()):
+            return factor
+        penalty *= 10
+    raise CalibrationError("a covariance is not finite or not positive semidefinite: calibrate again, on more samples")
+
+
 def refit(weight: Tensor, inputs: Covariance, features: Tensor, start: Tensor | None = None) -> Refit:
     """Solve for the weights on fewer features that reproduce `weight @ a` best.
 
@@ -54,7 +77,7 @@ def refit(weight: Tensor, inputs: Covariance, features: Tensor, start: Tensor | 
         start: X₀, [out, n]; by default the kept columns, or zero for a map.
 
     Raises:
-        torch.linalg.LinAlgError: the covariance is not finite.
+        CalibrationError: the covariance is not finite.
     """
     weight, matrix = weight.double(), inputs.matrix
     chosen = not features.is_floating_point()
@@ -62,10 +85,8 @@ def refit(weight: Tensor, inputs: Covariance, features: Tensor, start: Tensor | 
     among = onto[features] if chosen else features @ onto  # T C Tᵀ
     if start is None:
         start = weight[:, features] if chosen else weight.new_zeros(len(weight), len(features))
-    penalty = ridge(among, inputs.count)
-    system = among + penalty * torch.eye(len(among), dtype=torch.float64, device=among.device)
     residual = weight @ onto - start @ among
-    new = start + torch.cholesky_solve(residual.T, torch.linalg.cholesky(system)).T
+    new = start + torch.cholesky_solve(residual.T, ridge_factor(among, inputs.count)).T
     return refitted(weight, inputs, features, new)
 
 

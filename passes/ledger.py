@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
 from passes.errors import CalibrationError
-from passes.moments import FIRST, KEY, KEY_COUNT, fold
+from passes.moments import FIRST, KEY, KEY_COUNT, fold, halved_sites
 from passes.statistics import COUNT
 from passes.uninterrupted import uninterrupted
 
@@ -31,6 +31,10 @@ class Ledger:
         buckets: timestep buckets.
         moments: by site name, the shapes of its sums (see `passes.moments`); empty where none are taken.
         weights: how much a token counts in the moments, by its timestep's bucket; None weighs all alike.
+
+    Attributes:
+        odd: whether the running forward belongs to the odd half of the calibration set. Of some sites the sums of that
+            half are kept too, to see whether both halves say the same.
     """
 
     def __init__(
@@ -51,6 +55,8 @@ class Ledger:
             site: {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
             for site, shapes in (moments or {}).items()
         }
+        self.halves = {site: _zeros(self.moments[site]) for site in halved_sites(moments or {})}
+        self.odd = False
         self.weights = tuple(weights) if weights is not None else (1.0,) * buckets
         self.timesteps: list[float] = []
         self._sampled: dict[str, dict[str, Tensor]] = {}
@@ -133,7 +139,12 @@ class Ledger:
         if sums[FIRST].device != device:
             sums = self.moments[site] = {name: values.to(device) for name, values in sums.items()}
         with torch.inference_mode(False):
-            fold(sums, {name: values.clone() if values.is_inference() else values for name, values in rows.items()})
+            rows = {name: values.clone() if values.is_inference() else values for name, values in rows.items()}
+            fold(sums, rows)
+            if self.odd and site in self.halves:
+                if self.halves[site][FIRST].device != device:
+                    self.halves[site] = {name: values.to(device) for name, values in self.halves[site].items()}
+                fold(self.halves[site], rows)
 
     def _blame(self) -> None:
         for site, values in self._values.items():
@@ -166,11 +177,10 @@ class Ledger:
                 sites[site][name] = view.clone(memory_format=torch.contiguous_format)
             return sites, int(total[:, -2].sum()), int(total[:, -1].sum())
 
-    def read_moments(self) -> dict[str, dict[str, Tensor]]:
-        """Copy the second moments of all finished forwards to the CPU."""
-        return {
-            site: {name: values.cpu().clone() for name, values in sums.items()} for site, sums in self.moments.items()
-        }
+    def read_moments(self, *, half: bool = False) -> dict[str, dict[str, Tensor]]:
+        """Copy the second moments of all finished forwards to the CPU, or those of the odd half of them."""
+        chosen = self.halves if half else self.moments
+        return {site: {name: values.cpu().clone() for name, values in sums.items()} for site, sums in chosen.items()}
 
     def write(
         self,
@@ -178,11 +188,13 @@ class Ledger:
         samples: int,
         calls: int,
         moments: Mapping[str, Mapping[str, Tensor]] | None = None,
+        halves: Mapping[str, Mapping[str, Tensor]] | None = None,
     ) -> None:
         """Replace the sums by others of the same layout, as `read` and `read_moments` give them."""
-        for site, sums in self.moments.items():
-            for name, values in sums.items():
-                values.copy_((moments or {})[site][name])
+        for own, given in ((self.moments, moments), (self.halves, halves)):
+            for site, sums in own.items():
+                for name, values in sums.items():
+                    values.copy_((given or {})[site][name])
         total = torch.zeros(self._total.shape, dtype=torch.float64)
         for site, name, view in self._parts(total):
             view.copy_(sites[site][name])
@@ -191,10 +203,14 @@ class Ledger:
 
     def clear(self) -> None:
         """Set all sums to zero."""
-        for sums in self.moments.values():
+        for sums in (*self.moments.values(), *self.halves.values()):
             for values in sums.values():
                 values.zero_()
         self._place(torch.zeros_like(self._total))
+
+
+def _zeros(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: torch.zeros_like(values) for name, values in sums.items()}
 
 
 class Opening(nn.Module):

@@ -15,6 +15,7 @@ from passes.site import Site
 # and calibration sees every prompt at many timesteps anyway.
 SAMPLED_SHARE = 16
 FEWEST_TOKENS, MOST_TOKENS = 4, 8
+HALVES_LIMIT = 2**28  # bytes
 _GOLDEN_RATIO, _SILVER_RATIO = 0.6180339887498949, 0.4142135623730951
 
 COUNT, FIRST, SECOND = "count", "first", "second"
@@ -39,6 +40,21 @@ def moment_shapes(site: Site) -> dict[str, tuple[int, ...]]:
 def moment_bytes(sites: tuple[Site, ...]) -> int:
     """Count the bytes that the sums of all sites take."""
     return 8 * sum(torch.Size(shape).numel() for site in sites for shape in moment_shapes(site).values())
+
+
+def halved_sites(moments: Mapping[str, Mapping[str, tuple[int, ...]]]) -> list[str]:
+    """Choose the sites that are measured on half of the calibration set too: attentions, as far as memory allows."""
+    sizes = {
+        site: 8 * sum(torch.Size(shape).numel() for shape in shapes.values())
+        for site, shapes in moments.items()
+        if QUERY in shapes
+    }
+    chosen, room = [], HALVES_LIMIT
+    for site, size in sorted(sizes.items(), key=lambda each: each[1]):
+        room -= size
+        if room >= 0:
+            chosen.append(site)
+    return chosen
 
 
 def sampled_tokens(tokens: int, timestep: float) -> list[int]:

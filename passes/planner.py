@@ -35,8 +35,8 @@ class Recipe:
         neurons: chosen by backward "elimination" or by ridge "leverage".
         joint: refit across the heads of a site, on covariances. Otherwise each head by itself, on second moments, as
             spectral slimming was published.
-        weighing: how a site's error counts: "sensitivity" measures what it does to the prediction, "relative" divides it
-            by the energy of the block's output.
+        weighing: how a site's error counts: "sensitivity" measures what it does to the prediction, "relative"
+            divides it by the energy of the block's output.
         uniform: the same share of each site, in place of the optimum.
         probed_shares: shares of a site at whose removal its sensitivity is measured.
     """

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from passes.least_squares import Refit, output_energy, refit, refitted, ridge
+from passes.least_squares import Refit, output_energy, refit, refitted, ridge, ridge_factor
 from passes.moments import KEY, KEY_COUNT, KEY_FIRST, QUERY, Covariance, Sums
 
-# Eigenvalues below this share of the largest are rounding.
-_NOTHING = 1e-12
+# Eigenvalues below this share of the largest are rounding: products of activations are taken in float32.
+_NOTHING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,7 @@ def width_errors(weight: Tensor, inputs: Covariance, maps: Tensor) -> list[float
     features = block_diagonal(maps)[level_first]
     onto = inputs.matrix @ features.T
     among = features @ onto
-    system = among + ridge(among, inputs.count) * torch.eye(len(among), dtype=torch.float64)
-    solved = torch.linalg.solve_triangular(torch.linalg.cholesky(system), onto.T @ weight.double().T, upper=False)
+    solved = torch.linalg.solve_triangular(ridge_factor(among, inputs.count), onto.T @ weight.double().T, upper=False)
     explained = solved.square().sum(1).cumsum(0)[heads - 1 :: heads]
     total = output_energy(weight, inputs)
     errors: list[float] = (total - explained).clamp_min(0).tolist()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from passes.errors import CalibrationError, CheckpointError, UsageError
 COUNT = "count"
 HEADER = "header"
 MOMENTS = "moments"
+HALVES = "halves"
 PROBES = "probes"
 FORMAT = 2
 
@@ -34,6 +35,7 @@ class Statistics:
             taken.
         probes: a few inputs of the denoiser, each the flat list of its tensors: what sensitivities are measured on.
         weights: how much a token counted in the moments, by timestep bucket; empty if all did alike.
+        halves: second moments of some sites over every second batch alone, see `passes.settled`.
     """
 
     sites: Mapping[str, Mapping[str, Tensor]]
@@ -44,6 +46,7 @@ class Statistics:
     moments: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     probes: tuple[tuple[Tensor, ...], ...] = ()
     weights: tuple[float, ...] = ()
+    halves: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     @property
     def buckets(self) -> int:
@@ -99,9 +102,10 @@ class Statistics:
         for site, sums in self.sites.items():
             for statistic, values in sums.items():
                 tensors[f"{site}/{statistic}"] = values.clone()
-        for site, sums in self.moments.items():
-            for name, values in sums.items():
-                tensors[f"{MOMENTS}/{site}/{name}"] = values
+        for part, moments in ((MOMENTS, self.moments), (HALVES, self.halves)):
+            for site, sums in moments.items():
+                for name, values in sums.items():
+                    tensors[f"{part}/{site}/{name}"] = values
         for number, leaves in enumerate(self.probes):
             for position, leaf in enumerate(leaves):
                 tensors[f"{PROBES}/{number:04}/{position:02}"] = leaf
@@ -122,22 +126,22 @@ class Statistics:
             fingerprint, weights = dict(header["fingerprint"]), tuple(map(float, header["weights"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"these are no statistics (bad header: {error!r}): calibrate again") from error
-        parts: dict[str, dict[str, dict[str, Tensor]]] = {MOMENTS: {}, PROBES: {}, "": {}}
+        parts: dict[str, dict[str, dict[str, Tensor]]] = {MOMENTS: {}, HALVES: {}, PROBES: {}, "": {}}
         for key in sorted(tensors):
             path, separator, name = key.rpartition("/")
             part, _, rest = path.partition("/")
-            if part in (MOMENTS, PROBES):
+            if part in (MOMENTS, HALVES, PROBES):
                 parts[part].setdefault(rest, {})[name] = tensors[key].cpu()
             elif separator:
                 parts[""].setdefault(path, {})[name] = tensors[key].cpu().clone()
         probes = tuple(tuple(leaves.values()) for leaves in parts[PROBES].values())
-        statistics = cls(parts[""], *facts, fingerprint, parts[MOMENTS], probes, weights)
+        statistics = cls(parts[""], *facts, fingerprint, parts[MOMENTS], probes, weights, parts[HALVES])
         _check(statistics)
         return statistics
 
     def light(self) -> Statistics:
         """Leave out what only planning needs: second moments and probes."""
-        return replace(self, moments={}, probes=())
+        return replace(self, moments={}, probes=(), halves={})
 
     def identical(self, other: Statistics) -> bool:
         """Say whether two statistics are equal to the last bit."""
@@ -161,13 +165,21 @@ def merge(*statistics: Statistics) -> Statistics:
         site: {name: torch.stack([each.sites[site][name] for each in statistics]).sum(0) for name in sums}
         for site, sums in first.sites.items()
     }
-    moments = {
-        site: {name: torch.stack([each.moments[site][name] for each in statistics]).sum(0) for name in sums}
-        for site, sums in first.moments.items()
-    }
+    moments = _summed([each.moments for each in statistics])
+    halves = _summed([each.halves for each in statistics])
     samples, calls = sum(each.samples for each in statistics), sum(each.calls for each in statistics)
     probes = tuple(probe for each in statistics for probe in each.probes)
-    return Statistics(sites, samples, calls, first.timesteps, first.fingerprint, moments, probes, first.weights)
+    return Statistics(sites, samples, calls, first.timesteps, first.fingerprint, moments, probes, first.weights, halves)
+
+
+def _summed(moments: Sequence[Mapping[str, Mapping[str, Tensor]]]) -> dict[str, dict[str, Tensor]]:
+    """Add up second moments, in the order given, without holding all copies at once."""
+    total = {site: {name: values.clone() for name, values in sums.items()} for site, sums in moments[0].items()}
+    for other in moments[1:]:
+        for site, sums in total.items():
+            for name, values in sums.items():
+                values.add_(other[site][name])
+    return total
 
 
 def check_same_kind(one: Statistics, other: Statistics) -> None:

@@ -92,6 +92,8 @@ def calibrate_pipeline(
     try:
         while done < len(samples):
             batch = samples[done : done + settings.batch]
+            # Small sets have one batch: halves are of prompts, so they can't be told apart there.
+            instrumented.ledger.odd = (done // settings.batch) % 2 == 1
             observe_batch(
                 pipe,
                 observed,
@@ -145,6 +147,11 @@ def require_checkpoint(checkpoint: Path) -> None:
     """
     if not checkpoint.is_file():
         raise CheckpointError(f"there is no checkpoint at {checkpoint} to resume; start without --resume")
+
+
+def has_moments(checkpoint: Path) -> bool:
+    """Say whether a checkpoint was taken with second moments: any method can go on from one that was."""
+    return checkpoint.is_file() and bool(load_statistics(checkpoint).settings.get("moments"))
 
 
 def forget_checkpoint(checkpoint: Path | None) -> None:

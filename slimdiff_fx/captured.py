@@ -13,6 +13,7 @@ from passes.capture import capture
 from passes.errors import UsageError
 from passes.instrument import TIMESTEPS, instrument
 from passes.program import Program
+from passes.settled import SETTLED, split_half_ratio
 from passes.site import Site
 from passes.sites import find_sites
 from slimdiff_fx.calibration_run import CalibrationSettings, calibrate_pipeline
@@ -93,4 +94,15 @@ def observe_pipeline(
     if settings.resume and settings.checkpoint is not None and settings.checkpoint.is_file():
         done = load_statistics(settings.checkpoint).done
     with listener.steps("calibrate", calls * len(samples), calls * done):
-        return calibrate_pipeline(pipe, instrumented, observed, samples, settings, listener.advance)
+        stored = calibrate_pipeline(pipe, instrumented, observed, samples, settings, listener.advance)
+    if settings.moments:
+        parameters = dict(captured.program.graph_module.named_parameters())
+        ratio = split_half_ratio(captured.sites, stored.statistics, parameters)
+        if ratio is None:
+            listener.note("one batch is too little to see whether the statistics have settled; give more --samples")
+        elif ratio > SETTLED:
+            listener.note(
+                f"the statistics have not settled: weights from one half of the samples have {ratio:.1f} times "
+                "the error on the other half; more --samples, of more kinds, will help"
+            )
+    return stored

@@ -132,7 +132,8 @@ Criterion = Annotated[
     list[str] | None,
     typer.Option(
         "--criterion",
-        help="Score: mean_abs or mean_square for neurons; l2, l1, entropy or confidence for heads. "
+        help="Score: mean_abs or mean_square for neurons; l2, l1, entropy or confidence for heads; "
+        "contribution, fluctuation, obs or leverage for both. "
         "Give it twice to choose both.",
     ),
 ]

@@ -18,7 +18,13 @@ from passes.moments import moment_bytes
 from passes.plan import SlimPlan
 from passes.sites import find_unsupported
 from slimdiff_fx.atomic_write import refuse_occupied
-from slimdiff_fx.calibration_run import CalibrationSettings, forget_checkpoint, require_checkpoint, statistics_of
+from slimdiff_fx.calibration_run import (
+    CalibrationSettings,
+    forget_checkpoint,
+    has_moments,
+    require_checkpoint,
+    statistics_of,
+)
 from slimdiff_fx.calibration_set import gather_samples
 from slimdiff_fx.captured import CapturedDenoiser, capture_pipeline, observe_pipeline
 from slimdiff_fx.checkpoint import load_plan, save_plan, save_result
@@ -88,11 +94,11 @@ def slim_command(
     refuse_occupied(out, overwrite=overwrite)
     # refuse what contradicts itself before hours of calibration
     planning = _planning(policy, method, criterion, compensation)
-    options = replace(options, moments=planning.needs_moments)
+    checkpoint = _beside(out, ".calibration.safetensors")
+    options = replace(options, moments=planning.needs_moments or (options.resume and has_moments(checkpoint)))
     listener = TerminalListener(console)
     prompts = None if options.prompts is None else read_prompts(options.prompts)
     loaded = _load(model, options.device, options.dtype, listener)
-    checkpoint = _beside(out, ".calibration.safetensors")
     seconds: dict[str, float] = {}
     captured, stored = _calibrate(loaded, options, prompts, checkpoint, seconds, listener)
     result = finish(captured, loaded.pipe, stored.statistics, planning, seconds=seconds, listener=listener)

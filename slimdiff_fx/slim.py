@@ -16,6 +16,7 @@ from passes.compensation import Compensation
 from passes.errors import UsageError
 from passes.instrument import instrument
 from passes.methods import Method, analyze, choose_method
+from passes.output_criteria import OUTPUT_CRITERIA
 from passes.plan import SlimPlan
 from passes.program import Program
 from passes.rewrite import rewrite
@@ -163,7 +164,9 @@ class Planning:
     @property
     def needs_moments(self) -> bool:
         """Whether calibration has to take second moments for it."""
-        return self.method != "threshold" or self.compensation not in (None, "none")
+        named = [self.criterion] if isinstance(self.criterion, str) else self.criterion or ()
+        by_output = any(name in OUTPUT_CRITERIA for name in named)
+        return self.method != "threshold" or self.compensation not in (None, "none") or by_output
 
 
 def finish(

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from passes.plan import SlimPlan
+from slimdiff_fx.checkpoint import load_plan
 from slimdiff_fx.cli import app
 from slimdiff_fx.statistics_file import load_statistics
 from slimdiff_fx.terminal import TerminalListener
@@ -78,7 +78,7 @@ def test_stages_one_at_a_time_give_the_same_pipeline(toy_pipeline, folder, slim,
     ).stdout
     assert "whole denoiser" in printed
     run("apply", toy_pipeline, "--plan", folder / "plan.json", "-o", folder / "applied")
-    plans = [SlimPlan.from_json(file.read_text()) for file in (folder / "plan.json", out / "unet/slim_plan.json")]
+    plans = [load_plan(file) for file in (folder / "plan.json", out / "unet/slim_plan.json")]
     assert plans[0].sites == plans[1].sites
     assert (folder / "applied" / WEIGHTS).read_bytes() == (out / WEIGHTS).read_bytes()
 

@@ -1,0 +1,1 @@
+"""Compression methods compared on one model, with the same data, seeds and budgets, in one run."""

@@ -1,0 +1,177 @@
+"""Does it depend on the calibration set? Plans and errors for sets of other sizes, seeds and subjects.
+
+python -m benchmarks.sensitivity
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from benchmarks.measure import RESULTS, machine, write_result
+from benchmarks.quality.arena import FULL, Arena, enter, open_arena
+from benchmarks.quality.prediction_error import DenseCall, prediction_error, record_trajectory
+from passes.allocate import KeepParams
+from passes.errors import SlimDiffError, UsageError
+from passes.methods import analyze
+from passes.plan import SlimPlan
+from passes.settled import split_half_ratio
+from slimdiff_fx.timestep_weights import bucket_weights
+
+SAMPLES = (4, 16, 64, 128, 256, 500)
+REMOVED = 0.3
+FOOD = (
+    "apple",
+    "pizza",
+    "bread",
+    "cake",
+    "burger",
+    "hamburger",
+    "soup",
+    "rice",
+    "fruit",
+    "egg",
+    "cheese",
+    "melon",
+    "grapes",
+)
+FOOD += (
+    "lemon",
+    "banana",
+    "pear",
+    "peach",
+    "cherries",
+    "strawberry",
+    "tomato",
+    "corn",
+    "carrot",
+    "cookie",
+    "ice",
+    "cream",
+)
+FOOD += (
+    "bowl",
+    "noodles",
+    "meat",
+    "bacon",
+    "sushi",
+    "tea",
+    "coffee",
+    "beer",
+    "wine",
+    "juice",
+    "taco",
+    "burrito",
+    "salad",
+)
+CASES = ("any subject", "food only", "random words", "timesteps: noise", "timesteps: detail")
+
+
+def overlap(one: SlimPlan, other: SlimPlan) -> float:
+    """Compare two plans: the mean over sites of the Jaccard index of the kept channels, widths by their ratio."""
+    shares = []
+    for name, mine in one.sites.items():
+        theirs = other.sites[name]
+        kept, also = set(mine.kept), set(theirs.kept)
+        widths = [entry.width or max(mine.width or 0, theirs.width or 0) or 1 for entry in (mine, theirs)]
+        shares.append(len(kept & also) / len(kept | also) * min(widths) / max(widths))
+    return statistics.mean(shares)
+
+
+def about(captions: Sequence[str], words: Sequence[str]) -> tuple[str, ...]:
+    """Choose the captions that hold one of the words."""
+    return tuple(caption for caption in captions if set(caption.split()) & set(words))
+
+
+def random_words(captions: Sequence[str], count: int, seed: int) -> tuple[str, ...]:
+    """Make prompts out of the captions' words, put together at random."""
+    draw = random.Random(seed)
+    words = sorted({word for caption in captions for word in caption.split()})
+    return tuple(" ".join(draw.sample(words, 3)) for _ in range(count))
+
+
+def run_case(
+    arena: Arena, prompts: tuple[str, ...], samples: int, seed: int, calls: dict[str, list[DenseCall]], **settings: Any
+) -> tuple[dict[str, Any], SlimPlan]:
+    """Calibrate, plan and measure once."""
+    observed = arena.calibrate(prompts, samples, seed, **settings)
+    captured = arena.captured
+    plan = analyze(captured.program, captured.sites, observed, KeepParams(arena.keep_params(REMOVED)), method="best")
+    entry = enter(arena, plan)
+    parameters = dict(captured.program.graph_module.named_parameters())
+    return {
+        "samples": samples,
+        "seed": seed,
+        "predicted": entry.predicted,
+        "split_half_ratio": split_half_ratio(captured.sites, observed, parameters),
+        **{name: prediction_error(entry.model, each)[0] for name, each in calls.items()},
+    }, plan
+
+
+def main(
+    model: Annotated[str, typer.Argument(help="Pipeline folder with captions, or `emoji`.")] = "emoji",
+    seeds: Annotated[int, typer.Option(help="How many seeds.")] = 3,
+    output: Annotated[Path, typer.Option(help="Folder for the JSON.")] = RESULTS,
+) -> None:
+    """Run what is missing, case by case."""
+    console = Console()
+    file = output / "sensitivity.json"
+    settings = {"model": model, "removed": REMOVED, "scale": asdict(FULL)}
+    results: dict[str, Any] = {"benchmark": "sensitivity", "settings": settings, "cases": [], "plans": {}}
+    try:
+        if file.is_file() and json.loads(file.read_text()).get("settings") == settings:
+            results = json.loads(file.read_text())
+        arena = open_arena(model, FULL)
+        faces = about(arena.held_out, ("face",))
+        if not faces:
+            raise UsageError(f"{model} has no held-out captions of faces; this benchmark is about `emoji`")
+        calls = {
+            "error": record_trajectory(arena, tuple(random.Random(1).sample(arena.held_out, FULL.prompts)), 20_000),
+            "error_on_faces": record_trajectory(arena, faces[: FULL.prompts], 20_001),
+        }
+        done = {(case["case"], case["samples"], case["seed"]) for case in results["cases"]}
+        for seed in range(seeds):
+            reference: SlimPlan | None = None
+            cases = [(CASES[0], samples) for samples in reversed(SAMPLES)] + [(name, 256) for name in CASES[1:]]
+            for case, samples in cases:
+                if (case, samples, seed) in done:
+                    if reference is None:
+                        reference = SlimPlan.from_json(results["plans"][str(seed)])
+                    continue
+                prompts = arena.train
+                if case == "food only":
+                    prompts = about(prompts, FOOD)
+                elif case == "random words":
+                    prompts = random_words(prompts, samples, seed)
+                weights = {"timestep_weights": _weights(case)} if case.startswith("timesteps") else {}
+                found, plan = run_case(arena, prompts, samples, seed, calls, **weights)
+                if reference is None:
+                    reference = plan
+                    bare = SlimPlan(plan.fingerprint, plan.sites)
+                    results["plans"][str(seed)] = bare.to_json()
+                found = {"case": case, **found, "overlap": overlap(plan, reference)}
+                results["cases"].append(found)
+                results["machine"] = machine()
+                write_result("sensitivity", results, output)
+                console.print(found, highlight=False)
+    except SlimDiffError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
+    console.print(f"written to {file}", highlight=False)
+
+
+def _weights(case: str) -> tuple[float, ...] | None:
+    return bucket_weights(case.partition(": ")[2])
+
+
+if __name__ == "__main__":
+    typer.run(main)
