@@ -19,6 +19,7 @@ from passes.moments import Covariance
 
 BLOCK = 64
 _TINY = 1e-300
+_DEAD_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -45,31 +46,35 @@ def eliminate_neurons(weight: Tensor, inputs: Covariance, block: int = BLOCK) ->
     weight = weight.double()
     inverse = _inverse(inputs)
     gram = weight.T @ weight
-    left = torch.arange(len(inverse))
+    left = torch.arange(len(inverse))  # the unit of each row
+    gone = torch.zeros(len(inverse), dtype=torch.bool)  # rows of removed units
     order: list[int] = []
     errors: list[float] = []
-    while len(left) > 1:
-        stay, gone, losses = _remove_block(inverse, gram, min(block, len(left) - 1))
-        order += left[gone].tolist()
+    while len(order) < weight.shape[1] - 1:
+        rows, losses = _remove_block(inverse, gram, gone, min(block, weight.shape[1] - 1 - len(order)))
+        order += left[rows].tolist()
         errors += losses
-        inverse, gram, left = inverse[stay][:, stay], gram[stay][:, stay], left[stay]
+        gone[rows] = True
+        if int(gone.sum()) > _DEAD_SHARE * len(gone):
+            # rows of removed units cost time in every product; copying the rest costs some as well
+            stay = (~gone).nonzero().flatten()
+            inverse, gram = inverse[stay].index_select(1, stay), gram[stay].index_select(1, stay)
+            left, gone = left[stay], torch.zeros(len(stay), dtype=torch.bool)
     return Elimination(tuple(order), tuple(torch.tensor(errors, dtype=torch.float64).cumsum(0).tolist()))
 
 
-def _remove_block(inverse: Tensor, gram: Tensor, count: int) -> tuple[Tensor, Tensor, list[float]]:
-    """Choose the next removals and apply them to both matrices, in place; gives who stays, who goes and the losses."""
+def _remove_block(inverse: Tensor, gram: Tensor, gone: Tensor, count: int) -> tuple[list[int], list[float]]:
+    """Choose the next removals and apply them to both matrices, in place; gives their rows and the losses."""
     size = len(inverse)
     columns = inverse.new_zeros(size, count)  # l: with G − l lᵀ the removed unit is gone from G
     products = inverse.new_zeros(size, count)  # u = W'ᵀ v, v = W'_j / √G_jj
     norms = inverse.new_zeros(count)  # vᵀ v
     diagonal, squares = inverse.diagonal().clone(), gram.diagonal().clone()
-    gone: list[int] = []
+    squares[gone] = math.inf
+    rows: list[int] = []
     losses: list[float] = []
     for step in range(count):
-        scores = squares.clamp_min(0) / diagonal.clamp_min(_TINY)
-        if gone:
-            scores[gone] = math.inf
-        unit = int(scores.argmin())
+        unit = int((squares.clamp_min(0) / diagonal.clamp_min(_TINY)).argmin())
         before = columns[:, :step]
         mine = before[unit]
         column = inverse[unit] - before @ mine
@@ -82,13 +87,13 @@ def _remove_block(inverse: Tensor, gram: Tensor, count: int) -> tuple[Tensor, Te
         line, dot = columns[:, step], products[:, step]
         diagonal -= line.square()
         squares -= 2 * line * dot - norms[step] * line.square()
-        gone.append(unit)
-    inverse -= columns @ columns.T
-    cross = columns @ products.T
-    gram -= cross + cross.T - (columns * norms) @ columns.T
-    stay = torch.ones(size, dtype=torch.bool)
-    stay[gone] = False
-    return stay.nonzero().flatten(), torch.tensor(gone), losses
+        squares[unit] = math.inf
+        rows.append(unit)
+    inverse.addmm_(columns, columns.T, alpha=-1)
+    # l uᵀ + u lᵀ − vᵀv l lᵀ as one symmetric pair of products
+    shared = products - 0.5 * norms * columns
+    gram.addmm_(columns, shared.T, alpha=-1).addmm_(shared, columns.T, alpha=-1)
+    return rows, losses
 
 
 def eliminate_heads(weight: Tensor, inputs: Covariance, heads: int) -> Elimination:

@@ -57,9 +57,9 @@ class ErrorCurve:
 def widths_offered(site: Site) -> list[int]:
     """List the widths that heads may be narrowed to, descending.
 
-    Fused attention kernels like multiples of 8; heads too narrow for that are offered every second width.
+    Fused attention kernels like multiples of 8; heads too narrow for that are offered every width.
     """
-    step = 8 if site.unit_width >= 32 else 2
+    step = 8 if site.unit_width >= 32 else 1
     return [width for width in range(site.unit_width - 1, 0, -1) if width % step == 0]
 
 

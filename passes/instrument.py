@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from passes.errors import UsageError
 from passes.fingerprint import fingerprint
 from passes.ledger import Closing, Ledger, Opening
+from passes.moment_sums import Storage
 from passes.moments import moment_shapes
 from passes.observers import DEFAULT_OBSERVERS, ObserverFactory, UnitObserver, Weighing
 from passes.probes import PROBES, Probes
@@ -20,6 +21,7 @@ from passes.site import Kind, Site
 from passes.site_nodes import SiteNodes
 from passes.sites import locate
 from passes.statistics import Statistics, check_same_kind
+from passes.uninterrupted import uninterrupted
 
 BUCKETS = 10
 TIMESTEPS = 1000.0
@@ -58,12 +60,18 @@ class Instrumented:
         self.probes.offer(args, kwargs, prediction)
         return prediction
 
-    def statistics(self) -> Statistics:
-        """Copy what all finished forwards since the last `reset` or `load` add up to. Valid at any moment."""
+    def statistics(self, *, copy: bool = True) -> Statistics:
+        """Give what all finished forwards since the last `reset` or `load` add up to. Valid at any moment.
+
+        Args:
+            copy: second moments are copied. Otherwise they are shared, and only hold until the next forward: for those
+                that would not fit into memory twice.
+        """
         sites, samples, calls = self.ledger.read()
-        moments = self.ledger.read_moments()
+        with uninterrupted():
+            self.ledger.moments.settle()
+        moments, halves = (_read(each, copy=copy) for each in (self.ledger.moments.sums, self.ledger.moments.halves))
         weights = self.ledger.weights if moments else ()
-        halves = self.ledger.read_moments(half=True)
         probes = self.probes.read()
         return Statistics(sites, samples, calls, self.timesteps, self.fingerprint, moments, probes, weights, halves)
 
@@ -78,8 +86,9 @@ class Instrumented:
         Raises:
             CalibrationError: they are of another model, other sites, other observers or other buckets.
         """
-        check_same_kind(self.statistics(), statistics)
-        self.ledger.write(statistics.sites, statistics.samples, statistics.calls, statistics.moments, statistics.halves)
+        check_same_kind(self.statistics(copy=False), statistics)
+        self.ledger.write(statistics.sites, statistics.samples, statistics.calls)
+        self.ledger.moments.write(statistics.moments, statistics.halves)
         self.probes.write(statistics.probes, statistics.calls)
 
 
@@ -92,6 +101,7 @@ def instrument(
     timesteps: float = TIMESTEPS,
     moments: bool = False,
     weights: Sequence[float] | None = None,
+    storage: Storage | None = None,
 ) -> Instrumented:
     """Add an observer node to each site of a copy of the program.
 
@@ -106,6 +116,7 @@ def instrument(
         moments: take second moments too, over a few tokens of each sample, and keep a few inputs as probes. Memory is
             that of `passes.moments.moment_bytes`.
         weights: how much a token counts in the moments, one number for each bucket; None weighs all alike.
+        storage: where the moments live, see `passes.moment_sums`; in memory if None.
 
     Raises:
         UsageError: no sites, no buckets, an empty range, or weights that are negative, all zero or of another number.
@@ -126,7 +137,7 @@ def instrument(
     if weights is not None and (len(weights) != buckets or min(weights) < 0 or not sum(weights) > 0):
         raise UsageError(f"timestep weights {list(weights)}: give {buckets} that are not negative and not all zero")
     shapes = {site.name: moment_shapes(site) for site in sites} if moments else {}
-    ledger = Ledger(layout, buckets, shapes, weights)
+    ledger = Ledger(layout, buckets, shapes, weights, storage)
     _insert_opening(watched, ledger, timesteps)
     for index, (observer, nodes) in enumerate(zip(made, located, strict=True)):
         observer.ledger = ledger
@@ -137,6 +148,13 @@ def instrument(
     probes = Probes(PROBES if moments else 0)
     own = fingerprint(program, tuple(sites))
     return Instrumented(watched, program, tuple(sites), ledger, float(timesteps), own, probes)
+
+
+def _read(sums: Mapping[str, Mapping[str, Tensor]], *, copy: bool) -> dict[str, dict[str, Tensor]]:
+    return {
+        site: {name: values.cpu().clone() if copy else values.cpu() for name, values in each.items()}
+        for site, each in sums.items()
+    }
 
 
 def _insert_opening(program: Program, ledger: Ledger, timesteps: float) -> None:

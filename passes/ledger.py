@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
 from passes.errors import CalibrationError
-from passes.moments import FIRST, KEY, KEY_COUNT, fold, halved_sites
+from passes.moment_sums import MomentSums, Shapes, Storage
+from passes.moments import FIRST, KEY, KEY_COUNT
 from passes.statistics import COUNT
 from passes.uninterrupted import uninterrupted
 
@@ -23,16 +24,18 @@ class Ledger:
     count, then samples and calls. A finished forward is taken over by one addition: an interrupt (Ctrl-C) finds the
     sums as before a forward or as after it, never in between, and one sum tells whether a whole forward was finite.
 
-    Second moments, where they are taken, are tensors of their own: too large to be copied at each forward. They are
-    added while interrupts wait.
+    Second moments, where they are taken, are tensors of their own: too large to be copied at each forward. Sampled
+    tokens are handed to them while interrupts wait.
 
     Args:
         layout: by site name, its units and the names of its statistics.
         buckets: timestep buckets.
         moments: by site name, the shapes of its sums (see `passes.moments`); empty where none are taken.
         weights: how much a token counts in the moments, by its timestep's bucket; None weighs all alike.
+        storage: where the moments live, see `passes.moment_sums`.
 
     Attributes:
+        moments: the second moments.
         odd: whether the running forward belongs to the odd half of the calibration set. Of some sites the sums of that
             half are kept too, to see whether both halves say the same.
     """
@@ -41,8 +44,9 @@ class Ledger:
         self,
         layout: Mapping[str, tuple[int, Sequence[str]]],
         buckets: int,
-        moments: Mapping[str, Mapping[str, tuple[int, ...]]] | None = None,
+        moments: Shapes | None = None,
         weights: Sequence[float] | None = None,
+        storage: Storage | None = None,
     ) -> None:
         self.layout = {site: (units, tuple(names)) for site, (units, names) in layout.items()}
         self.buckets = buckets
@@ -51,11 +55,7 @@ class Ledger:
         self._rows: list[int] = []
         self._values: dict[str, list[Tensor]] = {}
         self._tokens: dict[str, int] = {}
-        self.moments: dict[str, dict[str, Tensor]] = {
-            site: {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
-            for site, shapes in (moments or {}).items()
-        }
-        self.halves = {site: _zeros(self.moments[site]) for site in halved_sites(moments or {})}
+        self.moments = MomentSums(moments or {}, storage)
         self.odd = False
         self.weights = tuple(weights) if weights is not None else (1.0,) * buckets
         self.timesteps: list[float] = []
@@ -127,24 +127,11 @@ class Ledger:
         added.view(-1)[-1] += 1  # calls: the last column, in whichever row
         if self._total.device != added.device:
             self._place(self._total.to(added.device))
-        with uninterrupted() if self.moments else nullcontext():
+        with uninterrupted() if self._sampled else nullcontext():
             for site, sampled in self._sampled.items():
-                self._fold(site, sampled)
+                self.moments.add(site, sampled, odd=self.odd)
             (self._total[self._rows[0]] if same else self._total).add_(added)
         self._sampled = {}
-
-    def _fold(self, site: str, rows: dict[str, Tensor]) -> None:
-        sums = self.moments[site]
-        device = rows[FIRST].device
-        if sums[FIRST].device != device:
-            sums = self.moments[site] = {name: values.to(device) for name, values in sums.items()}
-        with torch.inference_mode(False):
-            rows = {name: values.clone() if values.is_inference() else values for name, values in rows.items()}
-            fold(sums, rows)
-            if self.odd and site in self.halves:
-                if self.halves[site][FIRST].device != device:
-                    self.halves[site] = {name: values.to(device) for name, values in self.halves[site].items()}
-                fold(self.halves[site], rows)
 
     def _blame(self) -> None:
         for site, values in self._values.items():
@@ -177,24 +164,8 @@ class Ledger:
                 sites[site][name] = view.clone(memory_format=torch.contiguous_format)
             return sites, int(total[:, -2].sum()), int(total[:, -1].sum())
 
-    def read_moments(self, *, half: bool = False) -> dict[str, dict[str, Tensor]]:
-        """Copy the second moments of all finished forwards to the CPU, or those of the odd half of them."""
-        chosen = self.halves if half else self.moments
-        return {site: {name: values.cpu().clone() for name, values in sums.items()} for site, sums in chosen.items()}
-
-    def write(
-        self,
-        sites: Mapping[str, Mapping[str, Tensor]],
-        samples: int,
-        calls: int,
-        moments: Mapping[str, Mapping[str, Tensor]] | None = None,
-        halves: Mapping[str, Mapping[str, Tensor]] | None = None,
-    ) -> None:
-        """Replace the sums by others of the same layout, as `read` and `read_moments` give them."""
-        for own, given in ((self.moments, moments), (self.halves, halves)):
-            for site, sums in own.items():
-                for name, values in sums.items():
-                    values.copy_((given or {})[site][name])
+    def write(self, sites: Mapping[str, Mapping[str, Tensor]], samples: int, calls: int) -> None:
+        """Replace the sums, second moments apart, by others of the same layout, as `read` gives them."""
         total = torch.zeros(self._total.shape, dtype=torch.float64)
         for site, name, view in self._parts(total):
             view.copy_(sites[site][name])
@@ -203,14 +174,8 @@ class Ledger:
 
     def clear(self) -> None:
         """Set all sums to zero."""
-        for sums in (*self.moments.values(), *self.halves.values()):
-            for values in sums.values():
-                values.zero_()
+        self.moments.clear()
         self._place(torch.zeros_like(self._total))
-
-
-def _zeros(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: torch.zeros_like(values) for name, values in sums.items()}
 
 
 class Opening(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from passes.site import Site
 SAMPLED_SHARE = 16
 FEWEST_TOKENS, MOST_TOKENS = 4, 8
 HALVES_LIMIT = 2**28  # bytes
+BLOCK = 2048  # tokens summed in their own precision
 _GOLDEN_RATIO, _SILVER_RATIO = 0.6180339887498949, 0.4142135623730951
 
 COUNT, FIRST, SECOND = "count", "first", "second"
@@ -132,16 +133,25 @@ def fold(sums: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> None:
         rows: "first": activations [N, width]; "query": [N, heads, head_dim]; "key": [M, heads, head_dim]; weights
             "count" [N] and "key_count" [M], float64.
     """
-    _fold_one(sums[FIRST], sums[SECOND], rows[FIRST], rows[COUNT])
+    for part in _blocks(rows, (FIRST, COUNT)):
+        _fold_one(sums[FIRST], sums[SECOND], part[FIRST], part[COUNT])
     sums[COUNT].add_(rows[COUNT].sum())
-    if QUERY in sums:
-        query = rows[QUERY].transpose(0, 1)
-        sums[QUERY].add_((query.transpose(1, 2) * _as(rows[COUNT], query)) @ query)
-        key = rows[KEY].transpose(0, 1)
-        weighted = key.transpose(1, 2) * _as(rows[KEY_COUNT], key)
+    if QUERY not in sums:
+        return
+    for part in _blocks(rows, (QUERY, COUNT)):
+        query = part[QUERY].transpose(0, 1)
+        sums[QUERY].add_((query.transpose(1, 2) * _as(part[COUNT], query)) @ query)
+    for part in _blocks(rows, (KEY, KEY_COUNT)):
+        key = part[KEY].transpose(0, 1)
+        weighted = key.transpose(1, 2) * _as(part[KEY_COUNT], key)
         sums[KEY].add_(weighted @ key)
         sums[KEY_FIRST].add_(weighted.sum(2, dtype=torch.float64))
-        sums[KEY_COUNT].add_(rows[KEY_COUNT].sum())
+    sums[KEY_COUNT].add_(rows[KEY_COUNT].sum())
+
+
+def _blocks(rows: Mapping[str, Tensor], names: tuple[str, str]) -> Iterator[dict[str, Tensor]]:
+    for start in range(0, len(rows[names[0]]), BLOCK):
+        yield {name: rows[name][start : start + BLOCK] for name in names}
 
 
 def _fold_one(first: Tensor, second: Tensor, rows: Tensor, weights: Tensor) -> None:

@@ -93,7 +93,7 @@ class UnitObserver(nn.Module):
         with torch.no_grad(), autocast:
             values = self.measure(activation, query, key, mask)
             self.ledger.record(self.site.name, values, self.tokens(activation))
-            if self.site.name in self.ledger.moments:
+            if self.site.name in self.ledger.moments.sums:
                 self._sample_tokens(self.ledger, activation, query, key)
 
     def _sample_tokens(self, ledger: Ledger, activation: Tensor, query: Tensor | None, key: Tensor | None) -> None:

@@ -47,12 +47,17 @@ class Prober:
         self._program = program
         self._examples = [torch.as_tensor(leaf) for leaf in leaves]
         self._parameters = dict(program.graph_module.named_parameters())
-        self._scales = {site.name: implied_scale(nodes) for site, nodes in locate_all(program).items()}
+        self._scales = self.scales(program)
         self._batches = [self._inputs(probe) for probe in _joined(probes)]
         self._dense = [self._run({}, batch) for batch in self._batches]
         self._energy = sum(float(each.double().square().sum()) for each in self._dense)
         if not (math.isfinite(self._energy) and self._energy > 0):
             raise CalibrationError("the dense prediction on the calibration's inputs is zero or not finite")
+
+    @staticmethod
+    def scales(program: Program) -> dict[str, bool]:
+        """Say of each site of a program whether its attention scales by 1/√(head width) by itself."""
+        return {site.name: implied_scale(nodes) for site, nodes in locate_all(program).items()}
 
     def scale_is_implied(self, site: Site) -> bool:
         """Say whether a site's attention scales by 1/√(head width) by itself."""

@@ -21,6 +21,8 @@ from slimdiff_fx.trajectory import Advance, Observed, Sample, observe_batch
 
 # Seconds between checkpoints: a kill loses at most this much, Ctrl-C nothing but the batch that runs.
 _CHECKPOINT_EVERY = 20.0
+# Where a checkpoint is gigabytes, time between two of them is a multiple of what writing one takes.
+_CHECKPOINT_SHARE = 20
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class CalibrationSettings:
         resume: continue from `checkpoint`.
         moments: take second moments; every method but `threshold` needs them.
         timestep_weights: how much tokens count in them, one number for each timestep bucket; None weighs all alike.
+        moments_folder: keep them in files there, see `slimdiff_fx.disk_sums`; in memory if None.
     """
 
     sampling: Sampling = Sampling()
@@ -46,6 +49,7 @@ class CalibrationSettings:
     resume: bool = False
     moments: bool = True
     timestep_weights: tuple[float, ...] | None = None
+    moments_folder: Path | None = None
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -87,8 +91,8 @@ def calibrate_pipeline(
     done = _resume(instrumented, settings, record, len(samples)) if settings.resume else 0
     if not settings.resume:
         instrumented.reset()
-    finished = StoredStatistics(instrumented.statistics(), record, done, len(samples))
-    written, saved_at = done, time.monotonic()
+    finished = StoredStatistics(instrumented.statistics(copy=False), record, done, len(samples))
+    written, saved_at, interval = done, time.monotonic(), _CHECKPOINT_EVERY
     try:
         while done < len(samples):
             batch = samples[done : done + settings.batch]
@@ -104,13 +108,17 @@ def calibrate_pipeline(
                 advance=advance,
             )
             done += len(batch)
-            finished = StoredStatistics(instrumented.statistics(), record, done, len(samples))
-            if settings.checkpoint is not None and time.monotonic() - saved_at > _CHECKPOINT_EVERY:
+            finished = StoredStatistics(instrumented.statistics(copy=False), record, done, len(samples))
+            if settings.checkpoint is not None and time.monotonic() - saved_at > interval:
+                start = time.monotonic()
                 save_statistics(finished, settings.checkpoint)
                 written, saved_at = done, time.monotonic()
+                interval = max(_CHECKPOINT_EVERY, _CHECKPOINT_SHARE * (saved_at - start))
     finally:
         # On Ctrl-C, on any failure, and at the end: what finished batches gave is not lost, whatever goes wrong later.
-        if settings.checkpoint is not None and finished.done > written:
+        # Tokens of a batch that didn't finish are still apart from the sums, unless they were more than may wait.
+        instrumented.ledger.moments.forget_waiting()
+        if settings.checkpoint is not None and finished.done > written and instrumented.ledger.moments.whole:
             save_statistics(finished, settings.checkpoint)
     return finished
 

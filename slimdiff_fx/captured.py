@@ -19,6 +19,7 @@ from passes.sites import find_sites
 from slimdiff_fx.calibration_run import CalibrationSettings, calibrate_pipeline
 from slimdiff_fx.denoiser_call import translate_call
 from slimdiff_fx.denoisers import DenoiserInputs, describe
+from slimdiff_fx.disk_sums import sums_in
 from slimdiff_fx.listener import SILENT, Listener
 from slimdiff_fx.sampling import denoiser_name, token_count
 from slimdiff_fx.statistics_file import StoredStatistics, load_statistics
@@ -83,6 +84,7 @@ def observe_pipeline(
         timesteps=timesteps,
         moments=settings.moments,
         weights=settings.timestep_weights,
+        storage=sums_in(settings.moments_folder) if settings.moments_folder is not None else None,
     )
 
     def observed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

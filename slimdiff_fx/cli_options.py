@@ -128,6 +128,12 @@ TimestepWeightsOption = Annotated[
 MomentsOption = Annotated[
     bool, typer.Option("--moments/--no-moments", help="Take second moments; only --method threshold does without.")
 ]
+MomentsFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--moments-folder", help="Keep second moments in files there: for models whose moments outgrow memory."
+    ),
+]
 Criterion = Annotated[
     list[str] | None,
     typer.Option(

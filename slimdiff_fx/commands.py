@@ -61,6 +61,7 @@ class CalibrationOptions:
     resume: bool
     moments: bool = True
     timestep_weights: str = "uniform"
+    moments_folder: Path | None = None
 
     def settings(self, loaded: LoadedPipeline, checkpoint: Path) -> CalibrationSettings:
         """Join them with the defaults that came with the pipeline."""
@@ -74,6 +75,7 @@ class CalibrationOptions:
             self.resume,
             self.moments,
             bucket_weights(self.timestep_weights),
+            self.moments_folder,
         )
 
 
@@ -125,7 +127,8 @@ def inspect_command(model: str, device: str, dtype: str, console: Console) -> No
     unsupported = tuple(find_unsupported(captured.program))
     console.print(inspect_table(summarize(captured.program, captured.sites, None, unsupported)))
     console.print(
-        f"second moments take {short(moment_bytes(captured.sites))}B while calibrating (--method threshold needs none)",
+        f"second moments take {short(moment_bytes(captured.sites))}B while calibrating; --moments-folder keeps them on "
+        "disk, --method threshold needs none",
         highlight=False,
     )
 

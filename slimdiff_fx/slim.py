@@ -85,6 +85,7 @@ def slim(
     criterion: str | Sequence[str] | None = None,
     compensation: Compensation | None = None,
     timestep_weights: str | Sequence[float] = DEFAULT_WEIGHTS,
+    moments_folder: str | Path | None = None,
     seed: int = 0,
     batch: int = 16,
     batches: Iterable[Batch] | None = None,
@@ -108,6 +109,7 @@ def slim(
         criterion: for "threshold", name of the score, one or one for each kind of site; see `passes.criteria`.
         compensation: for "threshold": "none", "bias" or "lstsq".
         timestep_weights: how much timesteps count in second moments; see `slimdiff_fx.timestep_weights`.
+        moments_folder: keep second moments in files there, for models whose moments outgrow memory.
         seed: of everything random.
         batch: samples a pipeline call.
         batches: for a bare denoiser: arguments (args, kwargs) of its program.
@@ -143,6 +145,7 @@ def slim(
         batch,
         moments=planning.needs_moments,
         timestep_weights=weights,
+        moments_folder=None if moments_folder is None else Path(moments_folder),
     )
     with timed("capture", seconds, listener):
         captured = capture_pipeline(pipe)
