@@ -65,18 +65,17 @@ def choose(names: str | Sequence[str] | None = None) -> dict[Kind, str]:
     Raises:
         UsageError: an unknown name, or two for the same kind.
     """
+    given = [names] if isinstance(names, str) else names or []
     chosen: dict[Kind, str] = {}
-    for name in [names] if isinstance(names, str) else names or []:
-        if name in OUTPUT_CRITERIA:
-            chosen = {**dict.fromkeys(CRITERIA, name), **chosen}
-            continue
-        kinds = [kind for kind, criteria in CRITERIA.items() if name in criteria]
+    for name in given:
+        kinds = list(CRITERIA) if name in OUTPUT_CRITERIA else [kind for kind in CRITERIA if name in CRITERIA[kind]]
         if not kinds:
             known = "; ".join(f"{kind}: {', '.join(criteria)}" for kind, criteria in CRITERIA.items())
-            raise UsageError(f"unknown criterion {name!r}; there are {known}; any: {', '.join(OUTPUT_CRITERIA)}")
-        if chosen.get(kinds[0], name) != name:
-            raise UsageError(f"criteria {chosen[kinds[0]]!r} and {name!r} are both for {kinds[0]} sites: give one")
-        chosen[kinds[0]] = name
+            raise UsageError(f"unknown criterion {name!r}; there are {known}; for both: {', '.join(OUTPUT_CRITERIA)}")
+        taken = next((kind for kind in kinds if chosen.get(kind, name) != name), None)
+        if taken is not None:
+            raise UsageError(f"criteria {chosen[taken]!r} and {name!r} are both for {taken} sites: give one")
+        chosen |= dict.fromkeys(kinds, name)
     return {**DEFAULT_CRITERION, **chosen}
 
 

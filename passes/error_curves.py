@@ -10,9 +10,9 @@ from torch import Tensor
 
 from passes.elimination import eliminate_heads, eliminate_neurons, leverage_scores
 from passes.least_squares import output_energy, ridge_factor
-from passes.moments import Covariance
+from passes.moments import Covariance, Sums
 from passes.plan import SitePlan
-from passes.projections import separate_width_errors, value_maps, width_errors
+from passes.projections import score_losses, separate_width_errors, value_maps, width_errors
 from passes.site import Site
 
 
@@ -91,16 +91,30 @@ def leverage_curve(site: Site, weight: Tensor, inputs: Covariance) -> ErrorCurve
     return _curve(site, weight, inputs, tuple(order[:-1].tolist()), tuple(left.flip(0)[1:].tolist()))
 
 
-def width_curve(site: Site, weight: Tensor, inputs: Covariance, *, joint: bool = True) -> ErrorCurve:
-    """Offer narrower heads, every width of `widths_offered`; `joint` refits the output linear across heads."""
+def width_curve(site: Site, weight: Tensor, inputs: Covariance, sums: Sums, *, joint: bool = True) -> ErrorCurve:
+    """Offer narrower heads, every width of `widths_offered`.
+
+    A choice's error is that of the values, and for the scores the same share of the output's energy as is lost of
+    theirs: an upper end of what that can do to the output, so that no width looks free which isn't.
+
+    Args:
+        site: an attention.
+        weight: of its output linear.
+        inputs: covariance of what enters that.
+        sums: the site's, for queries and keys.
+        joint: refit the output linear across heads.
+    """
+    energy = output_energy(weight, inputs)
+    scores = score_losses(sums, centred=joint)
     if joint:
         errors = width_errors(weight, inputs, value_maps(weight, inputs, site.units))
     else:
         errors = separate_width_errors(weight, inputs, site.units)
     choices = [Choice(site.units, None, 0.0)]
     for width in widths_offered(site):
-        choices.append(Choice(site.units, width, max(errors[width - 1], choices[-1].error)))
-    return ErrorCurve(site, (), tuple(choices), output_energy(weight, inputs))
+        error = max(errors[width - 1], energy * scores[width - 1])
+        choices.append(Choice(site.units, width, max(error, choices[-1].error)))
+    return ErrorCurve(site, (), tuple(choices), energy)
 
 
 def _curve(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from passes.moments import FIRST, fold, halved_sites
 
-# A sum of squares of a wide site is far larger than the rows of one forward: adding to it rarely is what makes it cheap.
+# A wide site's sum of squares is far larger than the rows of one forward: what makes it cheap is adding to it rarely.
 WAITING_BYTES = 2**29
 Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
 Storage = Callable[[tuple[int, ...]], Tensor]

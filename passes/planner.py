@@ -206,7 +206,7 @@ class Planner:
             else:
                 inputs = covariance(site, sums, centred=False)
             if recipe.heads == "narrow" and site.narrowable and widths_offered(site):
-                curve = width_curve(site, weight, inputs, joint=recipe.joint)
+                curve = width_curve(site, weight, inputs, sums, joint=recipe.joint)
             elif recipe.neurons == "leverage" and site.kind == "feed_forward":
                 curve = leverage_curve(site, weight, inputs)
             else:

@@ -41,16 +41,35 @@ def score_maps(sums: Sums, *, centred: bool = True) -> ScoreMaps:
         sums: of an attention site.
         centred: subtract the mean key.
     """
-    query = sums[QUERY] / sums[QUERY].new_tensor(float(sums["count"]))
-    key = sums[KEY] / sums[KEY_COUNT]
-    if centred:
-        mean = sums[KEY_FIRST] / sums[KEY_COUNT]
-        key = key - mean.unsqueeze(2) * mean.unsqueeze(1)
+    query, key = _score_moments(sums, centred=centred)
     query_root, query_inverse = _roots(query)
     key_root, key_inverse = _roots(key)
     left, values, right = torch.linalg.svd(query_root @ key_root)
     share = values.sqrt().unsqueeze(2)
     return ScoreMaps(share * (left.transpose(1, 2) @ query_inverse), share * (right @ key_inverse))
+
+
+def score_losses(sums: Sums, *, centred: bool = True) -> list[float]:
+    """Compute what every width loses of the scores, as a share of their energy over all heads.
+
+    Returns:
+        Σ over heads of E(qᵀk − qᵀBk)² / E(qᵀk)² by width, 1 to head_dim; never rises. All zero if scores are.
+    """
+    query, key = _score_moments(sums, centred=centred)
+    energies = torch.linalg.svdvals(_roots(query)[0] @ _roots(key)[0]).square().sum(0)  # descending
+    tails = energies.sum() - energies.cumsum(0)
+    shares = (tails / energies.sum().clamp_min(1e-300)).clamp_min(0)
+    return [*shares[:-1].tolist(), 0.0]
+
+
+def _score_moments(sums: Sums, *, centred: bool) -> tuple[Tensor, Tensor]:
+    """Give each head's second moments of queries and of keys, [heads, head_dim, head_dim]."""
+    query = sums[QUERY] / sums[QUERY].new_tensor(float(sums["count"]))
+    key = sums[KEY] / sums[KEY_COUNT]
+    if centred:
+        mean = sums[KEY_FIRST] / sums[KEY_COUNT]
+        key = key - mean.unsqueeze(2) * mean.unsqueeze(1)
+    return query, key
 
 
 def value_maps(weight: Tensor, inputs: Covariance, heads: int) -> Tensor:

@@ -2,35 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-
-from torch import Tensor
+from itertools import pairwise
 
 from passes.compensation import Compensation, compensate
 from passes.errors import UsageError
-from passes.fingerprint import fingerprint
-from passes.moments import Sums, sums_of
+from passes.masking import mask
+from passes.moments import sums_of
 from passes.plan import SitePlan, SlimPlan
 from passes.program import Program
 from passes.sensitivity import Prober
 from passes.site import Site
+from passes.statistics import Statistics
 from passes.updates import is_changed, linear_paths
 
+Observe = Callable[[Program, tuple[Site, ...]], Statistics]
 
-def site_groups(sites: Sequence[Site], count: int) -> list[tuple[Site, ...]]:
-    """Split sites, in the order of the network, into groups that are as equal as can be.
+
+def check_rounds(rounds: int, sites: Sequence[Site]) -> None:
+    """Refuse a number of groups that sites can't be split into.
 
     Raises:
-        UsageError: fewer than two groups, or more than there are sites.
+        UsageError: fewer than two, or more than there are sites.
     """
-    if not 2 <= count <= len(sites):
-        raise UsageError(f"{count} sequential rounds: give at least 2, and at most {len(sites)}, as many as sites")
-    ends = [round(number * len(sites) / count) for number in range(count + 1)]
-    return [tuple(sites[start:end]) for start, end in zip(ends, ends[1:], strict=False)]
+    if not 2 <= rounds <= len(sites):
+        raise UsageError(f"--sequential is {rounds}; give 2 to {len(sites)}, the number of sites")
 
 
-def plan_of(plan: SlimPlan, sites: Sequence[Site]) -> SlimPlan:
+def solve_sequentially(
+    program: Program,
+    sites: Sequence[Site],
+    plan: SlimPlan,
+    statistics: Statistics,
+    observe: Observe,
+    rounds: int,
+    compensation: Compensation = "lstsq",
+    *,
+    as_published: bool = False,
+) -> SlimPlan:
+    """Solve for a plan's weights group by group, each on what it sees behind the slim groups before it.
+
+    Sizes stay as they are. A site's new weights reproduce what its dense weights would make of those inputs; they don't
+    try to mend what earlier sites lost.
+
+    Args:
+        program: the dense program.
+        sites: all its sites, in the order of the network.
+        plan: for it.
+        statistics: what the plan was made from.
+        observe: calibrates a program with the earlier groups slim, in dense shapes, and gives moments of some sites.
+        rounds: groups; the first keeps its weights, so calibration runs once less.
+        compensation: as the plan was made with.
+        as_published: see `passes.compensation.compensate`.
+
+    Raises:
+        UsageError: fewer than two groups, or more than sites.
+    """
+    check_rounds(rounds, sites)
+    ends = [round(number * len(sites) / rounds) for number in range(rounds + 1)]
+    parameters = dict(program.graph_module.named_parameters())
+    prober = Prober(program, statistics.probes)
+    for start, end in list(pairwise(ends))[1:]:
+        group = tuple(sites[start:end])
+        seen = observe(mask(program, _plan_of(plan, sites[:start])), group)
+        updates = dict(plan.updates)
+        errors = {name: dict(each) for name, each in plan.predicted.get("sites", {}).items()}
+        for site in group:
+            entry = plan.sites[site.name]
+            if is_changed(site, entry, plan.updates):
+                scaled = prober.scale_is_implied(site)
+                sums = sums_of(site, seen.moments)
+                found = compensate(
+                    site, entry, sums, parameters, compensation, implied_scale=scaled, as_published=as_published
+                )
+                updates.update(found.updates)
+                errors[site.name] = {"site_error": found.error}
+        plan = replace(plan, updates=updates, predicted={**plan.predicted, "sites": errors})
+    changes = [(site, plan.sites[site.name], plan.updates) for site in sites]
+    error = prober.relative_mse([change for change in changes if is_changed(*change)])
+    # what sensitivities said was about the former weights
+    kept = {name: value for name, value in plan.predicted.items() if name != "relative_mse_by_sensitivities"}
+    return replace(plan, policy={**plan.policy, "sequential": rounds}, predicted={**kept, "relative_mse": error})
+
+
+def _plan_of(plan: SlimPlan, sites: Sequence[Site]) -> SlimPlan:
     """Carry a plan out at some sites only; the others stay whole."""
     names = {site.name for site in sites}
     paths = {path for site in sites for path in linear_paths(site)}
@@ -40,57 +96,3 @@ def plan_of(plan: SlimPlan, sites: Sequence[Site]) -> SlimPlan:
     }
     updates = {name: value for name, value in plan.updates.items() if name.rpartition(".")[0] in paths}
     return replace(plan, sites=entries, updates=updates)
-
-
-def solve_again(
-    program: Program,
-    plan: SlimPlan,
-    sites: Sequence[Site],
-    moments: Mapping[str, Sums],
-    compensation: Compensation = "lstsq",
-    *,
-    as_published: bool = False,
-) -> SlimPlan:
-    """Solve for the new weights of some sites from other moments; their sizes stay.
-
-    Args:
-        program: the dense program.
-        plan: for it.
-        sites: the ones to solve for.
-        moments: by site name, of these sites.
-        compensation: as the plan was made with.
-        as_published: see `passes.compensation.compensate`.
-    """
-    parameters = dict(program.graph_module.named_parameters())
-    scales = Prober.scales(program)
-    updates, predicted = (
-        dict(plan.updates),
-        {name: dict(each) for name, each in plan.predicted.get("sites", {}).items()},
-    )
-    for site in sites:
-        entry = plan.sites[site.name]
-        if is_changed(site, entry, plan.updates):
-            found = compensate(
-                site,
-                entry,
-                sums_of(site, moments),
-                parameters,
-                compensation,
-                implied_scale=scales[site.name],
-                as_published=as_published,
-            )
-            updates.update(found.updates)
-            predicted[site.name] = {"site_error": found.error}
-    return replace(plan, updates=updates, predicted={**plan.predicted, "sites": predicted})
-
-
-def measure_again(
-    program: Program, sites: Sequence[Site], plan: SlimPlan, probes: Sequence[Sequence[Tensor]]
-) -> SlimPlan:
-    """Measure the error of a changed plan on the probes; what sensitivities said of the former one is dropped."""
-    changes = [(site, plan.sites[site.name], plan.updates) for site in sites]
-    error = Prober(program, probes).relative_mse(
-        [(site, entry, updates) for site, entry, updates in changes if is_changed(site, entry, updates)]
-    )
-    predicted = {name: value for name, value in plan.predicted.items() if name != "relative_mse_by_sensitivities"}
-    return replace(plan, fingerprint=fingerprint(program, tuple(sites)), predicted={**predicted, "relative_mse": error})

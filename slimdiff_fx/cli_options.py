@@ -134,6 +134,13 @@ MomentsFolder = Annotated[
         "--moments-folder", help="Keep second moments in files there: for models whose moments outgrow memory."
     ),
 ]
+Sequential = Annotated[
+    int | None,
+    typer.Option(
+        "--sequential",
+        help="Solve for the new weights in so many groups of sites, calibrating each behind the slim groups before it.",
+    ),
+]
 Criterion = Annotated[
     list[str] | None,
     typer.Option(

@@ -26,7 +26,7 @@ from slimdiff_fx.calibration_run import (
     statistics_of,
 )
 from slimdiff_fx.calibration_set import gather_samples
-from slimdiff_fx.captured import CapturedDenoiser, capture_pipeline, observe_pipeline
+from slimdiff_fx.captured import capture_pipeline, observe_pipeline
 from slimdiff_fx.checkpoint import load_plan, save_plan, save_result
 from slimdiff_fx.listener import Listener, timed
 from slimdiff_fx.models import DTYPES, LoadedPipeline, load_pipeline
@@ -34,7 +34,7 @@ from slimdiff_fx.pictures import Comparison, pick_conditions, png_bytes, side_by
 from slimdiff_fx.prompts import read_captions, read_prompts
 from slimdiff_fx.report import build_report
 from slimdiff_fx.sampling import denoiser_name, draw
-from slimdiff_fx.slim import Planning, SlimResult, carry_out, finish, plan_from
+from slimdiff_fx.slim import Planning, Recalibration, SlimResult, carry_out, finish, plan_from
 from slimdiff_fx.statistics_file import StoredStatistics, load_statistics, save_statistics
 from slimdiff_fx.summary import summarize
 from slimdiff_fx.tables import inspect_table, short, slim_table
@@ -88,6 +88,7 @@ def slim_command(
     criterion: Sequence[str] | None,
     compensation: str | None,
     *,
+    sequential: int | None,
     pictures: int,
     overwrite: bool,
     console: Console,
@@ -95,15 +96,15 @@ def slim_command(
     """Do the main job and say what came out."""
     refuse_occupied(out, overwrite=overwrite)
     # refuse what contradicts itself before hours of calibration
-    planning = _planning(policy, method, criterion, compensation)
+    planning = replace(_planning(policy, method, criterion, compensation), sequential=sequential)
     checkpoint = _beside(out, ".calibration.safetensors")
     options = replace(options, moments=planning.needs_moments or (options.resume and has_moments(checkpoint)))
     listener = TerminalListener(console)
     prompts = None if options.prompts is None else read_prompts(options.prompts)
     loaded = _load(model, options.device, options.dtype, listener)
     seconds: dict[str, float] = {}
-    captured, stored = _calibrate(loaded, options, prompts, checkpoint, seconds, listener)
-    result = finish(captured, loaded.pipe, stored.statistics, planning, seconds=seconds, listener=listener)
+    run, stored = _calibrate(loaded, options, prompts, checkpoint, seconds, listener)
+    result = finish(run.captured, loaded.pipe, stored.statistics, planning, run, seconds=seconds, listener=listener)
     result = replace(result, statistics=stored)
     with timed("draw", seconds, listener):
         comparison = _compare(loaded, result, options, prompts, pictures)
@@ -225,7 +226,7 @@ def _calibrate(
     checkpoint: Path,
     seconds: dict[str, float],
     listener: Listener,
-) -> tuple[CapturedDenoiser, StoredStatistics]:
+) -> tuple[Recalibration, StoredStatistics]:
     settings = options.settings(loaded, checkpoint)
     samples = gather_samples(
         loaded.pipe,
@@ -241,7 +242,8 @@ def _calibrate(
     with timed("capture", seconds, listener):
         captured = capture_pipeline(loaded.pipe)
     with timed("calibrate", seconds):
-        return captured, observe_pipeline(loaded.pipe, captured, samples, settings, listener)
+        stored = observe_pipeline(loaded.pipe, captured, samples, settings, listener)
+    return Recalibration(loaded.pipe, captured, samples, settings, listener), stored
 
 
 def _compare(

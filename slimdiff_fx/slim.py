@@ -15,11 +15,13 @@ from passes.calibrate import Batch, calibrate
 from passes.compensation import Compensation
 from passes.errors import UsageError
 from passes.instrument import instrument
-from passes.methods import Method, analyze, choose_method
+from passes.methods import RECIPES, Method, analyze, choose_method
 from passes.output_criteria import OUTPUT_CRITERIA
 from passes.plan import SlimPlan
 from passes.program import Program
 from passes.rewrite import rewrite
+from passes.sequential import Observe, solve_sequentially
+from passes.site import Site
 from passes.sites import find_unsupported
 from passes.statistics import Statistics
 from passes.validate import ValidationReport, validate
@@ -32,6 +34,7 @@ from slimdiff_fx.slim_models import make_slim
 from slimdiff_fx.statistics_file import StoredStatistics
 from slimdiff_fx.summary import Summary, summarize
 from slimdiff_fx.timestep_weights import DEFAULT_WEIGHTS, bucket_weights
+from slimdiff_fx.trajectory import Sample
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ def slim(
     compensation: Compensation | None = None,
     timestep_weights: str | Sequence[float] = DEFAULT_WEIGHTS,
     moments_folder: str | Path | None = None,
+    sequential: int | None = None,
     seed: int = 0,
     batch: int = 16,
     batches: Iterable[Batch] | None = None,
@@ -110,6 +114,7 @@ def slim(
         compensation: for "threshold": "none", "bias" or "lstsq".
         timestep_weights: how much timesteps count in second moments; see `slimdiff_fx.timestep_weights`.
         moments_folder: keep second moments in files there, for models whose moments outgrow memory.
+        sequential: solve for the new weights in so many groups of sites, each calibrated behind slim ones before it.
         seed: of everything random.
         batch: samples a pipeline call.
         batches: for a bare denoiser: arguments (args, kwargs) of its program.
@@ -126,10 +131,12 @@ def slim(
     # refuse what contradicts itself before hours of calibration
     chosen_method = choose_method(method, policy, criterion, compensation)
     weights = bucket_weights(timestep_weights)
-    planning = Planning(chosen_method, policy, criterion, compensation)
+    planning = Planning(chosen_method, policy, criterion, compensation, sequential)
     if isinstance(pipe_or_model, nn.Module):
         if batches is None:
             raise UsageError("a bare denoiser has no prompts; pass the pipeline, or batches of the denoiser's inputs")
+        if sequential is not None:
+            raise UsageError("sequential calibration runs a pipeline several times; pass one, not a bare denoiser")
         with timed("capture", seconds, listener):
             captured = capture_model(pipe_or_model)
         with timed("calibrate", seconds):
@@ -151,7 +158,8 @@ def slim(
         captured = capture_pipeline(pipe)
     with timed("calibrate", seconds):
         stored = observe_pipeline(pipe, captured, chosen, settings, listener)
-    result = finish(captured, pipe, stored.statistics, planning, check=check, seconds=seconds, listener=listener)
+    watch = Recalibration(pipe, captured, chosen, settings, listener)
+    result = finish(captured, pipe, stored.statistics, planning, watch, check=check, seconds=seconds, listener=listener)
     return replace(result, statistics=stored)
 
 
@@ -163,6 +171,11 @@ class Planning:
     policy: Policy | None = None
     criterion: str | Sequence[str] | None = None
     compensation: Compensation | None = None
+    sequential: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.sequential is not None and self.method == "threshold" and self.compensation in (None, "none"):
+            raise UsageError("--sequential solves for new weights: give --compensate with --method threshold")
 
     @property
     def needs_moments(self) -> bool:
@@ -172,11 +185,29 @@ class Planning:
         return self.method != "threshold" or self.compensation not in (None, "none") or by_output
 
 
+@dataclass(frozen=True)
+class Recalibration:
+    """Runs the calibration again with another program in the denoiser's place."""
+
+    pipe: DiffusionPipeline
+    captured: CapturedDenoiser
+    samples: Sequence[Sample]
+    settings: CalibrationSettings
+    listener: Listener = SILENT
+
+    def __call__(self, program: Program, sites: tuple[Site, ...]) -> Statistics:
+        """Calibrate a program, of the captured one's inputs, at some of its sites."""
+        captured = replace(self.captured, program=program, sites=sites)
+        settings = replace(self.settings, checkpoint=None, resume=False)
+        return observe_pipeline(self.pipe, captured, self.samples, settings, self.listener).statistics
+
+
 def finish(
     captured: CapturedDenoiser,
     pipe: DiffusionPipeline | None,
     statistics: Statistics,
     planning: Planning,
+    recalibrate: Observe | None = None,
     *,
     check: bool = True,
     seconds: dict[str, float] | None = None,
@@ -186,6 +217,18 @@ def finish(
     seconds = {} if seconds is None else seconds
     with timed("analyze", seconds, listener):
         plan = plan_from(captured, statistics, planning, listener)
+    if planning.sequential is not None and recalibrate is not None:
+        with timed("recalibrate", seconds):
+            plan = solve_sequentially(
+                captured.program,
+                captured.sites,
+                plan,
+                statistics,
+                recalibrate,
+                planning.sequential,
+                planning.compensation or "lstsq",
+                as_published=not RECIPES[planning.method].joint,
+            )
     return carry_out(captured, pipe, plan, check=check, seconds=seconds, listener=listener)
 
 

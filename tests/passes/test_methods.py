@@ -1,0 +1,193 @@
+"""Methods by name: their plans are proved, meet their budgets, and expect what then happens."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+
+from passes.allocate import KeepMacs, KeepParams, MaxError, Policy, Threshold
+from passes.calibrate import calibrate
+from passes.compensation import Compensation
+from passes.costs import program_macs, program_params
+from passes.errors import BudgetError, UsageError
+from passes.instrument import instrument
+from passes.methods import METHODS, analyze, choose_method
+from passes.plan import SlimPlan
+from passes.program import Program
+from passes.rewrite import rewrite
+from passes.sites import find_sites
+from passes.statistics import Statistics
+from passes.validate import validate
+from tests.plans import captured
+from tests.toy_block import samples, toy
+
+FAMILIES = ["unet_sd15", "pixart"]
+BY_BUDGET = [method for method in METHODS if method != "threshold"]
+
+
+@cache
+def observed(family: str) -> tuple[Program, Statistics]:
+    """Calibrate a toy denoiser on inputs like its traced ones."""
+    program = captured(family)
+    watched = instrument(program, find_sites(program), moments=True)
+    batches = []
+    for seed in range(6):
+        generator = torch.Generator().manual_seed(seed)
+        sample = torch.randn(program.args[0].shape, generator=generator, dtype=torch.float64)
+        text = {
+            name: torch.randn(value.shape, generator=generator, dtype=torch.float64)
+            if isinstance(value, torch.Tensor) and value.is_floating_point()
+            else value
+            for name, value in program.kwargs.items()
+        }
+        rest = [each.clone() if isinstance(each, torch.Tensor) else each for each in program.args[1:]]
+        batches.append(((sample, *rest), text))
+    return program, calibrate(watched, batches)
+
+
+def planned(family: str, policy: Policy, method: str, how: Compensation | None = None) -> tuple[Program, SlimPlan]:
+    program, statistics = observed(family)
+    return program, analyze(program, find_sites(program), statistics, policy, method=method, compensation=how)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", METHODS)
+def test_plans_are_proved_and_meet_their_budgets(family: str, method: str) -> None:
+    for policy, size in ((KeepParams(0.9), program_params), (KeepMacs(0.92), program_macs)):
+        program, plan = planned(family, policy, method, "lstsq" if method == "threshold" else None)
+        slim = rewrite(program, plan)
+        assert validate(program, plan, slim).relative_error < 1e-12
+        assert size(slim) <= policy.fraction * size(program)
+        assert size(slim) > 0.7 * size(program)  # a head of two is half a site
+        assert SlimPlan.from_json(plan.to_json(), plan.updates).to_json() == plan.to_json()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_best_expects_least(family: str) -> None:
+    errors = {}
+    for method in METHODS:
+        how: Compensation | None = "lstsq" if method == "threshold" else None
+        errors[method] = planned(family, KeepParams(0.85), method, how)[1].predicted["relative_mse"]
+    assert errors["best"] == min(errors.values())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_compensation_never_raises_the_error_of_a_site(family: str) -> None:
+    sites = [
+        planned(family, KeepParams(0.9), "threshold", how)[1].predicted["sites"] for how in ("none", "bias", "lstsq")
+    ]
+    for name in sites[0]:
+        assert sites[2][name]["site_error"] <= sites[1][name]["site_error"] * (1 + 1e-9)
+        assert sites[1][name]["site_error"] <= sites[0][name]["site_error"] * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("limit", [1e-4, 1e-3, 1e-2])
+def test_as_much_goes_as_the_error_allows(limit: float) -> None:
+    program, plan = planned("unet_sd15", MaxError(limit), "best")
+    assert 0 < plan.predicted["relative_mse"] <= limit
+    assert validate(program, plan, rewrite(program, plan)).relative_error < 1e-12
+    assert plan.policy["max_error"] == limit
+
+
+def test_a_larger_error_removes_more() -> None:
+    sizes = []
+    for limit in (1e-4, 1e-3, 1e-2):
+        program, plan = planned("unet_sd15", MaxError(limit), "best")
+        sizes.append(program_params(rewrite(program, plan)))
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == 3
+
+
+def test_an_error_that_nothing_meets_removes_nothing_that_counts() -> None:
+    program, plan = planned("unet_sd15", MaxError(1e-30), "best")
+    assert plan.predicted["relative_mse"] <= 1e-30
+    assert program_params(rewrite(program, plan)) <= program_params(program)
+
+
+@pytest.mark.parametrize("method", BY_BUDGET)
+def test_a_budget_out_of_reach_says_the_least(method: str) -> None:
+    with pytest.raises(BudgetError, match="can't be met"):
+        planned("unet_sd15", KeepParams(0.01), method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_all_of_it_stays_where_all_may(method: str) -> None:
+    program, plan = planned("unet_sd15", KeepParams(1.0), method)
+    assert plan.predicted["relative_mse"] == 0
+    assert program_params(rewrite(program, plan)) == program_params(program)
+
+
+def test_the_whole_prediction_is_as_expected_on_the_calibration_set() -> None:
+    """All inputs are probes here: what the plan expects is what the slim program does."""
+    program, sites = toy()
+    watched = instrument(program, sites, moments=True)
+    batches = [((samples(2, seed), torch.tensor(37 * seed)), {}) for seed in range(5)]
+    statistics = calibrate(watched, batches)
+    plan = analyze(program, sites, statistics, KeepParams(0.8))
+    slim = rewrite(program, plan)
+    lost = energy = 0.0
+    with torch.no_grad():
+        for args, _ in batches:
+            dense = program(*args)
+            lost += float((slim(*args) - dense).square().sum())
+            energy += float(dense.square().sum())
+    assert plan.predicted["relative_mse"] == pytest.approx(lost / energy, rel=1e-9)
+
+
+def test_a_site_error_is_exact_on_what_was_sampled() -> None:
+    program, statistics = observed("unet_sd15")
+    plan = analyze(program, find_sites(program), statistics, KeepParams(0.85))
+    parameters = dict(program.graph_module.named_parameters())
+    site = next(site for site in find_sites(program) if site.kind == "feed_forward")
+    sums, entry = statistics.moments[site.name], plan.sites[site.name]
+    weight, bias = (parameters[f"{site.consumer}.{name}"].detach() for name in ("weight", "bias"))
+    lost = weight.clone()
+    lost[:, entry.mask()] -= plan.updates[f"{site.consumer}.weight"]
+    shift = bias - plan.updates[f"{site.consumer}.bias"]
+    count = float(sums["count"])
+    second, mean = sums["second"] / count, sums["first"] / count
+    exact = torch.trace(lost @ second @ lost.T) + 2 * shift @ (lost @ mean) + shift @ shift
+    assert plan.predicted["sites"][site.name]["site_error"] == pytest.approx(float(exact), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("method", "policy", "criterion", "how", "message"),
+    [
+        ("better", None, None, None, "unknown method 'better'; there are best"),
+        ("best", Threshold(0.1), None, None, "is for --method threshold"),
+        ("obs", KeepParams(0.5), "entropy", None, "is for --method threshold"),
+        ("slimdiff", KeepParams(0.5), None, "bias", "is for --method threshold"),
+        ("obs", None, None, None, "say how much"),
+        ("obs", MaxError(0.1), None, None, "predicts nothing"),
+        ("threshold", MaxError(0.1), None, None, "predicts nothing"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(
+    method: str, policy: Policy | None, criterion: str | None, how: str | None, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        choose_method(method, policy, criterion, how)
+
+
+def test_the_method_follows_from_what_is_given() -> None:
+    assert choose_method(None, None) == "best"
+    assert choose_method(None, KeepParams(0.9)) == "best"
+    assert choose_method(None, Threshold(0.1)) == choose_method(None, None, "entropy") == "threshold"
+    assert choose_method(None, KeepMacs(0.9), None, "lstsq") == "threshold"
+
+
+def test_methods_need_second_moments_and_say_so() -> None:
+    program, sites = toy()
+    bare = calibrate(instrument(program, sites), [((samples(2), torch.tensor(5)), {})])
+    with pytest.raises(UsageError, match="has no second moments"):
+        analyze(program, sites, bare, KeepParams(0.9))
+    assert not analyze(program, sites, bare, Threshold(0.5)).updates
+
+
+def test_progress_counts_every_site_once() -> None:
+    program, statistics = observed("unet_sd15")
+    sites, seen = find_sites(program), []
+    analyze(program, sites, statistics, KeepParams(0.9), on_site=lambda done, total: seen.append((done, total)))
+    assert seen == [(number, len(sites)) for number in range(1, len(sites) + 1)]

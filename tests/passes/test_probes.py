@@ -1,0 +1,55 @@
+"""The inputs that calibration keeps."""
+
+from __future__ import annotations
+
+import torch
+
+from passes.probes import PROBES, ROWS, Probes
+
+
+def offer(probes: Probes, calls: range, batch: int = 6) -> None:
+    for call in calls:
+        sample = torch.full((batch, 2), float(call)) + torch.arange(batch).unsqueeze(1) / 100
+        probes.offer((sample, torch.tensor(call)), {}, sample)
+
+
+def test_few_calls_are_kept_from_all_over_the_set() -> None:
+    probes = Probes(PROBES)
+    offer(probes, range(1000))
+    kept = [int(leaves[1]) for leaves in probes.read()]
+    assert PROBES // 2 < len(kept) <= PROBES
+    assert kept == list(range(0, 1000, kept[1]))
+
+
+def test_rows_are_few_and_differ_from_call_to_call() -> None:
+    probes = Probes(PROBES)
+    offer(probes, range(8))
+    rows = [tuple(((leaves[0][:, 0] - float(leaves[1])) * 100).round().int().tolist()) for leaves in probes.read()]
+    assert {len(each) for each in rows} == {ROWS}
+    assert set().union(*rows) == set(range(6))
+
+
+def test_small_batches_are_kept_whole_and_nothing_is_shared() -> None:
+    probes = Probes(PROBES)
+    sample = torch.ones(2, 3)
+    probes.offer((sample, torch.tensor(5)), {"scale": 2.0}, sample)
+    sample.zero_()
+    leaves = probes.read()[0]
+    assert leaves[0].tolist() == [[1, 1, 1], [1, 1, 1]]
+    assert leaves[2].item() == 2.0
+
+
+def test_going_on_from_a_copy_keeps_the_same_calls() -> None:
+    for stop in (1, 31, 32, 33, 100, 257):
+        whole, first, second = Probes(PROBES), Probes(PROBES), Probes(PROBES)
+        offer(whole, range(300))
+        offer(first, range(stop))
+        second.write(first.read(), stop)
+        offer(second, range(stop, 300))
+        assert [int(leaves[1]) for leaves in second.read()] == [int(leaves[1]) for leaves in whole.read()]
+
+
+def test_none_are_kept_where_none_are_wanted() -> None:
+    probes = Probes(0)
+    offer(probes, range(3))
+    assert probes.read() == ()

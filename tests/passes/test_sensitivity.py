@@ -1,0 +1,67 @@
+"""What a site's error does to the prediction: measured as the slim program has it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from passes.calibrate import calibrate
+from passes.errors import CalibrationError
+from passes.instrument import instrument
+from passes.rewrite import rewrite
+from passes.sensitivity import Prober, Sensitivity, sensitivity_from
+from passes.sites import find_sites
+from passes.updates import is_changed
+from tests.plans import captured, updated_plan
+from tests.toy_block import samples, toy
+
+
+@pytest.mark.parametrize("family", ["unet_sd15", "unet_unconditional", "pixart", "dit"])
+def test_the_measured_error_is_that_of_the_slim_program(family: str) -> None:
+    program = captured(family)
+    plan = updated_plan(program, 3)
+    leaves = [torch.as_tensor(leaf) for leaf in torch.utils._pytree.tree_leaves((program.args, dict(program.kwargs)))]
+    sites = find_sites(program)
+    changes = [(site, plan.sites[site.name], plan.updates) for site in sites]
+    found = Prober(program, [leaves]).relative_mse([each for each in changes if is_changed(*each)])
+    with torch.no_grad():
+        dense, slim = (each(*program.args, **program.kwargs) for each in (program, rewrite(program, plan)))
+    expected = float((slim - dense).square().sum() / dense.square().sum())
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_probes_may_have_several_batches_and_sizes() -> None:
+    program, sites = toy()
+    watched = instrument(program, sites, moments=True)
+    statistics = calibrate(watched, [((samples(size, size), torch.tensor(100 * size)), {}) for size in (1, 2, 3, 3)])
+    assert Prober(program, statistics.probes).relative_mse([]) == 0
+
+
+def test_inputs_of_another_program_are_refused() -> None:
+    program, _ = toy()
+    with pytest.raises(CalibrationError, match="kept no inputs"):
+        Prober(program, [])
+    with pytest.raises(CalibrationError, match="of another program"):
+        Prober(program, [(torch.ones(1),)])
+
+
+def test_a_dense_prediction_of_zero_is_refused() -> None:
+    program, _ = toy()
+    bad: tuple[Tensor, ...] = (torch.full((1, 16, 12), torch.nan, dtype=torch.float64), torch.tensor(3))
+    with pytest.raises(CalibrationError, match="not finite"):
+        Prober(program, [bad])
+
+
+def test_ratios_are_interpolated_by_logarithm_and_never_extrapolated() -> None:
+    found = sensitivity_from([(1.0, 2.0), (100.0, 800.0), (0.0, 5.0)])
+    assert found.ratios == pytest.approx((2.0, 8.0))
+    assert found.predict(10.0) == pytest.approx(10 * 4.0)
+    assert found.predict(1e-3) == pytest.approx(2e-3)
+    assert found.predict(1e4) == pytest.approx(8e4)
+    assert found.predict(0.0) == 0
+
+
+def test_a_site_that_reaches_nothing_predicts_nothing() -> None:
+    assert sensitivity_from([(0.0, 0.0), (1.0, 0.0)]) == Sensitivity((), ())
+    assert Sensitivity((), ()).predict(3.0) == 0
