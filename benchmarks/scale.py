@@ -82,7 +82,7 @@ def measure_scale(
         SlimDiffError: a stage failed.
     """
     record = machine()
-    model, construction = _stage(lambda: _build(config, dtype, seed))
+    model, construction = _stage(lambda: build(config, dtype, seed))
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())
     gc.collect()
     loaded = resident()
@@ -147,7 +147,7 @@ def _stage(call: Callable[[], T]) -> tuple[T, Watch]:
     return result, watch
 
 
-def _build(config: dict[str, Any], dtype: torch.dtype, seed: int) -> UNet2DConditionModel:
+def build(config: dict[str, Any], dtype: torch.dtype, seed: int) -> UNet2DConditionModel:
     torch.manual_seed(seed)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)  # built in its dtype: a float32 model first would be the peak

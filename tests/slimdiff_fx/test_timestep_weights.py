@@ -1,0 +1,30 @@
+"""Weights of timesteps by name and by number."""
+
+from __future__ import annotations
+
+import pytest
+
+from passes.errors import UsageError
+from passes.instrument import BUCKETS
+from slimdiff_fx.timestep_weights import WEIGHTS, bucket_weights
+
+
+def test_names() -> None:
+    assert bucket_weights("uniform") is None
+    noise, detail = bucket_weights("noise"), bucket_weights("detail")
+    assert noise is not None
+    assert detail is not None
+    assert list(noise) == sorted(noise)
+    assert list(detail) == list(reversed(noise))
+    for weights in WEIGHTS.values():
+        assert sum(weights) == pytest.approx(BUCKETS)
+
+
+def test_numbers() -> None:
+    assert bucket_weights([1] * BUCKETS) == (1.0,) * BUCKETS
+
+
+@pytest.mark.parametrize("weights", ["early", [1.0], [0.0] * BUCKETS, [-1.0] + [1.0] * (BUCKETS - 1)])
+def test_others_are_refused(weights: str | list[float]) -> None:
+    with pytest.raises(UsageError, match="timestep weights"):
+        bucket_weights(weights)
