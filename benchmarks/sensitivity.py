@@ -9,71 +9,41 @@ import json
 import random
 import statistics
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from PIL import Image
 from rich.console import Console
 
 from benchmarks.measure import RESULTS, machine, write_result
+from benchmarks.quality.agreement import real_pictures
 from benchmarks.quality.arena import FULL, Arena, enter, open_arena
+from benchmarks.quality.judge import HOW_TO_GET_REAL, REAL
 from benchmarks.quality.prediction_error import DenseCall, prediction_error, record_trajectory
 from passes.allocate import KeepParams
 from passes.errors import SlimDiffError, UsageError
 from passes.methods import analyze
 from passes.plan import SlimPlan
 from passes.settled import split_half_ratio
+from passes.statistics import Statistics
 from slimdiff_fx.timestep_weights import bucket_weights
 
 SAMPLES = (4, 16, 64, 128, 256, 500)
 REMOVED = 0.3
-FOOD = (
-    "apple",
-    "pizza",
-    "bread",
-    "cake",
-    "burger",
-    "hamburger",
-    "soup",
-    "rice",
-    "fruit",
-    "egg",
-    "cheese",
-    "melon",
-    "grapes",
+_FOOD = (
+    "apple pizza bread cake burger hamburger soup rice fruit egg cheese melon grapes lemon banana pear peach cherries "
+    "strawberry tomato corn carrot cookie ice cream bowl noodles meat bacon sushi tea coffee beer wine juice taco "
+    "burrito salad"
 )
-FOOD += (
-    "lemon",
-    "banana",
-    "pear",
-    "peach",
-    "cherries",
-    "strawberry",
-    "tomato",
-    "corn",
-    "carrot",
-    "cookie",
-    "ice",
-    "cream",
-)
-FOOD += (
-    "bowl",
-    "noodles",
-    "meat",
-    "bacon",
-    "sushi",
-    "tea",
-    "coffee",
-    "beer",
-    "wine",
-    "juice",
-    "taco",
-    "burrito",
-    "salad",
-)
-CASES = ("any subject", "food only", "random words", "timesteps: noise", "timesteps: detail")
+FOOD = tuple(_FOOD.split())
+ANY, FOOD_ONLY, RANDOM, PICTURES = "any subject", "food only", "random words", "pictures"
+WEIGHED = {f"timesteps: {name}": name for name in ("noise", "detail")}
+CASES = (ANY, FOOD_ONLY, RANDOM, PICTURES, *WEIGHED)
+OTHER_SAMPLES = 256  # of the cases but the first
 
 
 def overlap(one: SlimPlan, other: SlimPlan) -> float:
@@ -99,22 +69,51 @@ def random_words(captions: Sequence[str], count: int, seed: int) -> tuple[str, .
     return tuple(" ".join(draw.sample(words, 3)) for _ in range(count))
 
 
-def run_case(
-    arena: Arena, prompts: tuple[str, ...], samples: int, seed: int, calls: dict[str, list[DenseCall]], **settings: Any
-) -> tuple[dict[str, Any], SlimPlan]:
-    """Calibrate, plan and measure once."""
-    observed = arena.calibrate(prompts, samples, seed, **settings)
+def write_pictures(folder: Path, count: int, seed: int) -> Path | None:
+    """Write training pictures with their captions; None if there are none."""
+    found = real_pictures(REAL)
+    if found is None:
+        return None
+    pictures, captions, held_out = found
+    known = (~held_out).nonzero().flatten().tolist()
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, index in enumerate(random.Random(seed).sample(known, count)):
+        Image.fromarray(pictures[index].permute(1, 2, 0).numpy()).save(folder / f"{number:04}.png")
+        (folder / f"{number:04}.txt").write_text(captions[index], encoding="utf-8")
+    return folder
+
+
+def observe(arena: Arena, case: str, samples: int, seed: int, work: Path) -> Statistics | None:
+    """Calibrate as a case has it; None if what it needs isn't there."""
+    prompts, settings = arena.train, {}
+    if case == FOOD_ONLY:
+        prompts = about(prompts, FOOD)
+    elif case == RANDOM:
+        prompts = random_words(prompts, samples, seed)
+    elif case == PICTURES:
+        images = write_pictures(work / f"pictures-{seed}", samples, seed)
+        return None if images is None else arena.calibrate(None, samples, seed, images=images)
+    elif case in WEIGHED:
+        settings = {"timestep_weights": bucket_weights(WEIGHED[case])}
+    return arena.calibrate(prompts, samples, seed, **settings)
+
+
+def measure(arena: Arena, observed: Statistics, calls: dict[str, list[DenseCall]]) -> tuple[dict[str, Any], SlimPlan]:
+    """Plan and measure once."""
     captured = arena.captured
     plan = analyze(captured.program, captured.sites, observed, KeepParams(arena.keep_params(REMOVED)), method="best")
     entry = enter(arena, plan)
     parameters = dict(captured.program.graph_module.named_parameters())
     return {
-        "samples": samples,
-        "seed": seed,
         "predicted": entry.predicted,
         "split_half_ratio": split_half_ratio(captured.sites, observed, parameters),
         **{name: prediction_error(entry.model, each)[0] for name, each in calls.items()},
     }, plan
+
+
+def _cells() -> list[tuple[str, int]]:
+    """List cases and their numbers of samples, the largest first: the plans of others are compared with its plan."""
+    return [(ANY, count) for count in reversed(SAMPLES)] + [(name, OTHER_SAMPLES) for name in CASES[1:]]
 
 
 def main(
@@ -139,38 +138,32 @@ def main(
             "error_on_faces": record_trajectory(arena, faces[: FULL.prompts], 20_001),
         }
         done = {(case["case"], case["samples"], case["seed"]) for case in results["cases"]}
-        for seed in range(seeds):
-            reference: SlimPlan | None = None
-            cases = [(CASES[0], samples) for samples in reversed(SAMPLES)] + [(name, 256) for name in CASES[1:]]
-            for case, samples in cases:
-                if (case, samples, seed) in done:
+        with tempfile.TemporaryDirectory() as work:
+            for seed in range(seeds):
+                reference: SlimPlan | None = None
+                for case, samples in _cells():
+                    if (case, samples, seed) in done:
+                        if reference is None:
+                            reference = SlimPlan.from_json(results["plans"][str(seed)])
+                        continue
+                    observed = observe(arena, case, samples, seed, Path(work))
+                    if observed is None:
+                        console.print(HOW_TO_GET_REAL)
+                        continue
+                    found, plan = measure(arena, observed, calls)
                     if reference is None:
-                        reference = SlimPlan.from_json(results["plans"][str(seed)])
-                    continue
-                prompts = arena.train
-                if case == "food only":
-                    prompts = about(prompts, FOOD)
-                elif case == "random words":
-                    prompts = random_words(prompts, samples, seed)
-                weights = {"timestep_weights": _weights(case)} if case.startswith("timesteps") else {}
-                found, plan = run_case(arena, prompts, samples, seed, calls, **weights)
-                if reference is None:
-                    reference = plan
-                    bare = SlimPlan(plan.fingerprint, plan.sites)
-                    results["plans"][str(seed)] = bare.to_json()
-                found = {"case": case, **found, "overlap": overlap(plan, reference)}
-                results["cases"].append(found)
-                results["machine"] = machine()
-                write_result("sensitivity", results, output)
-                console.print(found, highlight=False)
+                        reference = plan
+                        results["plans"][str(seed)] = SlimPlan(plan.fingerprint, plan.sites).to_json()
+                    found = {"case": case, "samples": samples, "seed": seed, **found}
+                    found["overlap"] = overlap(plan, reference)
+                    results["cases"].append(found)
+                    results["machine"] = machine()
+                    write_result("sensitivity", results, output)
+                    console.print(found, highlight=False)
     except SlimDiffError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
     console.print(f"written to {file}", highlight=False)
-
-
-def _weights(case: str) -> tuple[float, ...] | None:
-    return bucket_weights(case.partition(": ")[2])
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -71,9 +72,17 @@ class Arena:
         """Calibrate with a seed of prompts and noise, once."""
         return self.remember(("statistics", seed), lambda: self.calibrate(self.train, self.scale.samples, seed))
 
-    def calibrate(self, prompts: tuple[str, ...], samples: int, seed: int, **settings: Any) -> Statistics:
-        """Calibrate on given prompts."""
-        chosen = gather_samples(self.loaded.pipe, prompts=prompts, images=None, samples=samples, seed=seed)
+    def calibrate(
+        self,
+        prompts: tuple[str, ...] | None,
+        samples: int,
+        seed: int,
+        *,
+        images: Path | None = None,
+        **settings: Any,
+    ) -> Statistics:
+        """Calibrate on given prompts, or on a folder of captioned pictures."""
+        chosen = gather_samples(self.loaded.pipe, prompts=prompts, images=images, samples=samples, seed=seed)
         sampling = self.loaded.sampling.given(self.scale.steps, None)
         run = CalibrationSettings(sampling, seed=seed, **settings)
         return observe_pipeline(self.loaded.pipe, self.captured, chosen, run).statistics
