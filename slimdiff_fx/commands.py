@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,20 +27,19 @@ from slimdiff_fx.calibration_run import (
 from slimdiff_fx.calibration_set import gather_samples
 from slimdiff_fx.captured import capture_pipeline, observe_pipeline
 from slimdiff_fx.checkpoint import load_plan, save_plan, save_result
+from slimdiff_fx.compare import PICTURE_FILE, compare, report_entries
 from slimdiff_fx.listener import Listener, timed
 from slimdiff_fx.models import DTYPES, LoadedPipeline, load_pipeline
-from slimdiff_fx.pictures import Comparison, pick_conditions, png_bytes, side_by_side
-from slimdiff_fx.prompts import read_captions, read_prompts
+from slimdiff_fx.pictures import png_bytes, side_by_side
+from slimdiff_fx.prompts import read_prompts
 from slimdiff_fx.report import build_report
-from slimdiff_fx.sampling import denoiser_name, draw
+from slimdiff_fx.sampling import denoiser_name
 from slimdiff_fx.slim import Planning, Recalibration, SlimResult, carry_out, finish, plan_from
 from slimdiff_fx.statistics_file import StoredStatistics, load_statistics, save_statistics
 from slimdiff_fx.summary import summarize
 from slimdiff_fx.tables import inspect_table, short, slim_table
 from slimdiff_fx.terminal import TerminalListener
 from slimdiff_fx.timestep_weights import bucket_weights
-
-PICTURE_FILE = "dense_and_slim.png"
 
 
 @dataclass(frozen=True)
@@ -107,17 +105,21 @@ def slim_command(
     result = finish(run.captured, loaded.pipe, stored.statistics, planning, run, seconds=seconds, listener=listener)
     result = replace(result, statistics=stored)
     with timed("draw", seconds, listener):
-        comparison = _compare(loaded, result, options, prompts, pictures)
+        sampling = loaded.sampling.given(options.steps, options.guidance)
+        comparison = compare(loaded, result, prompts, pictures, sampling, options.seed)
     console.print(slim_table(result.summary))
     files = {}
     if comparison is not None:
         files[PICTURE_FILE] = png_bytes(side_by_side(comparison, f"{model}: {_gone(result)}"))
     with listener.stage("save"):
-        report = build_report(result, model=model, pictures=_distances(comparison, options.seed))
+        report = build_report(result, model=model, **report_entries(comparison, options.seed))
         save_result(result, out, overwrite=overwrite, report=report, files=files)
     forget_checkpoint(checkpoint)
     _announce(result, out, console)
     if comparison is not None:
+        if comparison.relative_mse is not None:
+            drawn = f"while the dense model drew {len(comparison.conditions)} pictures"
+            console.print(f"measured {drawn}: {comparison.relative_mse:.1e}", highlight=False)
         console.print(f"pictures: {out / PICTURE_FILE}", highlight=False, soft_wrap=True)
 
 
@@ -244,33 +246,6 @@ def _calibrate(
     with timed("calibrate", seconds):
         stored = observe_pipeline(loaded.pipe, captured, samples, settings, listener)
     return Recalibration(loaded.pipe, captured, samples, settings, listener), stored
-
-
-def _compare(
-    loaded: LoadedPipeline,
-    result: SlimResult,
-    options: CalibrationOptions,
-    prompts: Sequence[str] | None,
-    count: int,
-) -> Comparison | None:
-    """Draw with dense and slim from the same noise, on prompts that were not calibrated on where there are such."""
-    known = read_captions(loaded.folder, "held_out") or prompts
-    if known is None and result.statistics is not None:
-        known = result.statistics.settings["conditions"]
-    conditions = pick_conditions(known or (), count)
-    if not conditions or result.pipe is None:
-        return None
-    sampling = loaded.sampling.given(options.steps, options.guidance)
-    dense = draw(loaded.pipe, conditions, options.seed, sampling)
-    slimmed = draw(result.pipe, conditions, options.seed, sampling)
-    return Comparison(conditions, tuple(dense), tuple(slimmed))
-
-
-def _distances(comparison: Comparison | None, seed: int) -> dict[str, object] | None:
-    if comparison is None:
-        return None
-    decibels = [None if math.isinf(value) else round(value, 2) for value in comparison.psnr()]
-    return {"file": PICTURE_FILE, "seed": seed, "psnr_db": dict(zip(comparison.conditions, decibels, strict=True))}
 
 
 def _planning(

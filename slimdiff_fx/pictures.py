@@ -22,11 +22,13 @@ class Comparison:
         conditions: prompts or class labels.
         dense: one picture each.
         slim: one picture each.
+        relative_mse: relative squared error of the slim denoiser's prediction while the dense one drew.
     """
 
     conditions: tuple[str, ...]
     dense: tuple[Image.Image, ...]
     slim: tuple[Image.Image, ...]
+    relative_mse: float | None = None
 
     def psnr(self) -> tuple[float, ...]:
         """Measure each slim picture against the dense one, in dB; infinite where they are equal."""

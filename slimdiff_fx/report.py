@@ -25,9 +25,9 @@ def build_report(result: SlimResult, **further: Any) -> dict[str, Any]:
     validation = result.validation
     return {
         "format": 1,
-        **further,
         "policy": dict(result.plan.policy),
         "predicted": dict(result.plan.predicted) or None,
+        **further,
         "calibration": None if result.statistics is None else _calibration(dict(result.statistics.settings)),
         "summary": result.summary.to_json(),
         "validation": None

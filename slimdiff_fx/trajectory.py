@@ -103,11 +103,11 @@ def observe_batch(
         advance(len(samples))
         if position > max(watched):
             raise _EnoughSeen
-        return (prediction,) if kwargs.get("return_dict") is False else _Output(prediction)
+        return (prediction,) if kwargs.get("return_dict") is False else DenoiserOutput(prediction)
 
     extra = _inpainting_inputs(pipe, samples) if is_inpainting(pipe) else None
     try:
-        with quiet_pipeline(pipe), _in_place_of(denoiser, forward):
+        with quiet_pipeline(pipe), in_place_of(denoiser, forward):
             conditions = [sample.condition for sample in samples]
             call_pipeline(pipe, conditions, generators, sampling, output_type="latent", extra=extra)
     except _EnoughSeen:
@@ -142,7 +142,7 @@ def calls_per_sample(pipe: DiffusionPipeline, sampling: Sampling, observe: int |
     return max(chosen_steps(len(pipe.scheduler.timesteps), observe, seed)) + 1
 
 
-class _Output:
+class DenoiserOutput:
     """A denoiser's output for pipelines that read `.sample`."""
 
     def __init__(self, sample: Tensor) -> None:
@@ -204,7 +204,8 @@ def _inpainting_inputs(pipe: DiffusionPipeline, samples: Sequence[Sample]) -> di
 
 
 @contextmanager
-def _in_place_of(denoiser: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def in_place_of(denoiser: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let another function stand for a denoiser's forward, for the duration of a block."""
     before = denoiser.__dict__.get("forward")
     denoiser.forward = forward
     try:

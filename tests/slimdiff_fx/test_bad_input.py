@@ -347,3 +347,54 @@ def test_captured_operator_that_nobody_handles(pipeline, monkeypatch):
     assert result.exit_code == 0, result.output
     assert "0 attention" in result.stdout
     assert "roll" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--method", "obs"), "say how much"),
+        (("--method", "obs", "--max-error", "0.1"), "predicts nothing"),
+        (("--method", "best", "--tau", "0.1"), "is for --method threshold"),
+        (("--method", "slimdiff", "--keep-params", "0.9", "--compensate", "lstsq"), "is for --method threshold"),
+        (("--keep-params", "0.9", "--max-error", "0.1"), "--keep-params and --max-error are given together"),
+        (("--max-error", "0"), "max-error"),
+        (("--max-error", "nan"), "max-error"),
+        (("--tau", "0.1", "--sequential", "2"), "--compensate"),
+    ],
+)
+def test_methods_that_contradict_their_options(toy_pipeline, tmp_path, options, message):
+    line = run("slim", toy_pipeline, "-o", tmp_path / "out", *options, *QUICK, expect=2)
+    assert message in line
+    assert only(tmp_path)
+
+
+def test_more_sequential_groups_than_sites(toy_pipeline, tmp_path):
+    line = run("slim", toy_pipeline, "-o", tmp_path / "out", "--sequential", "99", *QUICK, expect=2)
+    assert "--sequential is 99" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_methods_without_second_moments(toy_pipeline, tmp_path):
+    file = tmp_path / "statistics.safetensors"
+    arguments = ["calibrate", toy_pipeline, "-o", file, "--samples", "2", "--steps", "1", "--no-moments"]
+    assert runner.invoke(app, [str(each) for each in arguments]).exit_code == 0
+    line = run("plan", toy_pipeline, "--statistics", file, "-o", tmp_path / "plan.json", expect=2)
+    assert "has no second moments" in line
+    assert "--method threshold" in line
+
+
+def test_a_plan_that_lost_its_weights(toy_pipeline, statistics, tmp_path):
+    plan = tmp_path / "plan.json"
+    arguments = ["plan", toy_pipeline, "--statistics", statistics, "--keep-params", "0.95", "-o", plan]
+    assert runner.invoke(app, [str(each) for each in arguments]).exit_code == 0
+    plan.with_suffix(".safetensors").unlink()
+    line = run("apply", toy_pipeline, "--plan", plan, "-o", tmp_path / "out", expect=1)
+    assert "keep the .safetensors file with its plan" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_moments_folder_that_is_a_file(toy_pipeline, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    line = run("slim", toy_pipeline, "-o", tmp_path / "out", "--moments-folder", file, *QUICK, expect=1)
+    assert "second moments can't be kept" in line

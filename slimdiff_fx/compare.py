@@ -1,0 +1,61 @@
+"""Draw with dense and slim from the same noise, and measure how far apart they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from slimdiff_fx.models import LoadedPipeline
+from slimdiff_fx.pictures import Comparison, pick_conditions
+from slimdiff_fx.prediction_error import measured_error
+from slimdiff_fx.prompts import read_captions
+from slimdiff_fx.sampling import Sampling, draw
+from slimdiff_fx.slim import SlimResult
+
+PICTURE_FILE = "dense_and_slim.png"
+
+
+def compare(
+    loaded: LoadedPipeline,
+    result: SlimResult,
+    prompts: Sequence[str] | None,
+    count: int,
+    sampling: Sampling,
+    seed: int,
+) -> Comparison | None:
+    """Draw some prompts with both, on prompts that were not calibrated on where the pipeline brings such.
+
+    Args:
+        loaded: the dense pipeline.
+        result: the slim one.
+        prompts: what was calibrated on, if it was given.
+        count: pictures.
+        sampling: steps and guidance.
+        seed: of the noise.
+
+    Returns:
+        The pictures and the prediction's error on the way; None if there is nothing to draw.
+    """
+    known = read_captions(loaded.folder, "held_out") or prompts
+    if known is None and result.statistics is not None:
+        known = result.statistics.settings["conditions"]
+    conditions = pick_conditions(known or (), count)
+    if not conditions or result.pipe is None:
+        return None
+    with measured_error(loaded.pipe, result.model) as error:
+        dense = draw(loaded.pipe, conditions, seed, sampling)
+    slim = draw(result.pipe, conditions, seed, sampling)
+    return Comparison(conditions, tuple(dense), tuple(slim), error.relative_mse)
+
+
+def report_entries(comparison: Comparison | None, seed: int) -> dict[str, Any]:
+    """Put what was measured into JSON values, for the report."""
+    if comparison is None:
+        return {"measured": None, "pictures": None}
+    decibels = [None if math.isinf(value) else round(value, 2) for value in comparison.psnr()]
+    psnr = dict(zip(comparison.conditions, decibels, strict=True))
+    return {
+        "measured": {"relative_mse": comparison.relative_mse, "prompts": len(comparison.conditions)},
+        "pictures": {"file": PICTURE_FILE, "seed": seed, "psnr_db": psnr},
+    }
