@@ -29,7 +29,8 @@ class Scale:
 
     Attributes:
         samples: calibration prompts.
-        steps: denoising steps of each.
+        steps: denoising steps of each: all of the trajectory that is measured on, for statistics know nothing of
+            timesteps that they never saw.
         prompts: held-out prompts that the prediction's error is measured on, at `timesteps` of 25 steps.
         timesteps: see there.
         pictures: held-out prompts that are drawn.
@@ -37,10 +38,10 @@ class Scale:
     """
 
     samples: int = 500
-    steps: int = 10
+    steps: int = 25
     prompts: int = 24
     timesteps: int = 6
-    pictures: int = 32
+    pictures: int = 64
     picture_steps: int = 12
 
 
