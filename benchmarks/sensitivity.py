@@ -11,7 +11,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +34,8 @@ from slimdiff_fx.timestep_weights import bucket_weights
 
 SAMPLES = (4, 16, 64, 128, 256, 500)
 REMOVED = 0.3
+# Many calibrations are run: each on ten steps of the trajectory.
+SCALE = replace(FULL, steps=10)
 _FOOD = (
     "apple pizza bread cake burger hamburger soup rice fruit egg cheese melon grapes lemon banana pear peach cherries "
     "strawberry tomato corn carrot cookie ice cream bowl noodles meat bacon sushi tea coffee beer wine juice taco "
@@ -124,18 +126,18 @@ def main(
     """Run what is missing, case by case."""
     console = Console()
     file = output / "sensitivity.json"
-    settings = {"model": model, "removed": REMOVED, "scale": asdict(FULL)}
+    settings = {"model": model, "removed": REMOVED, "scale": asdict(SCALE)}
     results: dict[str, Any] = {"benchmark": "sensitivity", "settings": settings, "cases": [], "plans": {}}
     try:
         if file.is_file() and json.loads(file.read_text()).get("settings") == settings:
             results = json.loads(file.read_text())
-        arena = open_arena(model, FULL)
+        arena = open_arena(model, SCALE)
         faces = about(arena.held_out, ("face",))
         if not faces:
             raise UsageError(f"{model} has no held-out captions of faces; this benchmark is about `emoji`")
         calls = {
-            "error": record_trajectory(arena, tuple(random.Random(1).sample(arena.held_out, FULL.prompts)), 20_000),
-            "error_on_faces": record_trajectory(arena, faces[: FULL.prompts], 20_001),
+            "error": record_trajectory(arena, tuple(random.Random(1).sample(arena.held_out, SCALE.prompts)), 20_000),
+            "error_on_faces": record_trajectory(arena, faces[: SCALE.prompts], 20_001),
         }
         done = {(case["case"], case["samples"], case["seed"]) for case in results["cases"]}
         with tempfile.TemporaryDirectory() as work:

@@ -14,6 +14,8 @@ from slimdiff_fx.prompts import choose_samples, read_captions
 from slimdiff_fx.sampling import condition, denoiser_name
 from slimdiff_fx.trajectory import Sample
 
+CALIBRATE_ON = ("trajectory", "pictures")
+
 
 def gather_samples(
     pipe: DiffusionPipeline,
@@ -24,20 +26,38 @@ def gather_samples(
     seed: int,
     listener: Listener = SILENT,
     folder: Path | None = None,
+    calibrate_on: str | None = None,
 ) -> tuple[Sample, ...]:
     """Make the calibration set out of prompts, pictures, or what the pipeline brings along.
 
+    Args:
+        pipe: the pipeline.
+        prompts: texts.
+        images: folder of pictures with captions.
+        samples: how many.
+        seed: of the choice.
+        listener: told if there are fewer prompts than samples.
+        folder: the pipeline's own, which may hold captions.
+        calibrate_on: "trajectory" follows the model's own denoising from pure noise, also where pictures are given:
+            then their captions are the prompts; "pictures" adds noise to them. By default pictures, where there are.
+
     Raises:
-        UsageError: there is nothing to calibrate on, or prompts and pictures are given together.
+        UsageError: there is nothing to calibrate on, or what is given contradicts itself.
     """
+    if calibrate_on not in (None, *CALIBRATE_ON):
+        raise UsageError(f"calibrate on {calibrate_on!r}? there are {' and '.join(CALIBRATE_ON)}")
     if prompts is not None and images is not None:
         raise UsageError("prompts and images are given together; give one of them")
+    if calibrate_on == "pictures" and images is None:
+        raise UsageError("--calibrate-on pictures needs pictures; give --images DIR")
     if images is not None:
         pictures = read_images(Path(images))
         names, note = choose_samples([str(number) for number in range(len(pictures))], samples, seed)
         chosen: list[CaptionedImage | None] = [pictures[int(name)] for name in names]
         conditions = [picture.caption for picture in chosen if picture is not None]
         note = note and note.replace("prompts", "pictures")
+        if calibrate_on == "trajectory":
+            chosen = [None] * samples
     else:
         conditions_given = prompts if prompts is not None else _own_conditions(pipe, folder)
         picked, note = choose_samples(conditions_given, samples, seed)

@@ -39,6 +39,13 @@ class TimestepWeights(StrEnum):
     detail = "detail"
 
 
+class CalibrateOn(StrEnum):
+    """What the denoiser is watched on."""
+
+    trajectory = "trajectory"
+    pictures = "pictures"
+
+
 class Normalize(StrEnum):
     """How scores are made comparable between sites."""
 
@@ -74,6 +81,14 @@ LoadDtype = Annotated[Dtype, typer.Option("--dtype", help="Precision to load and
 Prompts = Annotated[Path | None, typer.Option("--prompts", help="Prompts to calibrate on: text, one a line, or .json.")]
 Images = Annotated[
     Path | None, typer.Option("--images", help="Pictures to calibrate on, each with a caption in a .txt beside it.")
+]
+CalibrateOnOption = Annotated[
+    CalibrateOn | None,
+    typer.Option(
+        "--calibrate-on",
+        help="trajectory: the model's own denoising from pure noise; pictures: those of --images with noise added. "
+        "[pictures if --images is given, else trajectory]",
+    ),
 ]
 Samples = Annotated[int, typer.Option("--samples", help="How many prompts or pictures to calibrate on.")]
 Steps = Annotated[

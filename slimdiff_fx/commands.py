@@ -60,6 +60,7 @@ class CalibrationOptions:
     moments: bool = True
     timestep_weights: str = "uniform"
     moments_folder: Path | None = None
+    calibrate_on: str | None = None
 
     def settings(self, loaded: LoadedPipeline, checkpoint: Path) -> CalibrationSettings:
         """Join them with the defaults that came with the pipeline."""
@@ -238,6 +239,7 @@ def _calibrate(
         seed=options.seed,
         listener=listener,
         folder=loaded.folder,
+        calibrate_on=options.calibrate_on,
     )
     if options.resume:
         require_checkpoint(checkpoint)

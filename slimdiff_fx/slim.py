@@ -79,6 +79,7 @@ def slim(
     *,
     prompts: Sequence[str] | None = None,
     images: str | Path | None = None,
+    calibrate_on: str | None = None,
     samples: int = 500,
     steps: int | None = None,
     guidance: float | None = None,
@@ -102,6 +103,7 @@ def slim(
         pipe_or_model: a diffusers pipeline; or a bare denoiser, which has to be given `batches`.
         prompts: to calibrate on; by default the captions that lie beside the pipeline.
         images: folder of pictures with caption files, to calibrate on instead of denoising trajectories.
+        calibrate_on: "trajectory" takes the captions of `images` alone; see `slimdiff_fx.calibration_set`.
         samples: how many prompts or pictures; they are used again if there are fewer.
         steps: denoising steps of each sample, or noise levels of each picture; the pipeline's default if None.
         guidance: classifier-free guidance scale; the pipeline's default if None.
@@ -144,7 +146,15 @@ def slim(
             statistics = calibrate(watched, batches)
         return finish(captured, None, statistics, planning, check=check, seconds=seconds, listener=listener)
     pipe = pipe_or_model
-    chosen = gather_samples(pipe, prompts=prompts, images=images, samples=samples, seed=seed, listener=listener)
+    chosen = gather_samples(
+        pipe,
+        prompts=prompts,
+        images=images,
+        samples=samples,
+        seed=seed,
+        listener=listener,
+        calibrate_on=calibrate_on,
+    )
     settings = CalibrationSettings(
         Sampling().given(steps, guidance),
         observe_steps,

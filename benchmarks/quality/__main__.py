@@ -18,6 +18,7 @@ from benchmarks.quality.contestants import CONTESTANTS
 from benchmarks.quality.grid import cells, missing, read_results, run_cells
 from benchmarks.quality.judge import HOW_TO_GET_REAL, REAL, Judge
 from benchmarks.quality.report import write_report
+from benchmarks.quality.showcase import draw_showcase
 from passes.errors import SlimDiffError, UsageError
 
 BUDGETS = (0.15, 0.20, 0.30, 0.41, 0.60, 0.75)
@@ -33,6 +34,7 @@ def main(
     seeds: Annotated[int, typer.Option(help="How many seeds.")] = 3,
     quick: Annotated[bool, typer.Option(help="One seed, two budgets, less of everything.")] = False,
     report_only: Annotated[bool, typer.Option(help="Draw figures and write tables from the JSON alone.")] = False,
+    showcase: Annotated[bool, typer.Option(help="Draw the README's first picture, and nothing else.")] = False,
     output: Annotated[Path, typer.Option(help="Folder for the JSON.")] = RESULTS,
 ) -> None:
     """Run what is missing of the grid, then write figures, sheets and the README's tables."""
@@ -43,6 +45,9 @@ def main(
         unknown = set(chosen) - CONTESTANTS.keys()
         if unknown:
             raise UsageError(f"unknown method {min(unknown)!r}; there are {', '.join(CONTESTANTS)}")
+        if showcase:
+            draw_showcase(open_arena(model, scale), PICTURES / "dense-and-slim.png", removed=0.3)
+            return
         shares = budgets or ([0.15, 0.41] if quick else list(BUDGETS))
         results = read_results(output / f"{name}.json", model, scale)
         todo = missing(results, cells(chosen, shares, range(1 if quick else seeds)))

@@ -37,7 +37,6 @@ def write_report(results: Mapping[str, Any], *, pictures: Path, into: Path, read
     for removed in sorted({cell["removed"] for cell in results["cells"]}):
         methods = _order(results)[0]
         _sheet(results, removed, methods, pictures, into / f"quality-{removed:.0%}.png".replace("%", ""))
-    _sheet(results, _TABLE_BUDGET, ["best"], pictures, into / "dense-and-slim.png")
     text = readme.read_text(encoding="utf-8")
     if _BEGIN in text and _END in text:
         before, rest = text.split(_BEGIN, 1)

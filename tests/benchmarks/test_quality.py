@@ -17,6 +17,7 @@ from benchmarks.quality.contestants import CONTESTANTS
 from benchmarks.quality.features import as_tensor, distances, likeness
 from benchmarks.quality.prediction_error import prediction_error, record_trajectory
 from benchmarks.quality.report import tables, values, write_report
+from benchmarks.quality.showcase import draw_showcase
 from benchmarks.quality.torch_pruning_l1 import removal_scores
 from benchmarks.uniform_plan import plan_uniformly
 from passes.allocate import KeepMacs, KeepParams, Policy
@@ -121,7 +122,7 @@ def test_the_report_fills_the_readme_and_draws(tmp_path: Path) -> None:
     assert text.endswith("<!-- quality:end -->\nafter\n")
     assert "old" not in text
     names = {file.name for file in (tmp_path / "figures").iterdir()}
-    assert names == {"quality-curves.png", "quality-30.png", "dense-and-slim.png"}
+    assert names == {"quality-curves.png", "quality-30.png"}
 
 
 def test_finished_cells_are_skipped_and_other_settings_start_anew(tmp_path: Path) -> None:
@@ -165,3 +166,13 @@ def test_agreement_is_learned_where_there_is_any() -> None:
 def test_plans_are_json(arena: Arena) -> None:
     plan = CONTESTANTS["best"].make(arena, 0.3, 0)
     assert SlimPlan.from_json(plan.to_json(), plan.updates).to_json() == plan.to_json()
+
+
+def test_the_showcase_has_dense_above_slim(arena: Arena, tmp_path: Path) -> None:
+    unet = arena.loaded.pipe.unet
+    draw_showcase(arena, tmp_path / "new" / "shown.png", removed=0.3)
+    assert arena.loaded.pipe.unet is unet
+    picture = Image.open(tmp_path / "new" / "shown.png")
+    half = picture.height // 2
+    above, below = (picture.crop((0, top, picture.width, top + half)) for top in (0, half))
+    assert above.tobytes() != below.tobytes()
