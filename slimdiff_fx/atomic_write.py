@@ -44,6 +44,29 @@ def replaced_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def replaced_files(first: Path, *others: Path) -> Iterator[tuple[Path, ...]]:
+    """Yield a path to write to for each of several files that belong together; see `replaced_file`.
+
+    They are written under their own names in a folder beside their place, since such files name each other. `first`
+    comes into place last, so that it is never there without the others.
+
+    Raises:
+        CheckpointError: a file can't be written.
+    """
+    partial = _partial_beside(first)
+    try:
+        partial.mkdir()
+        yield tuple(partial / path.name for path in (first, *others))
+        for path in (*others, first):
+            _flush_to_disk(partial / path.name)
+            os.replace(partial / path.name, path)
+    except _WRITE_FAILURES as error:
+        raise _write_error(first, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
 def replaced_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yield an empty folder to fill; on success it takes `path`'s place, on any failure `path` stays as it was.
 
