@@ -1,109 +1,99 @@
-"""What does watching cost? The instrumented program against the plain one, in turn, in one run.
+"""What does watching cost? Instrumented forwards against plain ones, in turn, in one process.
 
-python -m benchmarks.overhead [MODEL]
+Part of `python -m benchmarks.cost`.
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-from typing import Annotated, Any
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
-import typer
-from rich.console import Console
 
-from benchmarks.latency import load_denoiser
-from benchmarks.measure import RESULTS, interleave, machine, paired_ratio, write_result
-from passes.errors import SlimDiffError, UsageError
-from passes.instrument import instrument
+from benchmarks.measure import Timing, interleave, machine, paired_ratio
+from passes.instrument import Instrumented, instrument
+from passes.program import Program
 from passes.sites import find_sites
-from slimdiff_fx.denoisers import capture_denoiser
+
+# Sampled tokens wait until a batch of samples has gone through all its steps: so many forwards share one sum.
+FORWARDS = 25
+# What is watched; "moments" is the light statistics and second moments.
+WATCHED: Mapping[str, dict[str, bool]] = {
+    "light": {},
+    "attention_weights": {"attention_weights": True},
+    "moments": {"moments": True},
+}
 
 
 def measure_overhead(
-    model: torch.nn.Module,
+    program: Program,
     *,
-    batch: int = 16,
-    tokens: int | None = None,
+    watched: tuple[str, ...] = tuple(WATCHED),
     repeats: int = 20,
     warmup: int = 3,
     min_seconds: float = 5.0,
 ) -> dict[str, Any]:
-    """Time a forward with observers against one without.
+    """Time forwards with observers against one without, on the program's own example inputs.
+
+    Processor time is what counts: on one thread it is what a quiet machine would take, and others' work doesn't enter.
 
     Args:
-        model: a denoiser.
-        batch: of both; calibration runs in batches like this one.
-        tokens: of the text, if there is one.
+        program: the dense program.
+        watched: which of `WATCHED`.
         repeats: rounds at least.
         warmup: rounds that aren't counted.
         min_seconds: time at least to spend on each.
 
     Returns:
-        the result as JSON values; `overhead` is the median of the rounds' own ratios, less one, and
-        `overhead_of_fastest` compares the fastest round of each, which a busy machine disturbs least.
+        the result as JSON values. By what is watched, "overhead" is the median of the rounds' own ratios, less one; for
+        second moments it includes a share of adding the sampled tokens up ("of_it_sums").
 
     Raises:
-        SlimDiffError: the model can't be captured, or has no sites.
+        SlimDiffError: the program has no sites.
     """
     record = machine()
-    program = capture_denoiser(model, batch=batch, tokens=tokens)
     sites = find_sites(program)
-    instrumented = instrument(program, sites)
-
-    def plain() -> None:
-        with torch.no_grad():
-            program(*program.args, **program.kwargs)
-
-    def watched() -> None:
-        with torch.no_grad():
-            instrumented(*program.args, **program.kwargs)
-
-    timings = interleave(
-        {"plain": plain, "instrumented": watched}, repeats=repeats, warmup=warmup, min_seconds=min_seconds
-    )
+    instrumented = {name: instrument(program, sites, **WATCHED[name]) for name in watched}
+    forwards: dict[str, Callable[[], None]] = {"plain": lambda: _forward(program, program)}
+    for name, one in instrumented.items():
+        forwards[name] = lambda one=one: _forward(one, program)  # type: ignore[misc]
+    timings = interleave(forwards, repeats=repeats, warmup=warmup, min_seconds=min_seconds, clock=time.process_time)
+    plain = timings["plain"]
+    found = {name: _overhead(timings[name], plain, instrumented[name]) for name in watched}
     return {
-        "benchmark": "overhead",
-        "batch": batch,
         "sites": len(sites),
+        "batch": int(program.args[0].shape[0]),
         "machine": record,
-        **{name: timing.to_dict() for name, timing in timings.items()},
-        "overhead_of_fastest": round(min(timings["instrumented"].seconds) / min(timings["plain"].seconds) - 1, 4),
-        "overhead": round(paired_ratio(timings["instrumented"], timings["plain"]) - 1, 4),
+        "plain": plain.to_dict(),
+        "watched": found,
     }
 
 
-def main(
-    model: Annotated[str, typer.Argument(help="Pipeline folder, hub id or `emoji`.")] = "emoji",
-    batch: Annotated[int, typer.Option(help="Batch size.")] = 16,
-    repeats: Annotated[int, typer.Option(help="Rounds at least.")] = 20,
-    warmup: Annotated[int, typer.Option(help="Rounds not counted.")] = 3,
-    min_seconds: Annotated[float, typer.Option(help="Time at least to spend on each.")] = 10.0,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
-    output: Annotated[Path, typer.Option(help="Folder for the JSON.")] = RESULTS,
-) -> None:
-    """Time instrumented against plain forwards in turn."""
-    console = Console()
-    try:
-        if threads:
-            torch.set_num_threads(threads)
-        denoiser, tokens = load_denoiser(model)
-        result = measure_overhead(
-            denoiser, batch=batch, tokens=tokens, repeats=repeats, warmup=warmup, min_seconds=min_seconds
-        )
-    except SlimDiffError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
-    for name in ("plain", "instrumented"):
-        timing = result[name]
-        console.print(f"{name:>12}  {timing['median_ms']:.2f} ms ± {timing['spread_ms']:.2f}  ({timing['runs']} runs)")
-    console.print(
-        f"    overhead  {result['overhead']:+.1%} over {result['sites']} sites "
-        f"({result['overhead_of_fastest']:+.1%} between the fastest runs)"
-    )
-    console.print(f"written to {write_result('overhead', result, output)}")
+def _forward(call: Callable[..., Any], program: Program) -> None:
+    with torch.no_grad():
+        call(*program.args, **program.kwargs)
 
 
-if __name__ == "__main__":
-    typer.run(main)
+def _overhead(timing: Timing, plain: Timing, instrumented: Instrumented) -> dict[str, Any]:
+    sums = _seconds_of_sums(instrumented) / FORWARDS / plain.median
+    return {
+        **timing.to_dict(),
+        "overhead": round(paired_ratio(timing, plain) - 1 + sums, 4),
+        "overhead_of_fastest": round(min(timing.seconds) / min(plain.seconds) - 1 + sums, 4),
+        "of_it_sums": round(sums, 4),
+    }
+
+
+def _seconds_of_sums(instrumented: Instrumented) -> float:
+    """Time the adding up of the tokens of `FORWARDS` forwards: those of one, so many times."""
+    moments = instrumented.ledger.moments
+    if not moments.sums:
+        return 0.0
+    moments.settle()
+    _forward(instrumented, instrumented.dense)
+    for waiting in moments._waiting.values():
+        waiting *= FORWARDS
+    start = time.process_time()
+    moments.settle()
+    return time.process_time() - start

@@ -1,36 +1,31 @@
-"""Do real sizes fit? The published UNet configurations with random weights: sites, time and peak memory.
+"""Do real sizes fit? UNet configurations with random weights through the compiler: sites, time and peak memory.
 
-python -m benchmarks.scale sd15     inspect, capture, rewrite, validate, lower in float32
-python -m benchmarks.scale sdxl     inspect and planning in bfloat16
+Part of `python -m benchmarks.cost`.
 """
 
 from __future__ import annotations
 
 import collections
 import gc
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
-import typer
 from diffusers import UNet2DConditionModel
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.measure import RESULTS, Watch, machine, resident, write_result
+from benchmarks.measure import Watch, machine, resident
 from benchmarks.uniform_plan import uniform_plan
 from passes.allocate import KeepParams, allocate
-from passes.costs import program_macs, program_params, site_macs, site_params
-from passes.errors import SlimDiffError, UsageError
+from passes.costs import program_macs, program_params
 from passes.lower import lower
+from passes.plan import SlimPlan
 from passes.program import Program
 from passes.rewrite import rewrite
-from passes.site import Site
 from passes.sites import find_sites, find_unsupported
 from passes.validate import validate
 from slimdiff_fx.denoisers import capture_denoiser
+from slimdiff_fx.summary import Summary, summarize
 
 T = TypeVar("T")
 
@@ -63,16 +58,55 @@ CONFIGS: dict[str, dict[str, Any]] = {
 DTYPES = {"sd15": torch.float32, "sdxl": torch.bfloat16}
 
 
+@dataclass(frozen=True)
+class Size:
+    """A model on the way from 10 million to 2.6 billion parameters.
+
+    Attributes:
+        config: of the UNet2DConditionModel.
+        dtype: of its weights.
+    """
+
+    config: Mapping[str, Any]
+    dtype: torch.dtype
+
+
+def _narrow(name: str, width: int, **changes: Any) -> dict[str, Any]:
+    """Give a published configuration with its widths scaled: `width` channels at the first level."""
+    published = CONFIGS[name]
+    factor = width / published["block_out_channels"][0]
+    scaled = {"block_out_channels": tuple(int(channels * factor) for channels in published["block_out_channels"])}
+    return {**published, **scaled, **changes}
+
+
+# SD 1.5 growing in width, then SDXL, whose graph is several times as long. At 320 channels they are the published ones.
+SIZES: Mapping[str, Size] = {
+    "sd-32": Size(_narrow("sd15", 32), torch.float32),
+    "sd-96": Size(_narrow("sd15", 96), torch.float32),
+    "sd-192": Size(_narrow("sd15", 192), torch.float32),
+    "sd15": Size(CONFIGS["sd15"], torch.float32),
+    "sdxl-192": Size(_narrow("sdxl", 192, attention_head_dim=(3, 6, 12)), torch.bfloat16),
+    "sdxl": Size(CONFIGS["sdxl"], torch.bfloat16),
+}
+
+
 def measure_scale(
-    config: dict[str, Any], dtype: torch.dtype, *, whole: bool, keep: float = 0.7, seed: int = 0
+    config: Mapping[str, Any],
+    dtype: torch.dtype,
+    *,
+    whole: bool = True,
+    keep: float = 0.7,
+    budget: float = 0.9,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Take a UNet of this configuration through the compiler and watch time and memory.
 
     Args:
         config: of the UNet2DConditionModel; its weights are random.
         dtype: of the weights.
-        whole: also rewrite, validate and lower; otherwise stop at the plan.
-        keep: share of the units that stays in the rewrite, and of the parameters in the budget that is planned.
+        whole: also rewrite, validate and lower; otherwise stop at the analysis.
+        keep: share of the units that stays in the rewrite.
+        budget: share of the parameters that the analysis solves for.
         seed: of weights, scores and plan.
 
     Returns:
@@ -93,34 +127,31 @@ def measure_scale(
         return result
 
     program = run("capture", lambda: capture_denoiser(model))
-    sites, table = run("inspect", lambda: _inspect(program))
-    result: dict[str, Any] = {}
+    sites = find_sites(program)
+    found, summary = run("analyze", lambda: _analyze(program, budget, seed))
+    result: dict[str, Any] = {"tau": found.policy.get("tau")}
     if whole:
         plan = uniform_plan(program, sites, keep, seed)
         slim = run("rewrite", lambda: rewrite(program, plan))
         report = run("validate", lambda: validate(program, plan, slim))
         run("lower", lambda: lower(slim))
-        result = {
+        result |= {
             "relative_error": report.relative_error,
             "slim_params": program_params(slim),
             "slim_macs": program_macs(slim),
         }
-        counted = ["capture", "rewrite", "validate", "lower"]
-    else:
-        plan = run("plan", lambda: _plan(program, sites, keep, seed))
-        result = {"planned_tau": plan.policy.get("tau")}
-        counted = list(stages)
     peak = max(watch.peak for watch in stages.values())
     kinds = collections.Counter(site.kind for site in sites)
     return {
         "benchmark": "scale",
         "dtype": str(dtype).removeprefix("torch."),
         "machine": record,
-        "params": program_params(program),
-        "macs": program_macs(program),
+        "params": summary.params,
+        "macs": summary.macs,
+        "nodes": len(program.graph.nodes),
         "sites": dict(kinds),
         "unsupported": len(find_unsupported(program)),
-        "site_params": sum(row["params"] for row in table),
+        "site_params": summary.site_params,
         **result,
         "weights_gb": round(weights / 1e9, 3),
         "loaded_gb": round(loaded / 1e9, 3),
@@ -133,9 +164,8 @@ def measure_scale(
             }
             for name, watch in stages.items()
         },
-        "seconds": round(sum(stages[name].seconds for name in counted), 1),
-        "cpu_seconds": round(sum(stages[name].cpu_seconds for name in counted), 1),
-        "seconds_of": counted,
+        "seconds": round(sum(watch.seconds for watch in stages.values()), 1),
+        "cpu_seconds": round(sum(watch.cpu_seconds for watch in stages.values()), 1),
         "peak_gb": round(peak / 1e9, 3),
         "peak_over_loaded_ratio": round((peak - loaded) / weights, 3),
     }
@@ -147,7 +177,7 @@ def _stage(call: Callable[[], T]) -> tuple[T, Watch]:
     return result, watch
 
 
-def build(config: dict[str, Any], dtype: torch.dtype, seed: int) -> UNet2DConditionModel:
+def build(config: Mapping[str, Any], dtype: torch.dtype, seed: int) -> UNet2DConditionModel:
     torch.manual_seed(seed)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)  # built in its dtype: a float32 model first would be the peak
@@ -157,45 +187,10 @@ def build(config: dict[str, Any], dtype: torch.dtype, seed: int) -> UNet2DCondit
         torch.set_default_dtype(before)
 
 
-def _inspect(program: Program) -> tuple[tuple[Site, ...], list[dict[str, int]]]:
-    sites = find_sites(program)
-    return sites, [{"params": site_params(program, site), "macs": site_macs(program, site)} for site in sites]
-
-
-def _plan(program: Program, sites: tuple[Site, ...], keep: float, seed: int) -> Any:
+def _analyze(program: Program, budget: float, seed: int) -> tuple[SlimPlan, Summary]:
+    """Find the sites, count what they cost and solve for a threshold; scores are random, as weights are."""
     generator = torch.Generator().manual_seed(seed)
+    sites = find_sites(program)
     scores = {site.name: torch.rand(site.units, generator=generator, dtype=torch.float64) for site in sites}
-    return allocate(program, sites, scores, KeepParams(keep))
-
-
-def main(
-    config: Annotated[str, typer.Argument(help=" | ".join(CONFIGS))] = "sd15",
-    keep: Annotated[float, typer.Option(help="Share to keep.")] = 0.7,
-    output: Annotated[Path, typer.Option(help="Folder for the JSON.")] = RESULTS,
-) -> None:
-    """Take a published configuration through the compiler."""
-    console = Console()
-    try:
-        if config not in CONFIGS:
-            raise UsageError(f"no configuration {config!r}; choose one of {', '.join(CONFIGS)}")
-        result = measure_scale(CONFIGS[config], DTYPES[config], whole=config == "sd15", keep=keep)
-    except SlimDiffError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
-    table = Table(title=f"{config}: {result['params'] / 1e6:.1f}M parameters in {result['dtype']}, {result['sites']}")
-    for column in ("stage", "seconds", "CPU seconds", "peak over loaded, GB"):
-        table.add_column(column, justify="right")
-    for name, stage in result["stages"].items():
-        table.add_row(
-            name, f"{stage['seconds']:.1f}", f"{stage['cpu_seconds']:.1f}", f"{stage['peak_over_loaded_gb']:.2f}"
-        )
-    console.print(table)
-    console.print(
-        f"{result['seconds']} s in all ({result['cpu_seconds']} s of processor time); peak {result['peak_gb']} GB, "
-        f"over the loaded model {result['peak_over_loaded_ratio']}× the weights' size"
-    )
-    console.print(f"written to {write_result(f'scale-{config}', result, output)}")
-
-
-if __name__ == "__main__":
-    typer.run(main)
+    plan = allocate(program, sites, scores, KeepParams(budget))
+    return plan, summarize(program, sites, plan)

@@ -17,10 +17,9 @@ from passes.program import Program
 from passes.site import Producer, Site, Unsupported
 from passes.site_nodes import Constant, SiteNodes
 from passes.walk import (
-    calls_of,
+    Ownership,
     common_path,
     linear_of,
-    parameter_owners,
     passes_on,
     readers,
     shape_of,
@@ -50,13 +49,13 @@ class _Channels:
 def find_attention(program: Program) -> list[Found]:
     """Find every attention, in graph order; what can't be handled comes with a reason."""
     found: list[Found] = []
-    tied = parameter_owners(program)
+    ownership = Ownership(program)
     for node in program.graph.nodes:
         if node.op != "call_function":
             continue
         if node.target is SDPA:
             try:
-                found.append(_match(program, node, tied))
+                found.append(_match(program, node, ownership))
             except _Refused as refusal:
                 found.append(Unsupported(_name(program, node), "attention", str(refusal)))
         elif node.target in _SOFTMAX and _is_attention_softmax(node):
@@ -99,7 +98,7 @@ def _scores(node: fx.Node) -> list[fx.Node]:
     return [up for up, _ in zip(upwards(node), range(8), strict=False)]
 
 
-def _match(program: Program, attention: fx.Node, tied: dict[int, int]) -> tuple[Site, SiteNodes]:
+def _match(program: Program, attention: fx.Node, ownership: Ownership) -> tuple[Site, SiteNodes]:
     query, key, value = attention.args[:3]
     if not all(isinstance(node, fx.Node) for node in (query, key, value)):
         raise _Refused("query, key and value are not all tensors")
@@ -140,7 +139,9 @@ def _match(program: Program, attention: fx.Node, tied: dict[int, int]) -> tuple[
         if module.out_features != heads * width * len(producer.offsets):
             raise _Refused(f"{producer.path!r} makes more channels than this attention takes")
     for call in (*order, consumer):
-        _check_owned(program, call, tied)
+        trouble = ownership.trouble(str(call.target))
+        if trouble is not None:
+            raise _Refused(trouble)
     paths = [*(producer.path for producer in producers), str(consumer.target)]
     if len(set(paths)) < len(paths):
         raise _Refused("one linear serves in two places of this attention")
@@ -150,14 +151,6 @@ def _match(program: Program, attention: fx.Node, tied: dict[int, int]) -> tuple[
 
 def _unique(constants: list[Constant]) -> tuple[Constant, ...]:
     return tuple(dict.fromkeys(constants))
-
-
-def _check_owned(program: Program, call: fx.Node, tied: dict[int, int]) -> None:
-    path = str(call.target)
-    if len(calls_of(program, path)) > 1:
-        raise _Refused(f"linear {path!r} is called more than once")
-    if any(tied.get(id(parameter), 0) > 1 for parameter in program.module(path).parameters()):
-        raise _Refused(f"linear {path!r} shares its weight with another module")
 
 
 def _trace_back(

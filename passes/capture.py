@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_map
 
+from passes.check_capture import check_capture
 from passes.errors import CaptureError
 from passes.guards import doubled, input_symbols, probes, ranges, resized, widen
 from passes.program import Program
@@ -31,8 +32,8 @@ def capture(
 ) -> Program:
     """Capture a module as a raised graph.
 
-    It is the module's own function: on the example inputs the graph gives the same bits, and at every size where the
-    export's assumptions are dropped it is shown to apply the same operators to the same parameters.
+    It is the module's own function: it gives the same bits on a small input, and at the example's sizes, as at every
+    size where the export's assumptions are dropped, it is shown to apply the same operators to the same parameters.
 
     Args:
         module: what to capture; its parameters are shared, not copied.
@@ -57,13 +58,14 @@ def capture(
         exported = _export(module, args, kwargs, dynamic_shapes)
         tensors = _tensors(module)
         graph_module = raise_modules(exported.module(check_guards=False), root, tensors, module.state_dict().keys())
-        _check_same(module, graph_module, args, kwargs)
-        guards = _guards(module, graph_module, exported, args, kwargs)
+        pair = _Pair(module, graph_module, args, kwargs)
+        program = Program(graph_module, args, kwargs, dynamic_shapes, timestep, _guards(pair, exported))
+        check_capture(module, program, lambda: pair.same({}))
     finally:
         for name, part in module.named_modules():
             part.training = training[name]
     _check_dynamic(graph_module, args, kwargs, dynamic_shapes)
-    return Program(graph_module, args, kwargs, dynamic_shapes, timestep, guards)
+    return program
 
 
 def _check_finite(module: nn.Module, root: str) -> None:
@@ -103,75 +105,53 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _check_same(module: nn.Module, raised: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    with torch.no_grad():
-        expected = tree_flatten(module(*args, **kwargs))[0]
-        found = tree_flatten(raised(*args, **kwargs))[0]
-    for left, right in zip(expected, found, strict=True):
-        if not torch.isfinite(left).all():
-            raise CaptureError(
-                "the model's own output on the example inputs is not finite; check its weights, or use bf16 or fp32 "
-                "where fp16 overflows"
-            )
-        if not torch.equal(left, right):
-            raise CaptureError(
-                f"the captured graph differs from {type(module).__name__} by {(left - right).abs().max().item():.2g} "
-                "on the example inputs; the model does something that export does not see: hooks, random numbers, state"
-            )
-
-
-def bind(graph_module: fx.GraphModule, values: list[Any]) -> dict[str, Any]:
-    """Pair placeholders' names with flat inputs, in order."""
-    names = [node.name for node in graph_module.graph.nodes if node.op == "placeholder"]
-    return dict(zip(names, values, strict=True))
-
-
-def _fakes(raised: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    """Give the placeholders' fake tensors, nested as the inputs are."""
-    values = iter([node.meta.get("val") for node in raised.graph.nodes if node.op == "placeholder"])
-    return tree_map(lambda _: next(values), (args, kwargs))  # type: ignore[no-any-return]
-
-
 def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
 
 
-def _guards(
-    module: nn.Module, raised: fx.GraphModule, exported: ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[str, ...]:
-    fakes = _fakes(raised, args, kwargs)
-    by_name = _by_name(module, *fakes)
-    symbols = input_symbols(by_name)
+class _Pair:
+    """A module and its raised graph, to be compared at other sizes than the example's."""
+
+    def __init__(
+        self, module: nn.Module, raised: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self.module, self.raised, self.inputs = module, raised, (args, kwargs)
+        values = iter([node.meta.get("val") for node in raised.graph.nodes if node.op == "placeholder"])
+        self.fakes: tuple[Any, Any] = tree_map(lambda _: next(values), self.inputs)
+        self._names = {id(tensor): name for name, tensor in _tensors(module).items()}
+
+    def at(self, sizes: Mapping[str, int]) -> tuple[Any, Any]:
+        """Give zero inputs; a size that isn't named is the example's."""
+        changed: tuple[Any, Any] = resized(self.inputs, self.fakes, sizes)
+        return changed
+
+    def by_name(self, sizes: Mapping[str, int]) -> dict[str, Any]:
+        return _by_name(self.module, *self.at(sizes))
+
+    def same(self, sizes: Mapping[str, int]) -> bool:
+        """Tell whether both are shown to do the same at these sizes."""
+        probe = self.at(sizes)
+        try:
+            # the graph first: where it can't run, there is no need to look at the model
+            found = value_number(self.raised, *probe, self._names)
+            return found == value_number(self.module, *probe, self._names)
+        except Exception:  # either one can't run at these sizes: then nothing is shown, and the guard stays
+            return False
+
+
+def _guards(pair: _Pair, exported: ExportedProgram) -> tuple[str, ...]:
+    symbols = input_symbols(_by_name(pair.module, *pair.fakes))
     constraints = {str(symbol): interval for symbol, interval in exported.range_constraints.items()}
     guards = [*exported._guards_code, *ranges(symbols, constraints)]
-    sizes: dict[str, int] = {}
-    real = {place: eval(place, {"L": _by_name(module, args, kwargs)}) for place in symbols}
-    for place, symbol in symbols.items():
-        sizes[symbol] = real[place]
+    real = _by_name(pair.module, *pair.inputs)
+    sizes = {symbol: int(eval(place, {"L": real})) for place, symbol in symbols.items()}
     upper = {
         symbol: int(interval.upper)
         for symbol, interval in constraints.items()
         if symbol in sizes and interval.upper < 2**20
     }
-    names = {id(tensor): name for name, tensor in _tensors(module).items()}
-
-    def at(sizes: Mapping[str, int]) -> tuple[Any, Any]:
-        changed: tuple[Any, Any] = resized((args, kwargs), fakes, sizes)
-        return changed
-
-    def same(sizes: Mapping[str, int]) -> bool:
-        probe = at(sizes)
-        try:
-            # the graph first: where it can't run, there is no need to look at the model
-            return value_number(raised, *probe, names) == value_number(module, *probe, names)
-        except Exception:  # either one can't run at these sizes: then nothing is shown, and the guard stays
-            return False
-
-    def inputs_at(sizes: Mapping[str, int]) -> dict[str, Any]:
-        return _by_name(module, *at(sizes))
-
-    kept = widen(guards, doubled(sizes), same, inputs_at, equalities=True)
-    return widen(kept, probes(sizes, upper), same, inputs_at, equalities=False)
+    kept = widen(guards, doubled(sizes), pair.same, pair.by_name, equalities=True)
+    return widen(kept, probes(sizes, upper), pair.same, pair.by_name, equalities=False)
 
 
 def _check_dynamic(raised: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> None:

@@ -52,6 +52,8 @@ CRITERIA: Mapping[Kind, Mapping[str, Criterion]] = {
     "feed_forward": {"mean_abs": mean_abs, "mean_square": mean_square},
     "attention": {"l2": head_l2, "l1": head_l1, "entropy": entropy, "confidence": confidence},
 }
+# These look at the attention's weights, which are measured only when asked for.
+WEIGHT_CRITERIA = frozenset({"entropy", "confidence"})
 DEFAULT_CRITERION: Mapping[Kind, str] = {"feed_forward": "mean_abs", "attention": "l2"}
 
 
@@ -79,6 +81,25 @@ def choose(names: str | Sequence[str] | None = None) -> dict[Kind, str]:
     return {**DEFAULT_CRITERION, **chosen}
 
 
+def needs_attention_weights(criterion: str | Sequence[str] | None) -> bool:
+    """Tell whether a criterion, given by name, looks at attention's weights: calibration must then measure them."""
+    return bool(WEIGHT_CRITERIA & set(choose(criterion).values()))
+
+
+def check_measured(statistics: Statistics, criterion: str | Sequence[str] | None) -> None:
+    """Refuse a criterion, given by name, that looks at attention's weights where calibration didn't.
+
+    Raises:
+        UsageError: says how to calibrate.
+    """
+    for name in sorted(WEIGHT_CRITERIA & set(choose(criterion).values())):
+        if not any(name in sums for sums in statistics.sites.values()):
+            raise UsageError(
+                f"the statistics lack attention's {name}, which is measured only when asked for: calibrate again with "
+                "--attention-weights, or prepare(..., attention_weights=True)"
+            )
+
+
 def score(
     sites: Sequence[Site],
     statistics: Statistics,
@@ -103,6 +124,8 @@ def score(
     """
     scores = {}
     names = None if callable(criterion) else choose(criterion)
+    if not callable(criterion) and any(site.kind == "attention" for site in sites):
+        check_measured(statistics, criterion)
     for site in sites:
         name = "" if names is None else names[site.kind]
         if name in OUTPUT_CRITERIA:

@@ -15,7 +15,7 @@ from torch import fx
 from passes.program import Program
 from passes.site import Producer, Site, Unsupported
 from passes.site_nodes import Constant, SiteNodes
-from passes.walk import calls_of, common_path, is_dropout, linear_of, parameter_owners, passes_on, readers, shape_of
+from passes.walk import Ownership, common_path, is_dropout, linear_of, passes_on, readers, shape_of
 
 aten = torch.ops.aten
 Found = tuple[Site, SiteNodes] | Unsupported
@@ -47,7 +47,7 @@ class _Refused(Exception):
 def find_feed_forward(program: Program) -> list[Found]:
     """Find every feed-forward, in graph order; what can't be handled comes with a reason."""
     found: list[Found] = []
-    tied = parameter_owners(program)
+    ownership = Ownership(program)
     for node in program.graph.nodes:
         if linear_of(program, node) is None or len(shape_of(node)) < 3:
             continue
@@ -56,7 +56,7 @@ def find_feed_forward(program: Program) -> list[Found]:
             continue
         inner, parts = region
         try:
-            found.append(_match(program, node, inner, parts, tied))
+            found.append(_match(program, node, inner, parts, ownership))
         except _Refused as refusal:
             paths = [str(_source(part).target) for part in parts] + [str(node.target)]
             found.append(Unsupported(common_path(paths) or str(node.target), "feed_forward", str(refusal)))
@@ -128,7 +128,7 @@ def _source(part: fx.Node) -> fx.Node:
 
 
 def _match(
-    program: Program, consumer: fx.Node, inner: list[fx.Node], parts: list[fx.Node], tied: dict[int, int]
+    program: Program, consumer: fx.Node, inner: list[fx.Node], parts: list[fx.Node], ownership: Ownership
 ) -> tuple[Site, SiteNodes]:
     start = consumer.args[0]
     assert isinstance(start, fx.Node)
@@ -138,7 +138,7 @@ def _match(
     inside = {*inner, consumer}
     constants: list[Constant] = []
     offsets: dict[fx.Node, list[int]] = {}
-    for part in sorted(parts, key=list(program.graph.nodes).index):
+    for part in sorted(parts):
         half = _half(part)
         source = part
         if half is not None:
@@ -162,11 +162,9 @@ def _match(
         if linear.out_features != units * len(starts):
             raise _Refused(f"{str(source.target)!r} makes more channels than this feed-forward takes")
     for call in (*offsets, consumer):
-        path = str(call.target)
-        if len(calls_of(program, path)) > 1:
-            raise _Refused(f"linear {path!r} is called more than once")
-        if any(tied.get(id(parameter), 0) > 1 for parameter in program.module(path).parameters()):
-            raise _Refused(f"linear {path!r} shares its weight with another module")
+        trouble = ownership.trouble(str(call.target))
+        if trouble is not None:
+            raise _Refused(trouble)
     producers = tuple(Producer(str(source.target), tuple(sorted(starts))) for source, starts in offsets.items())
     paths = [*(producer.path for producer in producers), str(consumer.target)]
     site = Site(common_path(paths) or paths[-1], "feed_forward", units, 1, producers, paths[-1])

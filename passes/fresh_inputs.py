@@ -37,6 +37,15 @@ def fresh_inputs(program: Program, seed: int = 0) -> tuple[Inputs, ...]:
     return tuple(_input(program, batch, turn, seed) for turn, batch in enumerate(BATCHES))
 
 
+def small_input(program: Program, seed: int = 0) -> Inputs:
+    """Make the first of `fresh_inputs` alone.
+
+    Raises:
+        UsageError: the program's guards accept none of the sizes tried.
+    """
+    return _input(program, BATCHES[0], 0, seed)
+
+
 def _input(program: Program, batch: int, turn: int, seed: int) -> Inputs:
     leaves, spec = tree_flatten((program.args, dict(program.kwargs)))
     nodes = [node for node in program.graph.nodes if node.op == "placeholder"]

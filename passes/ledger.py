@@ -12,7 +12,7 @@ from torch._subclasses import FakeTensor
 
 from passes.errors import CalibrationError
 from passes.moment_sums import MomentSums, Shapes, Storage
-from passes.moments import FIRST, KEY, KEY_COUNT
+from passes.moments import FIRST, KEY, KEY_COUNT, sampled_tokens
 from passes.statistics import COUNT
 from passes.uninterrupted import uninterrupted
 
@@ -60,6 +60,8 @@ class Ledger:
         self.weights = tuple(weights) if weights is not None else (1.0,) * buckets
         self.timesteps: list[float] = []
         self._sampled: dict[str, dict[str, Tensor]] = {}
+        self._weights: dict[tuple[int, int, torch.device], Tensor] = {}
+        self._positions: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
 
     def begin(self, rows: list[int], timesteps: list[float]) -> None:
         """Start a forward, forgetting one that didn't finish.
@@ -69,7 +71,7 @@ class Ledger:
             timesteps: the timestep of each sample, or one for all.
         """
         self._rows, self._values, self._tokens = rows, {}, {}
-        self.timesteps, self._sampled = timesteps, {}
+        self.timesteps, self._sampled, self._weights, self._positions = timesteps, {}, {}, {}
 
     def record(self, site: str, values: list[Tensor], tokens: int) -> None:
         """Note what a site's observer measured in the running forward.
@@ -89,6 +91,20 @@ class Ledger:
             )
         self._values[site], self._tokens[site] = values, tokens
 
+    def positions(self, tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Choose the tokens that second moments take in the running forward.
+
+        Returns:
+            int64 [S, 1] and [S, k]: samples and their tokens, by which [B, tokens, ...] is indexed; S is B, or 1 where
+            all samples have one timestep and so the same tokens.
+        """
+        place = (tokens, device)
+        if place not in self._positions:
+            steps = self.timesteps[:1] if len(set(self.timesteps)) == 1 else self.timesteps
+            chosen = torch.tensor([sampled_tokens(tokens, step) for step in steps], device=device)
+            self._positions[place] = torch.arange(len(chosen), device=device).unsqueeze(1), chosen
+        return self._positions[place]
+
     def sample(self, site: str, rows: dict[str, Tensor], tokens: int, keys: int) -> None:
         """Note the tokens that a site's observer sampled in the running forward, for its second moments.
 
@@ -98,12 +114,18 @@ class Ledger:
             tokens: how many of the activation's tokens were taken of each sample.
             keys: how many keys of each sample.
         """
-        weights = torch.tensor([self.weights[row] for row in self._rows], dtype=torch.float64)
         for name, taken, values in ((COUNT, tokens, rows.get(FIRST)), (KEY_COUNT, keys, rows.get(KEY))):
             if values is not None:
-                samples = len(values) // taken
-                rows[name] = weights.expand(samples).repeat_interleave(taken).to(values.device)
+                rows[name] = self._weigh(len(values) // taken, taken, values.device)
         self._sampled[site] = rows
+
+    def _weigh(self, samples: int, taken: int, device: torch.device) -> Tensor:
+        """Give the weight of each sampled token, float64 [samples * taken]; sites share it."""
+        place = (samples, taken, device)
+        if place not in self._weights:
+            weights = torch.tensor([self.weights[row] for row in self._rows], dtype=torch.float64)
+            self._weights[place] = weights.expand(samples).repeat_interleave(taken).to(device)
+        return self._weights[place]
 
     def commit(self) -> None:
         """Take the running forward over into the sums.

@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
 from passes.ledger import Ledger
-from passes.moments import FIRST, KEY, QUERY, sampled_tokens
+from passes.moments import FIRST, KEY, QUERY
 from passes.site import Kind, Site
 
 # How many queries are looked at: one in 16 tokens, to cost a small part of the attention itself, within bounds.
 SAMPLED_SHARE = 16
 FEWEST_QUERIES, MOST_QUERIES = 2, 8
 _GOLDEN_RATIO = 0.6180339887498949
-_REMEMBERED = 256  # choices of tokens, by length and timestep
+# Elements that are summed at once on a CPU. Intermediate values of a large activation would go out to memory and back,
+# into pages that the system has to hand out first: 20 times the cost of those that stay in the cache.
+BLOCK = 2**19
 _NEVER = -1e4  # exp of it is 0 in float32 and float64, and 0 times it is 0, not NaN
 
 
@@ -55,7 +57,6 @@ class UnitObserver(nn.Module):
         self.site = site
         self.weighing = weighing
         self.ledger: Ledger | None = None
-        self._chosen: dict[tuple[int, tuple[float, ...], torch.device], Tensor] = {}
 
     @property
     def statistics(self) -> Sequence[str]:
@@ -101,29 +102,15 @@ class UnitObserver(nn.Module):
         attends = self.site.kind == "attention"
         # [B, T, heads, head_dim] or [B, T, neurons]
         output = activation.transpose(1, 2) if attends else activation.flatten(1, -2)
-        taken = self._take(output, ledger.timesteps)
+        taken = _take(output, ledger)
         rows = {FIRST: taken.reshape(-1, self.site.width)}
         keys = 0
         if attends and query is not None and key is not None:
-            sampled = self._take(key.transpose(1, 2), ledger.timesteps)
+            sampled = _take(key.transpose(1, 2), ledger)
             keys = sampled.shape[1]
-            rows[QUERY] = self._take(query.transpose(1, 2), ledger.timesteps).flatten(0, 1)
+            rows[QUERY] = _take(query.transpose(1, 2), ledger).flatten(0, 1)
             rows[KEY] = sampled.flatten(0, 1)
         ledger.sample(self.site.name, rows, taken.shape[1], keys)
-
-    def _take(self, values: Tensor, timesteps: list[float]) -> Tensor:
-        """Pick the sampled tokens of [B, T, ...], as a copy in at least float32, [B, k, ...]."""
-        tokens, device = values.shape[1], values.device
-        steps = tuple(timesteps[:1]) if len(set(timesteps)) == 1 else tuple(timesteps)
-        place = (tokens, steps, device)
-        if place not in self._chosen:
-            if len(self._chosen) > _REMEMBERED:
-                self._chosen.clear()
-            self._chosen[place] = torch.tensor([sampled_tokens(tokens, step) for step in steps], device=device)
-        chosen = self._chosen[place]
-        if len(chosen) == 1:
-            return _exact(values.index_select(1, chosen[0]))
-        return _exact(values[torch.arange(len(values), device=device).unsqueeze(1), chosen])
 
     def extra_repr(self) -> str:
         """Name the site in the module's printed form."""
@@ -142,9 +129,7 @@ class NeuronObserver(UnitObserver):
         self, activation: Tensor, query: Tensor | None, key: Tensor | None, mask: Tensor | None
     ) -> list[Tensor]:
         """Sum |a| and a² over the tokens; see the base."""
-        # torch.linalg.vector_norm over this dimension is ten times slower on CPU than these two passes.
-        magnitude = _exact(activation).flatten(1, -2).abs()
-        return [magnitude.sum(1), magnitude.square_().sum(1)]
+        return _sum_blocks(activation.flatten(1, -2), _magnitudes)
 
 
 class HeadObserver(UnitObserver):
@@ -152,8 +137,8 @@ class HeadObserver(UnitObserver):
 
     A fused SDPA has no attention weights to look at, so they are computed anew from query and key for a few query
     tokens, the same ones for every sample (see `sampled_positions`). Their sums are scaled to all tokens, so that one
-    count serves all statistics. "entropy" is in nats; "confidence" is the
-    largest weight. Without `weighing` only the norms are measured.
+    count serves all statistics. "entropy" is in nats; "confidence" is the largest weight. They cost about as much as
+    all the rest, so `instrument` gives `weighing` only when asked to; without it only the norms are measured.
     """
 
     @property
@@ -169,8 +154,8 @@ class HeadObserver(UnitObserver):
         self, activation: Tensor, query: Tensor | None, key: Tensor | None, mask: Tensor | None
     ) -> list[Tensor]:
         """Sum the heads' norms over the tokens, entropy and confidence over sampled ones; see the base."""
-        output = _exact(activation)
-        sums = [output.abs().sum(2).sum(2), torch.linalg.vector_norm(output, dim=3).sum(2)]
+        # SDPA lays its output out as [B, T, H, D], so this is in the order of memory.
+        sums = _sum_blocks(activation.transpose(1, 2), _norms)
         if self.weighing is None or query is None or key is None:
             return sums
         entropy, confidence = self._weigh(query, key, mask, self._sample(query.shape[2], query.device))
@@ -226,6 +211,40 @@ def sampled_positions(tokens: int) -> list[int]:
     ends = [stretch * tokens // count for stretch in range(count + 1)]
     within = [(0.5 + stretch * _GOLDEN_RATIO) % 1 for stretch in range(count)]
     return [ends[index] + int(within[index] * (ends[index + 1] - ends[index])) for index in range(count)]
+
+
+def _take(values: Tensor, ledger: Ledger) -> Tensor:
+    """Pick the sampled tokens of [B, T, ...], as a copy in at least float32, [B, k, ...]."""
+    samples, chosen = ledger.positions(values.shape[1], values.device)
+    return _exact(values.index_select(1, chosen[0]) if len(chosen) == 1 else values[samples, chosen])
+
+
+def _sum_blocks(values: Tensor, measure: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
+    """Sum over the tokens of [B, T, ...], on a CPU a block of tokens at a time.
+
+    Args:
+        values: of any floating dtype.
+        measure: gives a [B, ...] for each statistic, of a part of the tokens in at least float32.
+    """
+    if values.device.type != "cpu" or values.numel() <= BLOCK:
+        return measure(_exact(values))
+    tokens = max(1, BLOCK // max(1, values[0, 0].numel()))
+    samples = [[measure(_exact(part)) for part in torch.split(sample, tokens, 1)] for sample in torch.split(values, 1)]
+    totals = [[torch.stack(parts).sum(0) for parts in zip(*blocks, strict=True)] for blocks in samples]
+    return [torch.cat(rows) for rows in zip(*totals, strict=True)]
+
+
+def _magnitudes(values: Tensor) -> list[Tensor]:
+    """Give Σ|a| and Σa² over the tokens of [B, T, units]."""
+    # torch.linalg.vector_norm over this dimension is ten times slower on CPU than these two passes.
+    magnitude = values.abs()
+    return [magnitude.sum(1), magnitude.square_().sum(1)]
+
+
+def _norms(values: Tensor) -> list[Tensor]:
+    """Give Σ‖o‖₁ and Σ‖o‖₂ over the tokens of [B, T, H, D]."""
+    magnitude = values.abs()
+    return [magnitude.sum(1).sum(2), magnitude.square_().sum(3).sqrt_().sum(1)]
 
 
 def _exact(tensor: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from passes.attention_sites import find_attention
 from passes.errors import PlanError
 from passes.feed_forward_sites import find_feed_forward
@@ -9,7 +11,7 @@ from passes.program import Program
 from passes.site import Site, Unsupported
 from passes.site_nodes import Constant, SiteNodes
 
-__all__ = ["Constant", "SiteNodes", "find_sites", "find_unsupported", "locate", "locate_all"]
+__all__ = ["Constant", "SiteNodes", "find_sites", "find_unsupported", "locate", "locate_all", "locate_each"]
 
 
 def locate_all(program: Program) -> dict[Site, SiteNodes]:
@@ -54,7 +56,17 @@ def locate(program: Program, site: Site) -> SiteNodes:
     Raises:
         PlanError: the program has no such site, or one of another geometry.
     """
-    nodes = locate_all(program).get(site)
-    if nodes is None:
-        raise PlanError(f"the program has no site {site.name!r} as described; find the sites of this program anew")
-    return nodes
+    return locate_each(program, [site])[0]
+
+
+def locate_each(program: Program, sites: Sequence[Site]) -> list[SiteNodes]:
+    """Give the nodes of several sites, by one search of the graph.
+
+    Raises:
+        PlanError: the program lacks one of them, or has it with another geometry.
+    """
+    places = locate_all(program)
+    for site in sites:
+        if site not in places:
+            raise PlanError(f"the program has no site {site.name!r} as described; find the sites of this program anew")
+    return [places[site] for site in sites]

@@ -8,6 +8,7 @@ operators were applied to the same parameters and inputs in the same way. Copies
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +23,16 @@ _SAME = frozenset({"clone", "contiguous", "detach", "alias", "lift_fresh", "lift
 # These take all of their input, in order, where the shape stays.
 _SAME_IF_SHAPE = frozenset({"slice", "expand", "view", "_unsafe_view", "reshape", "_reshape_alias"})
 _RENAMED = {"_unsafe_view": "view", "reshape": "view", "_reshape_alias": "view"}
+
+
+_META = torch.device("meta")
+
+
+@functools.cache
+def _known(func: Any) -> tuple[str, bool]:
+    """Give an operator's name and whether it takes a device."""
+    schema = func._schema
+    return schema.name.removeprefix("aten::"), any(argument.name == "device" for argument in schema.arguments)
 
 
 class _Numbering(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -55,9 +66,9 @@ class _Numbering(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         # A graph has its device written down; here everything is on "meta", wherever it will run.
         kwargs = {key: value for key, value in (kwargs or {}).items() if key != "device" or value is None}
-        if "device" in {argument.name for argument in func._schema.arguments}:
-            kwargs["device"] = torch.device("meta")
-        name = func._schema.name.removeprefix("aten::")
+        name, takes_device = _known(func)
+        if takes_device:
+            kwargs["device"] = _META
         flat, spec = tree_flatten((args, kwargs))
         if name not in _SAME:
             flat = [self._on_meta(value) if isinstance(value, Tensor) else value for value in flat]

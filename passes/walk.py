@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,11 +62,6 @@ def linear_of(program: Program, node: fx.Node) -> nn.Linear | None:
     return module if type(module) is nn.Linear else None
 
 
-def calls_of(program: Program, path: str) -> list[fx.Node]:
-    """Give every call of one module."""
-    return [node for node in program.graph.nodes if node.op == "call_module" and node.target == path]
-
-
 def is_dropout(program: Program, node: fx.Node) -> bool:
     """Tell whether a node is a dropout that does nothing."""
     if node.op == "call_function" and node.target is aten.dropout.default:
@@ -109,11 +105,27 @@ def common_path(paths: list[str]) -> str:
     return ".".join(shared) if ".".join(shared) not in paths else ".".join(shared[:-1])
 
 
-def parameter_owners(program: Program) -> dict[int, int]:
-    """Count, by a parameter's id, the modules that hold it; more than one means tied weights."""
-    owners: dict[int, int] = {}
-    for module in program.graph_module.modules():
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-    return owners
+class Ownership:
+    """Who calls what and who holds what in a program: counted once, asked for every linear.
+
+    Args:
+        program: a raised program.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._calls = Counter(str(node.target) for node in program.graph.nodes if node.op == "call_module")
+        self._holders = Counter(
+            id(parameter)
+            for module in program.graph_module.modules()
+            for parameter in module._parameters.values()
+            if parameter is not None
+        )
+
+    def trouble(self, path: str) -> str | None:
+        """Say why a linear isn't one site's own: it is called twice, or its parameters are tied; None if it is."""
+        if self._calls[path] > 1:
+            return f"linear {path!r} is called more than once"
+        if any(self._holders[id(parameter)] > 1 for parameter in self._program.module(path).parameters()):
+            return f"linear {path!r} shares its weight with another module"
+        return None

@@ -19,7 +19,7 @@ POLICIES = [Threshold(0.3), Threshold(0.5, "minmax"), KeepParams(0.8)]
 
 
 def watch() -> Instrumented:
-    return instrument(*toy(each=True))
+    return instrument(*toy(each=True), attention_weights=True)
 
 
 def batches(cuts: list[int], order: list[int]) -> list[Batch]:
@@ -101,7 +101,7 @@ def test_permuted_units_have_permuted_scores_and_the_same_prediction(neurons: li
         attention.to_out.weight.copy_(attention.to_out.weight[:, channels])
     program = capture_block(module, each=True)
     sites = find_sites(program)
-    permuted, plain = instrument(program, sites), watch()
+    permuted, plain = instrument(program, sites, attention_weights=True), watch()
     with torch.no_grad():
         torch.testing.assert_close(permuted(SAMPLES, TIMESTEPS), plain(SAMPLES, TIMESTEPS), rtol=1e-12, atol=1e-12)
     for criterion in (None, ["mean_square", "l1"], "entropy", "confidence"):

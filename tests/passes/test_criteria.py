@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from passes.criteria import choose, score
+from passes.criteria import choose, needs_attention_weights, score
 from passes.errors import CalibrationError, UsageError
 from passes.site import Producer, Site
 from passes.statistics import Statistics
@@ -72,3 +74,15 @@ def test_unmeasured_sites_are_refused() -> None:
     other = Site("y.ff", "feed_forward", 2, 1, (Producer("up"),), "down")
     with pytest.raises(UsageError, match=r"y\.ff"):
         score([other], STATISTICS)
+
+
+@pytest.mark.parametrize("criterion", ["entropy", ["mean_square", "confidence"]])
+def test_attention_weights_that_were_not_measured_are_asked_for(criterion: str | list[str]) -> None:
+    assert needs_attention_weights(criterion)
+    assert not needs_attention_weights(None)
+    sums = {name: values for name, values in STATISTICS.sites["x.attn"].items() if name in ("l1", "l2", "count")}
+    light = replace(STATISTICS, sites={**STATISTICS.sites, "x.attn": sums})
+    score([HEADS, NEURONS], light)
+    score([NEURONS], light, criterion)  # no attention, nothing missing
+    with pytest.raises(UsageError, match="calibrate again with --attention-weights"):
+        score([HEADS, NEURONS], light, criterion)

@@ -38,17 +38,19 @@ def test_predictions_are_bitwise_those_of_the_plain_program(dtype: torch.dtype, 
     assert watched.statistics().calls == 1
 
 
+@pytest.mark.parametrize("weights", [False, True], ids=["light", "attention_weights"])
 @pytest.mark.parametrize("family", ["unet_sd15", "pixart"])
-def test_real_denoisers_are_watched_without_a_trace(family: str) -> None:
+def test_real_denoisers_are_watched_without_a_trace(family: str, weights: bool) -> None:
     program = captured(family)
     sites = find_sites(program)
-    watched = instrument(program, sites)
+    watched = instrument(program, sites, attention_weights=weights)
     with torch.no_grad():
         assert torch.equal(watched(*program.args, **program.kwargs), program(*program.args, **program.kwargs))
     statistics = watched.statistics()
     assert statistics.sites.keys() == {site.name for site in sites}
     for site in sites:
-        expected = {"abs", "square"} if site.kind == "feed_forward" else {"l1", "l2", "entropy", "confidence"}
+        heads = {"l1", "l2", "entropy", "confidence"} if weights else {"l1", "l2"}
+        expected = {"abs", "square"} if site.kind == "feed_forward" else heads
         assert statistics.sites[site.name].keys() == expected | {"count"}
         assert all(bool((statistics.mean(site.name, name) > 0).all()) for name in expected)
     assert watched.program.graph_module.state_dict().keys() == program.graph_module.state_dict().keys()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import passes.observers
 from passes.errors import CalibrationError
 from passes.ledger import Ledger, Opening
 from passes.observers import (
@@ -137,6 +138,18 @@ def test_sampled_positions_are_one_in_each_stretch(tokens: int, count: int) -> N
 
 def test_sampled_positions_are_not_one_column_of_a_picture() -> None:
     assert len({position % 64 for position in sampled_positions(4096)}) == MOST_QUERIES
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("block", [1, 24, 70, 10**6])
+def test_blocks_add_up_to_the_whole(block: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    neurons, heads = torch.randn(4, 7, 5).to(dtype), torch.randn(4, 7, 3, 4).to(dtype).transpose(1, 2)
+    expected = run(NeuronObserver(NEURONS), 0, neurons) | run(HeadObserver(HEADS), 0, heads)
+    monkeypatch.setattr(passes.observers, "BLOCK", block)
+    found = run(NeuronObserver(NEURONS), 0, neurons) | run(HeadObserver(HEADS), 0, heads)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-6  # half types are summed in float32
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values, rtol=tolerance, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

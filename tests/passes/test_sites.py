@@ -57,8 +57,8 @@ def test_attention_is_found_with_its_baked_head_counts(way: str) -> None:
         value: object = constant.node.args
         for step in constant.argument:
             value = value[step]  # type: ignore[index]
-        assert value == HEADS * constant.per_unit
-    expected = {"plain": 4, "mask_broadcast": 4, "mask_repeated": 6, "flatten": 3}
+        assert value == constant.value(site)
+    expected = {"plain": 7, "mask_broadcast": 7, "mask_repeated": 9, "flatten": 6}
     assert len(nodes.constants) == expected[way]
 
 
@@ -69,7 +69,7 @@ def test_fused_attention_has_one_producer(way: str) -> None:
     assert site.producers == (Producer("qkv", (0, WIDTH, 2 * WIDTH)),)
     splits = [constant for constant in locate(program, site).constants if "split" in constant.node.name]
     for constant in splits:
-        assert constant.per_unit == HEAD_DIM
+        assert constant.value(site) == HEADS * HEAD_DIM
         assert constant.argument[0] == 1
     # chunk works its sizes out; split has one baked for all parts, or one for each
     assert len(splits) in ((0,) if way == "fused" else (1, 3))
@@ -113,8 +113,8 @@ def test_feed_forward_is_found(way: str) -> None:
     assert nodes.activation.meta["val"].shape[-1] == NEURONS
     assert "dropout" not in nodes.activation.name
     assert nodes.consumer.target == "down"
-    baked = [(constant.argument, constant.per_unit) for constant in nodes.constants]
-    assert baked == ([((1, 0), 1), ((1, 1), 1)] if way == "split" else [])
+    baked = [(constant.argument, constant.value(site)) for constant in nodes.constants]
+    assert baked == ([((1, 0), NEURONS), ((1, 1), NEURONS)] if way == "split" else [])
 
 
 @pytest.mark.parametrize("way", ["vector", "linear", "norm", "gain"])
