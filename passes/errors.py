@@ -11,7 +11,9 @@ SlimDiffError
 ├── ValidationError          the slim program is not the masked dense program
 ├── VerificationError        a program broken between two passes
 ├── ExportError              an exporter or runtime failed, or its result differs
-└── CheckpointError          a folder or file that is missing, truncated, tampered with or in the way
+├── CheckpointError          a folder or file that is missing, truncated, tampered with or in the way
+└── RankError                a process of several was lost, or runs something else than the others
+    └── SilentRankError      another process has said already what went wrong
 
 Messages say what, where (module path or file) and what to do.
 """
@@ -65,3 +67,11 @@ class ExportError(SlimDiffError):
 
 class CheckpointError(SlimDiffError):
     """A file or folder can't be read or must not be written."""
+
+
+class RankError(SlimDiffError):
+    """A process of a calibration over several was lost, can't be reached, or runs something else than the others."""
+
+
+class SilentRankError(RankError):
+    """This process ends because of what another one has reported."""

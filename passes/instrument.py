@@ -19,7 +19,7 @@ from passes.probes import PROBES, Probes
 from passes.program import Program
 from passes.site import Kind, Site
 from passes.site_nodes import SiteNodes
-from passes.sites import locate
+from passes.sites import locate_each
 from passes.statistics import Statistics, check_same_kind
 from passes.uninterrupted import uninterrupted
 
@@ -80,8 +80,12 @@ class Instrumented:
         self.ledger.clear()
         self.probes.clear()
 
-    def load(self, statistics: Statistics) -> None:
+    def load(self, statistics: Statistics, calls: Sequence[int] | None = None) -> None:
         """Continue from `statistics`: further forwards add to them, to the bits an uninterrupted run would have.
+
+        Args:
+            statistics: what `statistics` gave.
+            calls: which calls of the calibration they are of, if it is shared and they aren't its first ones.
 
         Raises:
             CalibrationError: they are of another model, other sites, other observers or other buckets.
@@ -89,7 +93,7 @@ class Instrumented:
         check_same_kind(self.statistics(copy=False), statistics)
         self.ledger.write(statistics.sites, statistics.samples, statistics.calls)
         self.ledger.moments.write(statistics.moments, statistics.halves)
-        self.probes.write(statistics.probes, statistics.calls)
+        self.probes.write(statistics.probes, range(statistics.calls) if calls is None else calls)
 
 
 def instrument(
@@ -99,6 +103,7 @@ def instrument(
     *,
     buckets: int = BUCKETS,
     timesteps: float = TIMESTEPS,
+    attention_weights: bool = False,
     moments: bool = False,
     weights: Sequence[float] | None = None,
     storage: Storage | None = None,
@@ -113,6 +118,7 @@ def instrument(
         observers: by kind, what makes the observer of a site; the others get the default ones.
         buckets: equal timestep buckets to keep apart. A program without timestep has one.
         timesteps: the scheduler's range, [0, timesteps).
+        attention_weights: measure the entropy and the confidence of attention's weights too, which two criteria need.
         moments: take second moments too, over a few tokens of each sample, and keep a few inputs as probes. Memory is
             that of `passes.moments.moment_bytes`.
         weights: how much a token counts in the moments, one number for each bucket; None weighs all alike.
@@ -127,9 +133,9 @@ def instrument(
         raise UsageError(f"{buckets} buckets over {timesteps:g} timesteps: both must be positive")
     factories = {**DEFAULT_OBSERVERS, **(observers or {})}
     watched = program.copy()
-    located = [locate(watched, site) for site in sites]
+    located = locate_each(watched, sites)
     made = [
-        factories[site.kind](site, _weighing(nodes) if site.kind == "attention" else None)
+        factories[site.kind](site, _weighing(nodes) if attention_weights and site.kind == "attention" else None)
         for site, nodes in zip(sites, located, strict=True)
     ]
     buckets = buckets if program.timestep is not None else 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,42 +17,56 @@ ROWS = 4
 class Probes:
     """Keep every n-th call's inputs, n doubling whenever they become too many. Which ones depends on the calls alone.
 
+    Calls are counted on from 0. Where a calibration is shared between processes, each names the calls it makes by their
+    place in the whole: what they keep is together what one process would have kept.
+
     Args:
         limit: calls to keep at most; 0 keeps nothing.
+
+    Attributes:
+        call: number of the next call.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.call = 0
         self._kept: dict[int, tuple[Tensor, ...]] = {}
-        self._calls = 0
-        self._stride = 1
 
     def offer(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], prediction: Tensor) -> None:
         """Look at one call; `prediction` tells its batch."""
-        if not self.limit:
+        call, self.call = self.call, self.call + 1
+        stride = self._stride(call)
+        if not self.limit or call % stride:
             return
-        call, self._calls = self._calls, self._calls + 1
-        if call % self._stride:
-            return
-        self._kept[call] = _rows((args, dict(kwargs)), len(prediction), call // self._stride)
-        while len(self._kept) > self.limit:
-            self._stride *= 2
-            self._kept = {call: leaves for call, leaves in self._kept.items() if call % self._stride == 0}
+        self._kept[call] = _rows((args, dict(kwargs)), len(prediction), call // stride)
+        self._kept = self.kept(self.call)
+
+    def kept(self, calls: int) -> dict[int, tuple[Tensor, ...]]:
+        """Give what is kept once so many calls were made in all: by call, the flat list of its tensors."""
+        stride = self._stride(calls)
+        return {call: leaves for call, leaves in self._kept.items() if call % stride == 0}
 
     def read(self) -> tuple[tuple[Tensor, ...], ...]:
         """Give the kept inputs in the order of their calls, each the flat list of its tensors."""
-        return tuple(self._kept.values())
+        return tuple(self.kept(self.call).values())
 
-    def write(self, probes: tuple[tuple[Tensor, ...], ...], calls: int) -> None:
-        """Go on from what `read` gave after so many calls."""
-        self._calls, self._stride = calls, 1
-        while self.limit and len(range(0, calls, self._stride)) > self.limit:
-            self._stride *= 2
-        self._kept = dict(zip(range(0, calls, self._stride), probes, strict=False)) if self.limit else {}
+    def write(self, probes: tuple[tuple[Tensor, ...], ...], calls: Sequence[int]) -> None:
+        """Go on from what `read` gave after the calls of these ascending numbers."""
+        self.call = calls[-1] + 1 if calls else 0
+        stride = self._stride(self.call)
+        kept = [call for call in calls if call % stride == 0] if self.limit else []
+        self._kept = dict(zip(kept, probes, strict=False))
 
     def clear(self) -> None:
         """Forget everything."""
-        self.write((), 0)
+        self.write((), ())
+
+    def _stride(self, calls: int) -> int:
+        """Give n after so many calls: the smallest power of 2 that leaves few enough of them."""
+        stride = 1
+        while self.limit and len(range(0, calls, stride)) > self.limit:
+            stride *= 2
+        return stride
 
 
 def _rows(inputs: Any, batch: int, turn: int) -> tuple[Tensor, ...]:

@@ -6,23 +6,26 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+
+# Ctrl-C, and what launchers end a process with.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back for the duration of a block, and act on it afterwards.
+    """Hold Ctrl-C and a request to terminate back for the duration of a block, and act on them afterwards.
 
-    Python delivers it to the main thread only; elsewhere there is nothing to hold back.
+    Python delivers them to the main thread only; elsewhere there is nothing to hold back.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    waiting: list[tuple[int, Any]] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: waiting.append((number, frame)))
+    waiting: list[int] = []
+    before = {number: signal.signal(number, lambda number, frame: waiting.append(number)) for number in _SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-        if waiting and callable(before):
-            before(*waiting[0])
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if waiting:
+            signal.raise_signal(waiting[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import glob
 import os
 import shutil
 import sys
@@ -23,6 +24,8 @@ _WRITE_FAILURES = (OSError, SafetensorError)
 def replaced_file(path: Path) -> Iterator[Path]:
     """Yield a path to write to; on success it takes `path`'s place, on any failure nothing changes.
 
+    A kill in the middle leaves a hidden leftover beside it, which the next write removes.
+
     Args:
         path: the file to create or replace. Its folder must exist.
 
@@ -32,6 +35,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: the file can't be written (full disk, no permission, no such folder).
     """
+    _remove_leftovers(path)
     partial = _partial_beside(path)
     try:
         yield partial
@@ -118,10 +122,13 @@ def _partial_beside(path: Path) -> Path:
 
 
 def _remove_leftovers(path: Path) -> None:
-    for leftover in path.absolute().parent.glob(f".{path.name}{_PARTIAL}*"):
+    for leftover in path.absolute().parent.glob(f".{glob.escape(path.name)}{_PARTIAL}*"):
         owner = leftover.name.rpartition("-")[2]
         if owner == str(os.getpid()) or (owner.isdigit() and not Path(f"/proc/{owner}").exists()):
-            shutil.rmtree(leftover, ignore_errors=True)
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
 
 
 def _flush_to_disk(file: Path) -> None:

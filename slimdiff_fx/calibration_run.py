@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,13 @@ from diffusers import DiffusionPipeline
 from passes.errors import CalibrationError, CheckpointError, UsageError
 from passes.instrument import Instrumented
 from passes.statistics import Statistics
+from slimdiff_fx.calibration_checkpoint import finished_samples, load_checkpoint, own_checkpoint, require_checkpoint
+from slimdiff_fx.rank_sums import require_agreement, sum_over_ranks
+from slimdiff_fx.ranks import ALONE, Ranks
 from slimdiff_fx.sampling import Sampling, step_count
-from slimdiff_fx.statistics_file import StoredStatistics, load_statistics, save_statistics
-from slimdiff_fx.trajectory import Advance, Observed, Sample, observe_batch
+from slimdiff_fx.shares import Share
+from slimdiff_fx.statistics_file import StoredStatistics, save_statistics
+from slimdiff_fx.trajectory import Advance, Observed, Sample, observe_batch, observed_steps
 
 # Seconds between checkpoints: a kill loses at most this much, Ctrl-C nothing but the batch that runs.
 _CHECKPOINT_EVERY = 20.0
@@ -34,11 +38,13 @@ class CalibrationSettings:
         observe_steps: steps of each trajectory to observe; None for all.
         seed: of noise, choice of prompts, steps and timesteps.
         batch: samples a pipeline call.
-        checkpoint: file to keep the state in while running; None keeps none.
+        checkpoint: file to keep the state in while running, see `slimdiff_fx.calibration_checkpoint`; None keeps none.
         resume: continue from `checkpoint`.
         moments: take second moments; every method but `threshold` needs them.
         timestep_weights: how much tokens count in them, one number for each timestep bucket; None weighs all alike.
         moments_folder: keep them in files there, see `slimdiff_fx.disk_sums`; in memory if None.
+        attention_weights: measure entropy and confidence of attention, which the criteria of these names need.
+        ranks: the processes that share the batches, see `slimdiff_fx.ranks`.
     """
 
     sampling: Sampling = Sampling()
@@ -50,6 +56,8 @@ class CalibrationSettings:
     moments: bool = True
     timestep_weights: tuple[float, ...] | None = None
     moments_folder: Path | None = None
+    attention_weights: bool = False
+    ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -71,33 +79,53 @@ def calibrate_pipeline(
     """Send all samples through the pipeline and add up what the observers see.
 
     Sums don't depend on the batches' split or order beyond rounding; a resumed run repeats the interrupted one's
-    batches exactly, so its sums are equal bit for bit.
+    batches exactly, so its sums are equal bit for bit. Several ranks share the batches that one process would run, and
+    each ends with the sums of all.
 
     Args:
         pipe: the pipeline.
         instrumented: the denoiser's program with observers.
         observed: `instrumented`, callable with the denoiser's own arguments.
-        samples: the calibration set.
+        samples: the calibration set, all of it on each rank.
         settings: how.
         advance: told how many samples went one denoiser call further.
 
     Raises:
         CalibrationError: nothing to run on, a checkpoint of another run, or non-finite activations.
         CheckpointError: the checkpoint can't be read or written.
+        RankError: a rank was lost.
     """
     if not samples:
         raise CalibrationError("there is nothing to calibrate on; give prompts or pictures")
+    ranks = settings.ranks
+    share = Share(len(samples), settings.batch, ranks.rank, ranks.world)
+    calls = len(observed_steps(pipe, settings.sampling, settings.observe_steps, settings.seed))
     record = describe_run(pipe, samples, settings)
-    done = _resume(instrumented, settings, record, len(samples)) if settings.resume else 0
-    if not settings.resume:
+    if ranks.several:
+        require_agreement({**record, "model": instrumented.fingerprint}, ranks)
+    file = None if settings.checkpoint is None else own_checkpoint(settings.checkpoint, ranks)
+    done = 0
+    if settings.resume and settings.checkpoint is not None:
+        require_checkpoint(settings.checkpoint, ranks)
+    if settings.resume and file is not None and file.is_file():
+        done = min(finished_samples(settings.checkpoint, ranks), share.total)
+        load_checkpoint(file, instrumented, _own(record, ranks), share.calls(done, calls) if ranks.several else None)
+    else:
         instrumented.reset()
-    finished = StoredStatistics(instrumented.statistics(copy=False), record, done, len(samples))
+
+    def advanced(rows: int) -> None:
+        ranks.beat()
+        advance(rows)
+
+    finished = StoredStatistics(instrumented.statistics(copy=False), _own(record, ranks), done, share.total)
     written, saved_at, interval = done, time.monotonic(), _CHECKPOINT_EVERY
     try:
-        while done < len(samples):
-            batch = samples[done : done + settings.batch]
+        for number in share.left(done):
+            batch = samples[share.rows(number)]
             # Small sets have one batch: halves are of prompts, so they can't be told apart there.
-            instrumented.ledger.odd = (done // settings.batch) % 2 == 1
+            instrumented.ledger.odd = number % 2 == 1
+            if ranks.several:
+                instrumented.probes.call = number * calls
             observe_batch(
                 pipe,
                 observed,
@@ -105,21 +133,29 @@ def calibrate_pipeline(
                 settings.sampling,
                 seed=settings.seed,
                 observe_steps=settings.observe_steps,
-                advance=advance,
+                advance=advanced,
             )
+            if ranks.several and instrumented.probes.call != (number + 1) * calls:
+                raise CalibrationError(
+                    f"{type(pipe).__name__} called its denoiser another number of times than its scheduler has steps, "
+                    "so its batches can't be shared between ranks; calibrate in one process"
+                )
             done += len(batch)
-            finished = StoredStatistics(instrumented.statistics(copy=False), record, done, len(samples))
-            if settings.checkpoint is not None and time.monotonic() - saved_at > interval:
+            finished = replace(finished, statistics=instrumented.statistics(copy=False), done=done)
+            if file is not None and time.monotonic() - saved_at > interval:
                 start = time.monotonic()
-                save_statistics(finished, settings.checkpoint)
+                save_statistics(finished, file)
                 written, saved_at = done, time.monotonic()
                 interval = max(_CHECKPOINT_EVERY, _CHECKPOINT_SHARE * (saved_at - start))
     finally:
         # On Ctrl-C, on any failure, and at the end: what finished batches gave is not lost, whatever goes wrong later.
         # Tokens of a batch that didn't finish are still apart from the sums, unless they were more than may wait.
         instrumented.ledger.moments.forget_waiting()
-        if settings.checkpoint is not None and finished.done > written and instrumented.ledger.moments.whole:
-            save_statistics(finished, settings.checkpoint)
+        if file is not None and finished.done > written and instrumented.ledger.moments.whole:
+            save_statistics(finished, file)
+    if ranks.several:
+        sum_over_ranks(instrumented, ranks)
+        finished = StoredStatistics(instrumented.statistics(copy=False), record, len(samples), len(samples))
     return finished
 
 
@@ -139,51 +175,19 @@ def describe_run(pipe: DiffusionPipeline, samples: Sequence[Sample], settings: C
         "seed": settings.seed,
         "batch": settings.batch,
         "moments": settings.moments,
+        "attention_weights": settings.attention_weights,
         "timestep_weights": settings.timestep_weights and list(settings.timestep_weights),
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,
-        "device": str(pipe.device),
+        "device": pipe.device.type if settings.ranks.several else str(pipe.device),
         "dtype": str(pipe.dtype).removeprefix("torch."),
+        **({"ranks": settings.ranks.world} if settings.ranks.several else {}),
     }
 
 
-def require_checkpoint(checkpoint: Path) -> None:
-    """Refuse to resume from nothing.
-
-    Raises:
-        CheckpointError: there is no such file.
-    """
-    if not checkpoint.is_file():
-        raise CheckpointError(f"there is no checkpoint at {checkpoint} to resume; start without --resume")
-
-
-def has_moments(checkpoint: Path) -> bool:
-    """Say whether a checkpoint was taken with second moments: any method can go on from one that was."""
-    return checkpoint.is_file() and bool(load_statistics(checkpoint).settings.get("moments"))
-
-
-def forget_checkpoint(checkpoint: Path | None) -> None:
-    """Delete a checkpoint that is no longer needed."""
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
-
-
-def _resume(instrumented: Instrumented, settings: CalibrationSettings, record: dict[str, Any], total: int) -> int:
-    assert settings.checkpoint is not None
-    require_checkpoint(settings.checkpoint)
-    stored = load_statistics(settings.checkpoint)
-    for name, value in record.items():
-        if stored.settings.get(name) != value:
-            what = "" if isinstance(value, list | dict) else f" ({stored.settings.get(name)!r} there, {value!r} now)"
-            raise CalibrationError(
-                f"the checkpoint {settings.checkpoint} was made with other {name}{what}; "
-                "repeat those settings, or start anew without --resume"
-            )
-    try:
-        instrumented.load(stored.statistics)
-    except CalibrationError as error:
-        raise CalibrationError(f"the checkpoint {settings.checkpoint} doesn't fit: {error}") from error
-    return min(stored.done, total)
+def _own(record: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
+    """Add to a run's record whose share of it the sums are."""
+    return {**record, "rank": ranks.rank} if ranks.several else record
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:

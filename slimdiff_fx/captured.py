@@ -11,19 +11,21 @@ from torch import Tensor
 
 from passes.capture import capture
 from passes.errors import UsageError
-from passes.instrument import TIMESTEPS, instrument
+from passes.instrument import TIMESTEPS, Instrumented, instrument
 from passes.program import Program
 from passes.settled import SETTLED, split_half_ratio
 from passes.site import Site
 from passes.sites import find_sites
+from slimdiff_fx.calibration_checkpoint import finished_samples
 from slimdiff_fx.calibration_run import CalibrationSettings, calibrate_pipeline
 from slimdiff_fx.denoiser_call import translate_call
 from slimdiff_fx.denoisers import DenoiserInputs, describe
 from slimdiff_fx.disk_sums import sums_in
 from slimdiff_fx.listener import SILENT, Listener
 from slimdiff_fx.sampling import denoiser_name, token_count
-from slimdiff_fx.statistics_file import StoredStatistics, load_statistics
-from slimdiff_fx.trajectory import Sample, calls_per_sample
+from slimdiff_fx.shares import Share
+from slimdiff_fx.statistics_file import StoredStatistics
+from slimdiff_fx.trajectory import Observed, Sample, observed_steps
 
 
 @dataclass(frozen=True)
@@ -69,19 +71,16 @@ def capture_model(model: ModelMixin, *, tokens: int | None = None) -> CapturedDe
     return CapturedDenoiser(model, inputs, program, find_sites(program))
 
 
-def observe_pipeline(
-    pipe: DiffusionPipeline,
-    captured: CapturedDenoiser,
-    samples: Sequence[Sample],
-    settings: CalibrationSettings,
-    listener: Listener = SILENT,
-) -> StoredStatistics:
-    """Calibrate a captured denoiser through its pipeline."""
+def watch_pipeline(
+    pipe: DiffusionPipeline, captured: CapturedDenoiser, settings: CalibrationSettings
+) -> tuple[Instrumented, Observed]:
+    """Put observers into a captured denoiser, and give it also as a function of the denoiser's own arguments."""
     timesteps = float(getattr(pipe.scheduler.config, "num_train_timesteps", TIMESTEPS))
     instrumented = instrument(
         captured.program,
         captured.sites,
         timesteps=timesteps,
+        attention_weights=settings.attention_weights,
         moments=settings.moments,
         weights=settings.timestep_weights,
         storage=sums_in(settings.moments_folder) if settings.moments_folder is not None else None,
@@ -91,13 +90,29 @@ def observe_pipeline(
         program_args, program_kwargs = translate_call(captured.inputs, args, kwargs)
         return instrumented(*program_args, **program_kwargs)
 
-    calls = calls_per_sample(pipe, settings.sampling, settings.observe_steps, settings.seed)
-    done = 0
-    if settings.resume and settings.checkpoint is not None and settings.checkpoint.is_file():
-        done = load_statistics(settings.checkpoint).done
-    with listener.steps("calibrate", calls * len(samples), calls * done):
+    return instrumented, observed
+
+
+def observe_pipeline(
+    pipe: DiffusionPipeline,
+    captured: CapturedDenoiser,
+    samples: Sequence[Sample],
+    settings: CalibrationSettings,
+    listener: Listener = SILENT,
+) -> StoredStatistics:
+    """Calibrate a captured denoiser through its pipeline; with `settings.ranks`, each rank has to call this."""
+    instrumented, observed = watch_pipeline(pipe, captured, settings)
+    ranks = settings.ranks
+    steps = observed_steps(pipe, settings.sampling, settings.observe_steps, settings.seed)
+    share = Share(len(samples), settings.batch, ranks.rank, ranks.world)
+    done = finished_samples(settings.checkpoint, ranks) if settings.resume else 0
+    calls = max(steps) + 1
+    idle = ranks.world - len(range(0, len(samples), settings.batch))
+    if ranks.several and idle > 0:
+        listener.note(f"{idle} of {ranks.world} ranks have no batch to run; give a smaller --batch")
+    with listener.steps("calibrate", calls * share.total, calls * done):
         stored = calibrate_pipeline(pipe, instrumented, observed, samples, settings, listener.advance)
-    if settings.moments:
+    if settings.moments and ranks.rank == 0:
         parameters = dict(captured.program.graph_module.named_parameters())
         ratio = split_half_ratio(captured.sites, stored.statistics, parameters)
         if ratio is None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from passes.errors import CheckpointError, SlimDiffError
 from passes.statistics import Statistics
@@ -48,20 +49,50 @@ def save_statistics(stored: StoredStatistics, file: Path) -> None:
         save_file(stored.statistics.to_tensors(), partial, metadata)
 
 
+@dataclass(frozen=True)
+class Record:
+    """What a statistics file says about its sums; see `StoredStatistics`."""
+
+    settings: Mapping[str, Any]
+    done: int
+    total: int
+
+
+def load_record(file: Path) -> Record:
+    """Read the record alone: the sums can be gigabytes.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, or no statistics.
+    """
+    return _load(file, tensors=False)[0]
+
+
 def load_statistics(file: Path) -> StoredStatistics:
     """Read statistics back, bit for bit.
 
     Raises:
         CheckpointError: the file is missing, truncated, or no statistics.
     """
+    record, tensors = _load(file, tensors=True)
+    try:
+        return StoredStatistics(Statistics.from_tensors(tensors), record.settings, record.done, record.total)
+    except (KeyError, TypeError, ValueError, SlimDiffError) as error:
+        raise _damaged(file, error) from error
+
+
+def _load(file: Path, *, tensors: bool) -> tuple[Record, dict[str, Tensor]]:
     if not file.is_file():
         raise CheckpointError(f"there are no statistics at {file}; run `slimdiff-fx calibrate` first")
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - no mapping
+            keys = opened.keys() if tensors else ()
+            values = {key: opened.get_tensor(key) for key in keys}
         record = json.loads(metadata[_RECORD])
-        done, total = int(record["done"]), int(record["total"])
-        return StoredStatistics(Statistics.from_tensors(tensors), dict(record["settings"]), done, total)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, SlimDiffError) as error:
-        raise CheckpointError(f"{file} is truncated or no statistics file ({error}); calibrate again") from error
+        return Record(dict(record["settings"]), int(record["done"]), int(record["total"])), values
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{file} is truncated or no statistics file ({error}); calibrate again")

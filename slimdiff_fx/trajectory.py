@@ -136,10 +136,10 @@ def chosen_steps(steps: int, observe: int | None, seed: int) -> frozenset[int]:
     return frozenset(stratified_timesteps(observe, steps, generator).tolist())
 
 
-def calls_per_sample(pipe: DiffusionPipeline, sampling: Sampling, observe: int | None, seed: int) -> int:
-    """Count the denoiser calls that one sample takes, for the progress bar."""
+def observed_steps(pipe: DiffusionPipeline, sampling: Sampling, observe: int | None, seed: int) -> frozenset[int]:
+    """Say which of the denoiser calls that a sample takes are observed; it leaves the pipeline after the last."""
     pipe.scheduler.set_timesteps(step_count(pipe, sampling))
-    return max(chosen_steps(len(pipe.scheduler.timesteps), observe, seed)) + 1
+    return chosen_steps(len(pipe.scheduler.timesteps), observe, seed)
 
 
 class DenoiserOutput:

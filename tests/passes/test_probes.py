@@ -44,9 +44,33 @@ def test_going_on_from_a_copy_keeps_the_same_calls() -> None:
         whole, first, second = Probes(PROBES), Probes(PROBES), Probes(PROBES)
         offer(whole, range(300))
         offer(first, range(stop))
-        second.write(first.read(), stop)
+        second.write(first.read(), range(stop))
         offer(second, range(stop, 300))
         assert [int(leaves[1]) for leaves in second.read()] == [int(leaves[1]) for leaves in whole.read()]
+
+
+def test_processes_that_share_the_calls_keep_together_what_one_keeps() -> None:
+    each, total = 3, 300  # calls of a batch, and of all
+    whole = Probes(PROBES)
+    offer(whole, range(total))
+    for world in (2, 3, 7):
+        together: dict[int, tuple[torch.Tensor, ...]] = {}
+        for rank in range(world):
+            probes, seen = Probes(PROBES), []
+            for batch in range(rank, total // each, world):
+                calls = range(batch * each, (batch + 1) * each)
+                resumed = Probes(PROBES)
+                resumed.write(probes.read(), seen)
+                resumed.call = calls[0]
+                offer(resumed, calls)
+                seen += calls
+                probes = resumed
+                assert len(probes.read()) <= PROBES
+            together |= probes.kept(total)
+        kept = [together[call] for call in sorted(together)]
+        assert len(kept) == len(whole.read())
+        for mine, others in zip(kept, whole.read(), strict=True):
+            assert all(torch.equal(one, other) for one, other in zip(mine, others, strict=True))
 
 
 def test_none_are_kept_where_none_are_wanted() -> None:

@@ -25,6 +25,16 @@ def test_file_appears_whole_or_not_at_all(tmp_path):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
+def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
+    for owner in (dead.pid, os.getppid()):
+        (tmp_path / f".a[1].json.partial-{owner}").write_text("half")
+    with replaced_file(tmp_path / "a[1].json") as partial:
+        partial.write_text("new")
+    assert sorted(os.listdir(tmp_path)) == [f".a[1].json.partial-{os.getppid()}", "a[1].json"]
+
+
 @pytest.mark.parametrize("exchange", [True, False])
 def test_folder_is_replaced_whole(tmp_path, monkeypatch, exchange):
     if not exchange:

@@ -7,7 +7,7 @@ from passes.errors import CalibrationError, UsageError
 from slimdiff_fx.images import CaptionedImage
 from slimdiff_fx.models import load_pipeline
 from slimdiff_fx.sampling import Sampling, call_pipeline, noise_generator
-from slimdiff_fx.trajectory import Sample, calls_per_sample, chosen_steps, observe_batch
+from slimdiff_fx.trajectory import Sample, chosen_steps, observe_batch, observed_steps
 from tests.toy_denoisers import FAMILIES
 
 SAMPLING = Sampling(steps=4, guidance=3.0)
@@ -78,7 +78,7 @@ def test_a_sample_of_steps_is_observed_and_the_rest_is_not_run(pipe):
     everything = watch(pipe, samples(2))
     assert [time for _, time in seen] == [everything[step][1] for step in chosen]
     assert all(torch.equal(one, everything[step][0]) for (one, _), step in zip(seen, chosen, strict=True))
-    assert len(advanced) == max(chosen) + 1 == calls_per_sample(pipe, SAMPLING, 2, 5)
+    assert len(advanced) == max(chosen) + 1 == max(observed_steps(pipe, SAMPLING, 2, 5)) + 1
     with pytest.raises(UsageError, match="--observe-steps is 0"):
         chosen_steps(4, 0, 5)
 

@@ -1,0 +1,114 @@
+"""The state of a calibration on disk: where it is, whose it is, and whether a run may go on from it."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from passes.errors import CalibrationError, CheckpointError
+from passes.instrument import Instrumented
+from slimdiff_fx.rank_sums import gather
+from slimdiff_fx.ranks import ALONE, Ranks
+from slimdiff_fx.statistics_file import load_record, load_statistics
+
+_RANK = re.compile(r"\.rank(\d+)of(\d+)$")
+
+
+def own_checkpoint(checkpoint: Path, ranks: Ranks = ALONE) -> Path:
+    """Name a rank's own checkpoint: it says whose it is and of how many."""
+    return _named(checkpoint, f".rank{ranks.rank}of{ranks.world}") if ranks.several else checkpoint
+
+
+def require_checkpoint(checkpoint: Path, ranks: Ranks = ALONE) -> None:
+    """Refuse to resume from nothing, or from what another number of ranks had written; all ranks have to call this.
+
+    A rank that was lost before it had written anything starts anew. So one rank's checkpoint is enough.
+
+    Raises:
+        CheckpointError: there is no checkpoint of so many ranks.
+    """
+    found = own_checkpoint(checkpoint, ranks).is_file()
+    if ranks.several:
+        found = any(each == b"found" for each in gather(b"found" if found else b"missing"))
+    if found:
+        return
+    worlds = sorted(_worlds(checkpoint).values())
+    if worlds:
+        raise CheckpointError(
+            f"the checkpoints of {checkpoint} were written by {_processes(worlds[0])}, and this run has {ranks.world}; "
+            "start as many as before, or start anew without --resume"
+        )
+    raise CheckpointError(f"there is no checkpoint at {checkpoint} to resume; start without --resume")
+
+
+def has_moments(checkpoint: Path) -> bool:
+    """Say whether a checkpoint was taken with second moments: any method can go on from one that was."""
+    return any(bool(load_record(file).settings.get("moments")) for file in _worlds(checkpoint))
+
+
+def has_attention_weights(checkpoint: Path) -> bool:
+    """Say whether a checkpoint was taken with attention's weights: any criterion can go on from one that was."""
+    return any(bool(load_record(file).settings.get("attention_weights")) for file in _worlds(checkpoint))
+
+
+def finished_samples(checkpoint: Path | None, ranks: Ranks = ALONE) -> int:
+    """Count the samples that a rank's checkpoint covers."""
+    file = None if checkpoint is None else own_checkpoint(checkpoint, ranks)
+    return load_record(file).done if file is not None and file.is_file() else 0
+
+
+def forget_checkpoint(checkpoint: Path | None) -> None:
+    """Delete a checkpoint that is no longer needed, whoever wrote it."""
+    for file in {} if checkpoint is None else _worlds(checkpoint):
+        file.unlink(missing_ok=True)
+
+
+def load_checkpoint(
+    file: Path, instrumented: Instrumented, record: Mapping[str, Any], calls: Sequence[int] | None
+) -> None:
+    """Put a checkpoint's sums into the observers.
+
+    Args:
+        file: a rank's own.
+        instrumented: what goes on.
+        record: what decides the sums.
+        calls: see `Instrumented.load`.
+
+    Raises:
+        CalibrationError: the checkpoint is of another run or model.
+        CheckpointError: it can't be read.
+    """
+    stored = load_statistics(file)
+    for name, value in record.items():
+        if stored.settings.get(name) != value:
+            what = "" if isinstance(value, list | dict) else f" ({stored.settings.get(name)!r} there, {value!r} now)"
+            raise CalibrationError(
+                f"the checkpoint {file} was made with other {name}{what}; "
+                "repeat those settings, or start anew without --resume"
+            )
+    try:
+        instrumented.load(stored.statistics, calls)
+    except CalibrationError as error:
+        raise CalibrationError(f"the checkpoint {file} doesn't fit: {error}") from error
+
+
+def _named(checkpoint: Path, rank: str) -> Path:
+    return checkpoint.with_name(f"{checkpoint.stem}{rank}{checkpoint.suffix}")
+
+
+def _worlds(checkpoint: Path) -> dict[Path, int]:
+    """Find all checkpoints of one output, and by how many ranks each was written."""
+    found = {checkpoint: 1} if checkpoint.is_file() else {}
+    pattern = f"{glob.escape(checkpoint.stem)}.rank*of*{glob.escape(checkpoint.suffix)}"
+    for file in sorted(checkpoint.parent.glob(pattern)):
+        match = _RANK.search(file.stem)
+        if match is not None:
+            found[file] = int(match[2])
+    return found
+
+
+def _processes(world: int) -> str:
+    return "one process" if world == 1 else f"{world} ranks"

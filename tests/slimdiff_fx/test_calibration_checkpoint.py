@@ -1,0 +1,46 @@
+"""Checkpoints of one and of several processes: whose they are, and who may go on from them."""
+
+from __future__ import annotations
+
+import pytest
+
+from passes.errors import CheckpointError
+from slimdiff_fx.calibration_checkpoint import forget_checkpoint, own_checkpoint, require_checkpoint
+from slimdiff_fx.ranks import ALONE, Ranks
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return tmp_path / "slim [1].calibration.safetensors"
+
+
+def test_a_checkpoint_names_its_rank_and_their_number(checkpoint):
+    assert own_checkpoint(checkpoint, ALONE) == checkpoint
+    assert own_checkpoint(checkpoint, Ranks(1, 3)).name == "slim [1].calibration.rank1of3.safetensors"
+
+
+def test_nothing_to_resume_is_refused(checkpoint):
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        require_checkpoint(checkpoint)
+
+
+def test_checkpoints_of_another_number_of_ranks_are_refused(checkpoint):
+    own_checkpoint(checkpoint, Ranks(2, 3)).touch()
+    with pytest.raises(CheckpointError, match=r"were written by 3 ranks, and this run has 1.*--resume"):
+        require_checkpoint(checkpoint)
+    checkpoint.touch()
+    require_checkpoint(checkpoint)
+
+
+def test_forgetting_takes_all_of_one_output_and_no_other(checkpoint):
+    mine = [checkpoint, own_checkpoint(checkpoint, Ranks(0, 2)), own_checkpoint(checkpoint, Ranks(4, 5))]
+    others = [
+        checkpoint.with_name("slim 1.calibration.rank0of2.safetensors"),
+        checkpoint.with_name("slim [1].calibration.rank0of2.safetensors.txt"),
+        checkpoint.with_name("slim [1].calibration.rankXofY.safetensors"),
+    ]
+    for file in (*mine, *others):
+        file.touch()
+    forget_checkpoint(checkpoint)
+    assert sorted(checkpoint.parent.iterdir()) == sorted(others)
+    forget_checkpoint(None)
