@@ -10,11 +10,13 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 from passes.program import Program
+from slimdiff_fx.merged_attention import ATTEND
 
 _WAVES = (torch.ops.aten.sin.default, torch.ops.aten.cos.default)
 # These want all their arguments in one dtype; everything else promotes.
 _STRICT = (
     torch.ops.aten.scaled_dot_product_attention.default,
+    ATTEND,
     torch.ops.aten.matmul.default,
     torch.ops.aten.bmm.default,
     torch.ops.aten.baddbmm.default,

@@ -1,0 +1,74 @@
+"""Run an ONNX file in ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from passes.errors import ExportError
+from slimdiff_fx.parity import Runner
+
+
+def onnx_runner(path: Path, providers: Sequence[Any] = ("CPUExecutionProvider",)) -> tuple[Runner, str]:
+    """Load an ONNX file into ONNX Runtime.
+
+    Args:
+        path: the file.
+        providers: execution providers, as ONNX Runtime takes them.
+
+    Returns:
+        what takes one tensor for each input, casts it to the input's dtype, and gives the prediction; and what it is,
+        with version.
+
+    Raises:
+        ExportError: onnxruntime is not installed, or refuses the file; when running, refuses the inputs.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ExportError(
+            "onnxruntime is not installed; install the extra: pip install 'slimdiff-fx[deploy]'"
+        ) from error
+    quiet_onnxruntime()
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=list(providers))
+    except Exception as error:  # ONNX Runtime's own exceptions share no base but Exception
+        raise ExportError(f"ONNX Runtime refuses {path.name}: {first_line(error)}") from error
+    expected = [(value.name, _NUMPY[value.type]) for value in session.get_inputs()]
+
+    def run(tensors: Sequence[Tensor]) -> Tensor:
+        feeds = {name: tensor.numpy().astype(kind) for (name, kind), tensor in zip(expected, tensors, strict=True)}
+        try:
+            return torch.from_numpy(session.run(None, feeds)[0])
+        except Exception as error:
+            shapes = {name: value.shape for name, value in feeds.items()}
+            raise ExportError(f"ONNX Runtime fails on inputs {shapes}: {first_line(error)}") from error
+
+    return run, f"onnxruntime {onnxruntime.__version__} {session.get_providers()[0]}"
+
+
+def quiet_onnxruntime() -> None:
+    """Keep ONNX Runtime from printing that this machine has no GPU."""
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)
+
+
+_NUMPY = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(bool)": "bool",
+}
+
+
+def first_line(error: BaseException) -> str:
+    """Give what matters of an error's message, which in exporters and runtimes can be pages."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]
