@@ -17,7 +17,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.backends import BACKENDS, Contestant, prepare, require
 from benchmarks.measure import RESULTS, Timing, interleave, machine, paired_ratio, write_result
 from benchmarks.uniform_plan import uniform_plan
 from passes.costs import program_macs, program_params
@@ -28,6 +27,7 @@ from passes.rewrite import rewrite
 from passes.sites import find_sites
 from slimdiff_fx.apply_plan import apply_plan
 from slimdiff_fx.denoisers import capture_denoiser, describe
+from slimdiff_fx.runtimes import BACKENDS, Contestant, prepare, require
 
 Sizes = dict[str, int]
 
@@ -49,7 +49,7 @@ def measure_latency(
     Args:
         models: (name, denoiser); the first is the reference. If it is alone, it is slimmed by `plan`, or, as only
             shapes matter here, by a random plan that keeps the share `keep` of every site's units.
-        backend: see `benchmarks.backends`.
+        backend: see `slimdiff_fx.runtimes`.
         keep: see `models`.
         plan: see `models`.
         sizes: batch, height, width, tokens.

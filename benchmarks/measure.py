@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import platform
-import statistics
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -19,75 +16,13 @@ from typing import Any
 import psutil
 import torch
 
+from slimdiff_fx.hardware import cpu_name
+from slimdiff_fx.timing import Timing, interleave, paired_ratio
+
+__all__ = ["RESULTS", "Timing", "Watch", "interleave", "machine", "paired_ratio", "resident", "write_result"]
+
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("torch", "diffusers", "torch-pruning", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy")
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of one contestant, run by run."""
-
-    seconds: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """The middle run's seconds."""
-        return statistics.median(self.seconds)
-
-    @property
-    def spread(self) -> float:
-        """Half the distance between the quartiles, in seconds: what half of the runs stay within, about."""
-        if len(self.seconds) < 2:
-            return 0.0
-        lower, _, upper = statistics.quantiles(self.seconds, n=4, method="inclusive")
-        return (upper - lower) / 2
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give milliseconds as plain JSON values."""
-        return {
-            "median_ms": round(self.median * 1e3, 4),
-            "spread_ms": round(self.spread * 1e3, 4),
-            "min_ms": round(min(self.seconds) * 1e3, 4),
-            "runs": len(self.seconds),
-        }
-
-
-def interleave(
-    contestants: Mapping[str, Callable[[], Any]], *, repeats: int, warmup: int, min_seconds: float = 0.0
-) -> dict[str, Timing]:
-    """Time all contestants in turn, round by round, so that a noisy neighbour or a hot chip hits them alike.
-
-    Every second round runs in reverse order: who comes first has the colder caches.
-
-    Args:
-        contestants: what to call, by name.
-        repeats: rounds at least.
-        warmup: rounds that aren't counted.
-        min_seconds: go on with rounds until each contestant has run this long in all.
-    """
-    for _ in range(warmup):
-        for run in contestants.values():
-            run()
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    names = list(contestants)
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        while len(seconds[names[0]]) < repeats or min(map(sum, seconds.values())) < min_seconds:
-            for name in names:
-                start = time.perf_counter()
-                contestants[name]()
-                seconds[name].append(time.perf_counter() - start)
-            names.reverse()
-    finally:
-        if enabled:
-            gc.enable()
-    return {name: Timing(tuple(values)) for name, values in seconds.items()}
-
-
-def paired_ratio(timing: Timing, reference: Timing) -> float:
-    """Give the median of the rounds' own ratios: what slows a round down slows both sides of its ratio."""
-    return statistics.median(a / b for a, b in zip(timing.seconds, reference.seconds, strict=True))
 
 
 class Watch:
@@ -145,7 +80,7 @@ def machine() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     return {
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
@@ -155,16 +90,6 @@ def machine() -> dict[str, Any]:
         "when": time.strftime("%Y-%m-%d"),
         "load_before": round(os.getloadavg()[0], 2),
     }
-
-
-def _cpu() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def write_result(name: str, result: Mapping[str, Any], folder: Path = RESULTS) -> Path:

@@ -49,8 +49,7 @@ def plan_uniformly(
         scores: by site name, [units]; higher stays longer.
         policy: the budget.
     """
-    total, budget, whole = price_list(program, sites, policy)
-    rest = total - sum(whole.values())
+    costs, budget = price_list(program, sites, policy)
     order = {site.name: scores[site.name].argsort(descending=True, stable=True).tolist() for site in sites}
 
     def kept(share: float) -> dict[str, int]:
@@ -60,7 +59,7 @@ def plan_uniformly(
     for _ in range(40):
         share = (low + high) / 2
         counts = kept(share)
-        left = rest + sum(whole[site.name] // site.units * counts[site.name] for site in sites)
+        left = costs.rest(sites) + sum(costs.of(site, counts[site.name]) for site in sites)
         low, high = (low, share) if left <= budget else (share, high)
     counts = kept(high) if policy.fraction < 1 else {site.name: site.units for site in sites}
     entries = {

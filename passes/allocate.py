@@ -3,87 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from passes import costs
+from passes.alignment import rounded_up
+from passes.cost_table import CostTable, macs_table, params_table
 from passes.criteria import Criterion, check_scores, choose, score
 from passes.errors import BudgetError, CalibrationError, PlanError, UsageError
 from passes.fingerprint import check_fingerprint, fingerprint
 from passes.plan import SitePlan, SlimPlan
+from passes.policies import (
+    DEFAULT_MAX_ERROR,
+    Budget,
+    KeepCost,
+    KeepMacs,
+    KeepParams,
+    MaxError,
+    Normalization,
+    Policy,
+    Threshold,
+)
 from passes.program import Program
 from passes.site import Site
-from passes.sites import locate_all
 from passes.statistics import Statistics
 
-Normalization = Literal["max", "minmax"]
-# The largest relative squared error of the prediction at which pictures of dense and slim could not be told apart by
-# eye, see docs/adr/0012.
-DEFAULT_MAX_ERROR = 1e-3
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """Keep every unit whose score, divided by its site's largest, is at least tau.
-
-    Attributes:
-        tau: in [0, 1]; 0 keeps everything.
-        normalize: "max" divides by the site's largest score, "minmax" maps the site's scores to [0, 1] first.
-    """
-
-    tau: float = 0.05
-    normalize: Normalization = "max"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.tau <= 1:
-            raise UsageError(f"tau is {self.tau:g}; it must be in [0, 1], such as 0.05")
-        _check_normalization(self.normalize)
-
-
-@dataclass(frozen=True)
-class KeepParams:
-    """Solve for the tau at which at most this fraction of all the denoiser's parameters stays."""
-
-    fraction: float
-    normalize: Normalization = "max"
-
-    def __post_init__(self) -> None:
-        _check_fraction("keep-params", self.fraction)
-        _check_normalization(self.normalize)
-
-
-@dataclass(frozen=True)
-class KeepMacs:
-    """Solve for the tau at which at most this fraction of all the denoiser's multiply-adds stays."""
-
-    fraction: float
-    normalize: Normalization = "max"
-
-    def __post_init__(self) -> None:
-        _check_fraction("keep-macs", self.fraction)
-        _check_normalization(self.normalize)
-
-
-@dataclass(frozen=True)
-class MaxError:
-    """Remove as many parameters as the prediction's expected error allows.
-
-    Attributes:
-        error: largest relative squared error of the prediction, E‖slim − dense‖² / E‖dense‖².
-    """
-
-    error: float = DEFAULT_MAX_ERROR
-
-    def __post_init__(self) -> None:
-        if not 0 < self.error < 1:
-            raise UsageError(f"max-error is {self.error:g}; it must be between 0 and 1, such as {DEFAULT_MAX_ERROR:g}")
-
-
-Policy = Threshold | KeepParams | KeepMacs | MaxError
+__all__ = [
+    "DEFAULT_MAX_ERROR",
+    "KeepCost",
+    "KeepMacs",
+    "KeepParams",
+    "MaxError",
+    "Normalization",
+    "Policy",
+    "Threshold",
+    "allocate",
+    "analyze",
+    "check_statistics",
+    "keep",
+    "normalize",
+    "price_list",
+    "unmet",
+]
 
 
 def analyze(
@@ -143,7 +106,7 @@ def allocate(
         sites: all its sites.
         scores: by site name, [units], not negative; the higher, the longer it stays.
         policy: a threshold, or a budget for which it is solved, exact to one unit: with the last removed unit put
-            back, the budget would be exceeded.
+            back, the budget would be exceeded. With `align`, exact to one multiple.
         record: what else to note in `SlimPlan.policy`.
 
     Raises:
@@ -162,8 +125,12 @@ def allocate(
         masks = {site.name: keep(normalize(scores[site.name], policy.normalize), policy.tau) for site in sites}
         noted["tau"] = policy.tau
     else:
-        masks, noted["tau"] = _solve(program, sites, scores, policy)
-        noted["budget"] = {"params" if isinstance(policy, KeepParams) else "macs": policy.fraction}
+        costs, budget = price_list(program, sites, policy)
+        masks, noted["tau"] = _solve(sites, scores, policy, costs, budget)
+        noted["budget"] = {costs.name: policy.fraction}
+    if policy.align is not None:
+        masks = {site.name: _filled(site, masks[site.name], scores[site.name], policy.align) for site in sites}
+        noted["align"] = policy.align
     plans = {
         site.name: SitePlan(site.kind, site.units, tuple(masks[site.name].nonzero().flatten().tolist()))
         for site in sites
@@ -205,19 +172,24 @@ class _Candidate(NamedTuple):
     unit: int
 
 
+def _filled(site: Site, mask: Tensor, scores: Tensor, align: int) -> Tensor:
+    """Put back the best of the removed units until the site's channels are a multiple of `align`."""
+    kept = int(mask.sum())
+    # kept units first, whatever ties there are, then by score
+    order = sorted(range(site.units), key=lambda unit: (not mask[unit], -float(scores[unit])))
+    filled = torch.zeros_like(mask)
+    filled[order[: rounded_up(site, kept, align)]] = True
+    return filled
+
+
 def _solve(
-    program: Program, sites: tuple[Site, ...], scores: Mapping[str, Tensor], policy: KeepParams | KeepMacs
+    sites: tuple[Site, ...], scores: Mapping[str, Tensor], policy: Budget, costs: CostTable, budget: int
 ) -> tuple[dict[str, Tensor], float]:
     """Remove units from the lowest normalized score up until the budget is met.
 
     Of units with exactly equal scores only as many go as needed; only then the result is not what `Threshold(tau)`
     gives for the returned tau.
     """
-    total, budget, whole = price_list(program, sites, policy)
-    prices = [whole[site.name] // site.units for site in sites]
-    least = total - sum(price * (site.units - 1) for price, site in zip(prices, sites, strict=True))
-    if least > budget:
-        raise unmet(policy, least, total, "one unit left in each site")
     masks = {site.name: torch.ones(site.units, dtype=torch.bool) for site in sites}
     candidates = []
     for index, site in enumerate(sites):
@@ -229,45 +201,37 @@ def _solve(
             if unit != spared
         ]
     candidates.sort()
-    left, removed = total, 0
+    counts = [site.units for site in sites]
+    left = least = costs.total
+    removed = 0
     while left > budget:
+        if removed == len(candidates):
+            raise unmet(policy, costs, least, "one unit left in each site")
         index, unit = candidates[removed].site, candidates[removed].unit
-        masks[sites[index].name][unit] = False
-        left -= prices[index]
+        site = sites[index]
+        masks[site.name][unit] = False
+        before, counts[index] = rounded_up(site, counts[index], policy.align), counts[index] - 1
+        left += costs.of(site, rounded_up(site, counts[index], policy.align)) - costs.of(site, before)
+        least = min(least, left)
         removed += 1
     if removed == 0:
         return masks, 0.0
     return masks, candidates[removed].score if removed < len(candidates) else 1.0
 
 
-def price_list(
-    program: Program, sites: Sequence[Site], policy: KeepParams | KeepMacs
-) -> tuple[int, int, dict[str, int]]:
-    """Say what a budget counts: of the whole denoiser, what may stay of it, and each whole site's part."""
-    if isinstance(policy, KeepParams):
-        total, whole = costs.program_params(program), {site.name: costs.site_params(program, site) for site in sites}
+def price_list(program: Program, sites: Sequence[Site], policy: Budget) -> tuple[CostTable, int]:
+    """Say what a budget counts, and how much of it may stay."""
+    if isinstance(policy, KeepCost):
+        costs = policy.costs
     else:
-        places = locate_all(program)
-        total = costs.program_macs(program)
-        whole = {site.name: costs.site_macs(program, site, places[site]) for site in sites}
-    return total, int(Fraction(policy.fraction).limit_denominator(10**9) * total), whole
+        costs = (params_table if isinstance(policy, KeepParams) else macs_table)(program, sites)
+    return costs, int(Fraction(policy.fraction).limit_denominator(10**9) * costs.total)
 
 
-def unmet(policy: KeepParams | KeepMacs, least: int, total: int, with_what: str) -> BudgetError:
+def unmet(policy: Budget, costs: CostTable, least: int, with_what: str) -> BudgetError:
     """Make the error that says which budget could be met."""
-    word = "parameters" if isinstance(policy, KeepParams) else "multiply-adds"
-    share = -(-least * 10_000 // total) / 10_000
+    share = -(-least * 10_000 // costs.total) / 10_000
     return BudgetError(
-        f"{policy.fraction:g} of the {word} can't be met: with {with_what}, {share:g} of them stay; "
+        f"{policy.fraction:g} of the {costs.words} can't be met: with {with_what}, {share:g} of them stay; "
         f"ask for {share:g} or more"
     )
-
-
-def _check_fraction(option: str, fraction: float) -> None:
-    if not 0 < fraction <= 1:
-        raise UsageError(f"{option} is {fraction:g}; it must be above 0 and at most 1, such as 0.9")
-
-
-def _check_normalization(how: str) -> None:
-    if how not in ("max", "minmax"):
-        raise UsageError(f"unknown normalization {how!r}; there are 'max' and 'minmax'")

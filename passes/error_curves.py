@@ -63,6 +63,11 @@ def widths_offered(site: Site) -> list[int]:
     return [width for width in range(site.unit_width - 1, 0, -1) if width % step == 0]
 
 
+def narrows(site: Site) -> bool:
+    """Say whether a site's heads can be made narrower at all."""
+    return site.narrowable and bool(widths_offered(site))
+
+
 def removal_curve(site: Site, weight: Tensor, inputs: Covariance) -> ErrorCurve:
     """Offer every number of units, in the order of backward elimination with refit.
 

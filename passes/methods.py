@@ -12,15 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from passes import allocate as thresholds
-from passes.allocate import KeepParams, MaxError, Policy, Threshold, check_statistics
+from passes.allocate import check_statistics
 from passes.compensation import Compensation
 from passes.criteria import Criterion
 from passes.errors import UsageError
 from passes.plan import SlimPlan
 from passes.planner import OnSite, Planner, Recipe
+from passes.policies import Budget, KeepCost, MaxError, Policy, Threshold
 from passes.program import Program
 from passes.site import Site
 from passes.statistics import Statistics
@@ -72,29 +73,51 @@ def analyze(
     chosen = choose_method(method, policy, criterion, compensation)
     check_statistics(program, sites, statistics)
     if chosen == "threshold":
-        plan = thresholds.analyze(program, sites, statistics, policy or Threshold(), criterion)
-        how: Compensation = compensation or "none"
-        noted = {**plan.policy, "compensation": how}
-        if not statistics.moments and how == "none":
-            return replace(plan, policy=noted)
-        return Planner(program, sites, statistics, RECIPES["threshold"], how).plan(dict(plan.sites), noted)
-    planner = Planner(program, sites, statistics, RECIPES[chosen])
-    noted = {"method": chosen, "samples": statistics.samples, "calls": statistics.calls}
-    policy = policy if policy is not None else MaxError()
+        plan = _by_score(program, sites, statistics, policy or Threshold(), criterion, compensation or "none")
+    else:
+        policy = policy if policy is not None else MaxError()
+        assert not isinstance(policy, Threshold)
+        plan = _by_error(Planner(program, sites, statistics, RECIPES[chosen]), policy, chosen, statistics, on_site)
+    if not isinstance(policy, KeepCost):
+        return plan
+    costs = policy.costs
+    expected = {"of": costs.name, "dense": costs.total, "slim": costs.kept(sites, plan.sites), **costs.record}
+    return replace(plan, predicted={**plan.predicted, "cost": expected})
+
+
+def _by_score(
+    program: Program,
+    sites: tuple[Site, ...],
+    statistics: Statistics,
+    policy: Policy,
+    criterion: str | Sequence[str] | Criterion | None,
+    how: Compensation,
+) -> SlimPlan:
+    plan = thresholds.analyze(program, sites, statistics, policy, criterion)
+    noted = {**plan.policy, "compensation": how}
+    if not statistics.moments and how == "none":
+        return replace(plan, policy=noted)
+    return Planner(program, sites, statistics, RECIPES["threshold"], how).plan(dict(plan.sites), noted)
+
+
+def _by_error(
+    planner: Planner, policy: Budget | MaxError, method: Method, statistics: Statistics, on_site: OnSite
+) -> SlimPlan:
+    noted: dict[str, Any] = {"method": method, "samples": statistics.samples, "calls": statistics.calls}
+    if policy.align is not None:
+        noted["align"] = policy.align
     if isinstance(policy, MaxError):
         return planner.within_error(policy, noted, on_site)
-    assert not isinstance(policy, Threshold)
-    noted["budget"] = {"params" if isinstance(policy, KeepParams) else "macs": policy.fraction}
     return planner.within_cost(policy, noted, on_site)
 
 
 def choose_method(
     method: str | None,
-    policy: Policy | None,
+    policy: object,
     criterion: str | Sequence[str] | Criterion | None = None,
     compensation: str | None = None,
 ) -> Method:
-    """Find out which method is meant.
+    """Find out which method is meant; of policies, `Threshold`, `MaxError` and None make a difference.
 
     Raises:
         UsageError: an unknown name, or one that doesn't take the policy, criterion or compensation.
@@ -111,7 +134,8 @@ def choose_method(
         )
     if method == "obs" and policy is None:
         raise UsageError(
-            "--method obs takes the same share of each site: say how much, by --keep-params or --keep-macs"
+            "--method obs takes the same share of each site: say how much, by --keep-params, --keep-macs or "
+            "--keep-latency"
         )
     if isinstance(policy, MaxError) and method in ("threshold", "obs"):
         raise UsageError(

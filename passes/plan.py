@@ -56,7 +56,8 @@ class SlimPlan:
         policy: how it came about, for the record: method, criterion, threshold, budget, ...
         updates: new values of parameters, by their path and in their slim shape; the others are sliced.
         predicted: what the plan is expected to cost in quality: "relative_mse" of the prediction, and by site its own
-            "site_error" on the calibration set and its part "relative_mse" of the prediction's.
+            "site_error" on the calibration set and its part "relative_mse" of the prediction's. Where the budget was
+            measured, "cost": what it is of, "dense" and "slim", and how it was measured.
     """
 
     fingerprint: Mapping[str, Any]

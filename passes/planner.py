@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
 
-from passes.allocate import KeepMacs, KeepParams, MaxError, price_list, unmet
+from passes.alignment import is_aligned
+from passes.allocate import price_list, unmet
 from passes.compensation import Compensated, Compensation, compensate, consumer_inputs
-from passes.costs import entry_cost
-from passes.error_curves import Choice, ErrorCurve, leverage_curve, removal_curve, width_curve, widths_offered
+from passes.cost_table import CostTable, params_table
+from passes.error_curves import Choice, ErrorCurve, leverage_curve, narrows, removal_curve, width_curve
 from passes.fingerprint import fingerprint
 from passes.moments import covariance, sums_of
 from passes.optimize import Option, allocate_within_cost, allocate_within_error
 from passes.plan import SitePlan, SlimPlan
+from passes.policies import Budget, MaxError
 from passes.program import Program
 from passes.sensitivity import Prober, Sensitivity, sensitivity_from
 from passes.site import Site
@@ -98,20 +100,21 @@ class Planner:
         ordered = {site.name: entries[site.name] for site in self._sites}
         return SlimPlan(fingerprint(self._program, self._sites), ordered, dict(noted), updates, predicted)
 
-    def within_cost(self, policy: KeepParams | KeepMacs, noted: Mapping[str, Any], on_site: OnSite) -> SlimPlan:
+    def within_cost(self, policy: Budget, noted: Mapping[str, Any], on_site: OnSite) -> SlimPlan:
         """Find the plan of least expected error that meets a budget.
 
         Raises:
             BudgetError: the smallest size of each site is still more than the budget.
         """
+        costs, budget = price_list(self._program, self._sites, policy)
+        noted = {**noted, "budget": {costs.name: policy.fraction}}
         if self._recipe.uniform:
-            return self.plan(self._uniform(policy, on_site), noted)
-        total, budget, whole = price_list(self._program, self._sites, policy)
-        curves, options = self._options(whole, on_site)
-        rest = total - sum(whole.values())
+            return self.plan(self._uniform(policy, costs, budget, on_site), noted)
+        curves, options = self._options(costs, policy.align, on_site)
+        rest = costs.rest(self._sites)
         least = rest + sum(min(option.cost for option in each) for each in options.values())
         if least > budget:
-            raise unmet(policy, least, total, "the smallest size of each site")
+            raise unmet(policy, costs, least, "the smallest size of each site")
         chosen = allocate_within_cost(options, budget - rest)
         additive = sum(option.error for option in chosen.values())
         return self.plan(_entries(curves, chosen), noted, additive if self._recipe.weighing == "sensitivity" else None)
@@ -121,8 +124,7 @@ class Planner:
 
         Errors of sites don't quite add up: the sum is held to a limit that is corrected by what was measured.
         """
-        _, _, whole = price_list(self._program, self._sites, KeepParams(1.0))
-        curves, options = self._options(whole, on_site)
+        curves, options = self._options(params_table(self._program, self._sites), policy.align, on_site)
         noted = {**noted, "max_error": policy.error}
         limit, best = policy.error, None
         for _ in range(_TRIALS):
@@ -141,21 +143,22 @@ class Planner:
             return best
         return self.plan({site.name: _whole(site) for site in self._sites}, noted)
 
-    def _uniform(self, policy: KeepParams | KeepMacs, on_site: OnSite) -> dict[str, SitePlan]:
+    def _uniform(self, policy: Budget, costs: CostTable, budget: int, on_site: OnSite) -> dict[str, SitePlan]:
         """Take the same share from each site: the smallest at which the budget is met."""
-        total, budget, whole = price_list(self._program, self._sites, policy)
         curves = [self._curve(site, on_site) for site in self._sites]
+        offered = [_offered(curve, policy.align) for curve in curves]
 
         def cut(share: float) -> dict[str, SitePlan]:
-            return {curve.site.name: curve.entry(_nearest(curve, 1 - share)) for curve in curves}
+            return {
+                curve.site.name: curve.entry(_nearest(curve.site, choices, 1 - share))
+                for curve, choices in zip(curves, offered, strict=True)
+            }
 
         def left(share: float) -> int:
-            entries = cut(share)
-            kept = sum(entry_cost(whole[site.name], site, entries[site.name]) for site in self._sites)
-            return total - sum(whole.values()) + kept
+            return costs.kept(self._sites, cut(share))
 
         if left(1.0) > budget:
-            raise unmet(policy, left(1.0), total, "the smallest size of each site")
+            raise unmet(policy, costs, left(1.0), "the smallest size of each site")
         low, high = 0.0, 1.0
         for _ in range(40):
             share = (low + high) / 2
@@ -163,15 +166,16 @@ class Planner:
         return cut(high)
 
     def _options(
-        self, whole: Mapping[str, int], on_site: OnSite
+        self, costs: CostTable, align: int | None, on_site: OnSite
     ) -> tuple[dict[str, ErrorCurve], dict[str, list[Option]]]:
         curves, options = {}, {}
         for site in self._sites:
             curve = curves[site.name] = self._curve(site, on_site)
             errors = self._predict(curve)
             options[site.name] = [
-                Option(index, entry_cost(whole[site.name], site, _sized(site, choice.units, choice.width)), error)
+                Option(index, costs.of(site, choice.units, choice.width), error)
                 for index, (choice, error) in enumerate(zip(curve.choices, errors, strict=True))
+                if is_aligned(site, choice.units, choice.width, align)
             ]
         return curves, options
 
@@ -189,7 +193,7 @@ class Planner:
         site, points = curve.site, []
         if site.name not in self._sensitivities:
             for share in self._recipe.probed_shares:
-                choice = _nearest(curve, 1 - share)
+                choice = _nearest(site, curve.choices, 1 - share)
                 if choice is not curve.choices[0]:
                     entry = curve.entry(choice)
                     seen = self._prober.relative_mse([(site, entry, self._compensate(site, entry).updates)])
@@ -205,7 +209,7 @@ class Planner:
                 inputs = consumer_inputs(site, sums, self._parameters)
             else:
                 inputs = covariance(site, sums, centred=False)
-            if recipe.heads == "narrow" and site.narrowable and widths_offered(site):
+            if recipe.heads == "narrow" and narrows(site):
                 curve = width_curve(site, weight, inputs, sums, joint=recipe.joint)
             elif recipe.neurons == "leverage" and site.kind == "feed_forward":
                 curve = leverage_curve(site, weight, inputs)
@@ -232,10 +236,13 @@ class Planner:
         return self._cuts[place]
 
 
-def _nearest(curve: ErrorCurve, share: float) -> Choice:
+def _offered(curve: ErrorCurve, align: int | None) -> list[Choice]:
+    return [each for each in curve.choices if is_aligned(curve.site, each.units, each.width, align)]
+
+
+def _nearest(site: Site, choices: Sequence[Choice], share: float) -> Choice:
     """Give the choice whose size is nearest to a share of the whole site."""
-    site = curve.site
-    return min(curve.choices, key=lambda each: abs(each.units * (each.width or site.unit_width) - share * site.width))
+    return min(choices, key=lambda each: abs(each.units * (each.width or site.unit_width) - share * site.width))
 
 
 def _sized(site: Site, units: int, width: int | None) -> SitePlan:

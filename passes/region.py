@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +27,12 @@ class Region:
         module: producers to consumer under their own dotted paths. Parameters share the program's memory but are
             detached from it and have gradients on.
         inputs: small tensors for its placeholders.
+        copies: the region's nodes in the program, with their copies in `module`.
     """
 
     module: fx.GraphModule
     inputs: tuple[Tensor, ...]
+    copies: Mapping[fx.Node, fx.Node]
 
 
 def holds_tensor(node: fx.Node) -> bool:
@@ -47,23 +50,31 @@ def region_nodes(site: Site, nodes: SiteNodes) -> tuple[fx.Node, ...]:
     """
     linears = {producer.path for producer in site.producers} | {site.consumer}
     ends = {*nodes.producers, nodes.consumer}
+    for path in linears:
+        if any(node not in ends for node in nodes.consumer.graph.find_nodes(op="call_module", target=path)):
+            raise _refuse(site, f"{path!r} is called more than once")
     inside: dict[fx.Node, None] = {}
-    passed = False
-    for node in nodes.consumer.graph.nodes:
-        if node.op == "call_module" and node.target in linears and node not in ends:
-            raise _refuse(site, f"{node.target!r} is called more than once")
+    for node in _span(min(nodes.producers), nodes.consumer):
         follows = node in nodes.producers or any(parent in inside for parent in node.all_input_nodes)
-        if follows and not passed and holds_tensor(node):
+        if follows and holds_tensor(node):
             inside[node] = None
-        passed = passed or node is nodes.consumer
     if nodes.consumer not in inside:
         raise _refuse(site, f"{site.consumer!r} doesn't come from its producers")
     for node in inside:
         strangers = [user for user in node.users if user not in inside and holds_tensor(user)]
         if node is not nodes.consumer and strangers:
             raise _refuse(site, f"its units also feed {strangers[0].name!r}, outside the site, by way of {node.name!r}")
-    feeders = _feeders(inside, nodes)
-    return tuple(node for node in nodes.consumer.graph.nodes if node in inside or node in feeders)
+    return tuple(sorted({*inside, *_feeders(inside, nodes)}))  # nodes compare by their place in the graph
+
+
+def _span(first: fx.Node, last: fx.Node) -> Iterator[fx.Node]:
+    """Go through the graph from one node to another, both included: a site is a small part of it."""
+    node = first
+    while node is not last and node.op != "root":
+        yield node
+        node = node.next
+    if node is last:
+        yield node
 
 
 def _feeders(inside: dict[fx.Node, None], nodes: SiteNodes) -> set[fx.Node]:
@@ -125,7 +136,7 @@ def cut_region(program: Program, site: Site, nodes: SiteNodes, limit: int | None
             _count_from_the_end(copy, node)
         copies[node] = copy
     graph.output(copies[nodes.consumer])
-    return Region(fx.GraphModule(root, graph), tuple(inputs))
+    return Region(fx.GraphModule(root, graph), tuple(inputs), {node: copies[node] for node in inside})
 
 
 def _refuse(site: Site, why: str) -> CouplingError:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from slimdiff_fx.apply_plan import apply_plan
     from slimdiff_fx.export_onnx import export_onnx
     from slimdiff_fx.export_pt2 import export_pt2
+    from slimdiff_fx.latency.budget import KeepLatency
     from slimdiff_fx.slim import SlimResult, slim
     from slimdiff_fx.slim_models import (
         SlimDiTTransformer2DModel,
@@ -50,6 +51,7 @@ _HOME = {
     "Threshold": "passes.allocate",
     "KeepParams": "passes.allocate",
     "KeepMacs": "passes.allocate",
+    "KeepLatency": "slimdiff_fx.latency.budget",
     "MaxError": "passes.allocate",
     "SlimPlan": "passes.plan",
     "Statistics": "passes.statistics",
@@ -77,6 +79,7 @@ __all__ = [
     "Threshold",
     "KeepParams",
     "KeepMacs",
+    "KeepLatency",
     "MaxError",
     "SlimPlan",
     "Statistics",

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
-from passes.errors import SlimDiffError, UsageError
+from passes.errors import SilentRankError, SlimDiffError, UsageError
 from slimdiff_fx import cli_options as opt
 
 app = typer.Typer(
@@ -48,6 +48,8 @@ def _guarded(command: _Command) -> _Command:
         except KeyboardInterrupt:
             _complain("interrupted; the same command with --resume continues a calibration that had finished a batch")
             raise typer.Exit(_INTERRUPTED) from None
+        except SilentRankError:
+            raise typer.Exit(1) from None
         except SlimDiffError as error:
             if debug:
                 raise
@@ -91,7 +93,16 @@ def slim(
     tau: opt.Tau = None,
     keep_params: opt.KeepParamsOption = None,
     keep_macs: opt.KeepMacsOption = None,
+    keep_latency: opt.KeepLatencyOption = None,
+    backend: opt.Backend = None,
+    latency_batch: opt.LatencyBatch = None,
+    latency_height: opt.LatencyHeight = None,
+    latency_width: opt.LatencyWidth = None,
+    latency_tokens: opt.LatencyTokens = None,
+    latency_threads: opt.LatencyThreads = None,
+    latency_cache: opt.LatencyCache = None,
     max_error: opt.MaxErrorOption = None,
+    align: opt.AlignOption = None,
     criterion: opt.Criterion = None,
     normalize: opt.NormalizeOption = opt.Normalize.max,
     compensate: opt.CompensateOption = None,
@@ -128,7 +139,25 @@ def slim(
             moments_folder=moments_folder,
             calibrate_on=calibrate_on and calibrate_on.value,
         ),
-        opt.choose_policy(tau, keep_params, keep_macs, max_error, normalize),
+        opt.choose_policy(
+            tau,
+            keep_params,
+            keep_macs,
+            keep_latency,
+            max_error,
+            normalize,
+            align,
+            opt.LatencyOptions(
+                backend,
+                latency_batch,
+                latency_height,
+                latency_width,
+                latency_tokens,
+                latency_threads,
+                latency_cache,
+            ),
+            by_score=opt.is_by_score(method, criterion, compensate),
+        ),
         method and method.value,
         criterion,
         compensate and compensate.value,
@@ -167,6 +196,7 @@ def calibrate(
     guidance: opt.Guidance = None,
     seed: opt.Seed = 0,
     moments: opt.MomentsOption = True,
+    attention_weights: opt.AttentionWeights = False,
     timestep_weights: opt.TimestepWeightsOption = opt.TimestepWeights.uniform,
     moments_folder: opt.MomentsFolder = None,
     batch: opt.Batch = 16,
@@ -198,6 +228,7 @@ def calibrate(
             timestep_weights.value,
             moments_folder,
             calibrate_on and calibrate_on.value,
+            attention_weights,
         ),
         overwrite=overwrite,
         console=_console(),
@@ -214,7 +245,16 @@ def plan(
     tau: opt.Tau = None,
     keep_params: opt.KeepParamsOption = None,
     keep_macs: opt.KeepMacsOption = None,
+    keep_latency: opt.KeepLatencyOption = None,
+    backend: opt.Backend = None,
+    latency_batch: opt.LatencyBatch = None,
+    latency_height: opt.LatencyHeight = None,
+    latency_width: opt.LatencyWidth = None,
+    latency_tokens: opt.LatencyTokens = None,
+    latency_threads: opt.LatencyThreads = None,
+    latency_cache: opt.LatencyCache = None,
     max_error: opt.MaxErrorOption = None,
+    align: opt.AlignOption = None,
     criterion: opt.Criterion = None,
     normalize: opt.NormalizeOption = opt.Normalize.max,
     compensate: opt.CompensateOption = None,
@@ -230,7 +270,25 @@ def plan(
         model,
         statistics,
         out,
-        opt.choose_policy(tau, keep_params, keep_macs, max_error, normalize),
+        opt.choose_policy(
+            tau,
+            keep_params,
+            keep_macs,
+            keep_latency,
+            max_error,
+            normalize,
+            align,
+            opt.LatencyOptions(
+                backend,
+                latency_batch,
+                latency_height,
+                latency_width,
+                latency_tokens,
+                latency_threads,
+                latency_cache,
+            ),
+            by_score=opt.is_by_score(method, criterion, compensate),
+        ),
         method and method.value,
         criterion,
         compensate and compensate.value,
@@ -267,10 +325,26 @@ def export(
         Path | None, typer.Option("--out", "-o", help="File to write; in the pipeline's folder by default.")
     ] = None,
     dtype: Annotated[opt.Dtype, typer.Option("--dtype", help="Precision of the exported weights.")] = opt.Dtype.float32,
+    target: Annotated[
+        opt.Target | None,
+        typer.Option("--target", help="ONNX for any runtime (default), or with operators only ONNX Runtime has."),
+    ] = None,
+    opset: Annotated[
+        int | None, typer.Option("--opset", min=18, max=25, help="ONNX operator set, 18 to 25; 20 by default.")
+    ] = None,
     overwrite: opt.Overwrite = False,
     debug: opt.Debug = False,
 ) -> None:
     """Export the denoiser, and measure at once that the runtime gives the same prediction."""
     from slimdiff_fx import commands
 
-    commands.export_command(model, format.value, out, dtype.value, overwrite, _console())
+    commands.export_command(
+        model,
+        format.value,
+        out,
+        dtype.value,
+        overwrite,
+        _console(),
+        opset=opset,
+        target=None if target is None else target.value,
+    )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from passes.errors import UsageError
 
 if TYPE_CHECKING:
-    from passes.allocate import Policy
+    from passes.policies import Policy
+    from slimdiff_fx.latency.budget import KeepLatency
 
 
 class Method(StrEnum):
@@ -58,6 +60,23 @@ class Format(StrEnum):
 
     onnx = "onnx"
     pt2 = "pt2"
+    aoti = "aoti"
+    openvino = "openvino"
+
+
+class Target(StrEnum):
+    """Which runtimes an ONNX file is for."""
+
+    generic = "generic"
+    onnxruntime = "onnxruntime"
+
+
+class Align(StrEnum):
+    """Multiples that kernels like."""
+
+    eight = "8"
+    sixteen = "16"
+    sixty_four = "64"
 
 
 class Dtype(StrEnum):
@@ -125,6 +144,30 @@ KeepParamsOption = Annotated[
 KeepMacsOption = Annotated[
     float | None, typer.Option("--keep-macs", help="Keep this share of the denoiser's multiply-adds.")
 ]
+KeepLatencyOption = Annotated[
+    float | None, typer.Option("--keep-latency", help="Keep this share of the denoiser's latency, measured here.")
+]
+Backend = Annotated[
+    str | None,
+    typer.Option("--backend", help="Whose latency: ort, eager, inductor, ort-cuda, tensorrt. [ort]"),
+]
+LatencyBatch = Annotated[
+    int | None, typer.Option("--latency-batch", help="Batch to time at; what the pipeline runs for a picture.")
+]
+LatencyHeight = Annotated[int | None, typer.Option("--latency-height", help="Latents' height; the model's own.")]
+LatencyWidth = Annotated[int | None, typer.Option("--latency-width", help="Latents' width; the model's own.")]
+LatencyTokens = Annotated[int | None, typer.Option("--latency-tokens", help="Text tokens; the pipeline's own.")]
+LatencyThreads = Annotated[int | None, typer.Option("--latency-threads", help="CPU threads; as many as torch uses.")]
+LatencyCache = Annotated[
+    Path | None,
+    typer.Option(
+        "--latency-cache", help="Folder for what was timed; SLIMDIFF_FX_LATENCY_CACHE, or the platform's own."
+    ),
+]
+AlignOption = Annotated[
+    Align | None,
+    typer.Option("--align", help="Hold the widths of everything that is cut to multiples of this, as kernels like."),
+]
 MaxErrorOption = Annotated[
     float | None,
     typer.Option(
@@ -142,6 +185,13 @@ TimestepWeightsOption = Annotated[
 ]
 MomentsOption = Annotated[
     bool, typer.Option("--moments/--no-moments", help="Take second moments; only --method threshold does without.")
+]
+AttentionWeights = Annotated[
+    bool,
+    typer.Option(
+        "--attention-weights",
+        help="Measure attention's entropy and confidence, which the criteria of these names need.",
+    ),
 ]
 MomentsFolder = Annotated[
     Path | None,
@@ -173,28 +223,74 @@ Pictures = Annotated[
 ]
 
 
+def is_by_score(method: Method | None, criterion: list[str] | None, compensate: Compensate | None) -> bool:
+    """Say whether units are chosen by a score."""
+    return method is Method.threshold or bool(criterion) or compensate is not None
+
+
+@dataclass(frozen=True)
+class LatencyOptions:
+    """What is timed, as the user gave it."""
+
+    backend: str | None = None
+    batch: int | None = None
+    height: int | None = None
+    width: int | None = None
+    tokens: int | None = None
+    threads: int | None = None
+    cache: Path | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Give those that were given, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
 def choose_policy(
     tau: float | None,
     keep_params: float | None,
     keep_macs: float | None,
+    keep_latency: float | None,
     max_error: float | None,
     normalize: Normalize,
-) -> Policy | None:
-    """Make the policy that the options name; None if they name none.
+    align: Align | None = None,
+    latency: LatencyOptions = LatencyOptions(),
+    *,
+    by_score: bool = False,
+) -> Policy | KeepLatency | None:
+    """Make the policy that the options name; None if they name none. With `by_score`, `align` alone is a threshold's.
 
     Raises:
         UsageError: more than one is given, or one is out of range.
     """
-    from passes.allocate import KeepMacs, KeepParams, MaxError, Threshold  # imports torch: not for --help
-
-    given = {"--tau": tau, "--keep-params": keep_params, "--keep-macs": keep_macs, "--max-error": max_error}
+    given = {
+        "--tau": tau,
+        "--keep-params": keep_params,
+        "--keep-macs": keep_macs,
+        "--keep-latency": keep_latency,
+        "--max-error": max_error,
+    }
     named = [name for name, value in given.items() if value is not None]
     if len(named) > 1:
         raise UsageError(f"{' and '.join(named)} are given together; give one of them")
+    if keep_latency is None and latency.given():
+        name = next(iter(latency.given()))
+        option = "--backend" if name == "backend" else f"--latency-{name}"
+        raise UsageError(f"{option} says what to time: give --keep-latency with it")
+    multiple = None if align is None else int(align.value)
+    if keep_latency is not None:
+        from slimdiff_fx.latency.budget import KeepLatency
+
+        return KeepLatency(keep_latency, **latency.given(), normalize=normalize.value, align=multiple)
+    from passes.policies import KeepMacs, KeepParams, MaxError, Threshold  # imports torch: not for --help
+
     if keep_params is not None:
-        return KeepParams(keep_params, normalize.value)
+        return KeepParams(keep_params, normalize.value, multiple)
     if keep_macs is not None:
-        return KeepMacs(keep_macs, normalize.value)
+        return KeepMacs(keep_macs, normalize.value, multiple)
+    if tau is not None:
+        return Threshold(tau, normalize.value, multiple)
     if max_error is not None:
-        return MaxError(max_error)
-    return None if tau is None else Threshold(tau, normalize.value)
+        return MaxError(max_error, multiple)
+    if multiple is None:
+        return None
+    return Threshold(normalize=normalize.value, align=multiple) if by_score else MaxError(align=multiple)

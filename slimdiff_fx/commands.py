@@ -8,30 +8,33 @@ from pathlib import Path
 
 from rich.console import Console
 
-from passes.allocate import Policy
 from passes.compensation import COMPENSATIONS
-from passes.criteria import choose
-from passes.errors import CheckpointError
+from passes.criteria import check_measured, choose
+from passes.errors import CheckpointError, UsageError
 from passes.methods import choose_method
 from passes.moments import moment_bytes
 from passes.plan import SlimPlan
+from passes.policies import Policy
 from passes.sites import find_unsupported
 from slimdiff_fx.atomic_write import refuse_occupied
-from slimdiff_fx.calibration_run import (
-    CalibrationSettings,
+from slimdiff_fx.calibration_checkpoint import (
     forget_checkpoint,
+    has_attention_weights,
     has_moments,
     require_checkpoint,
-    statistics_of,
 )
+from slimdiff_fx.calibration_run import CalibrationSettings, statistics_of
 from slimdiff_fx.calibration_set import gather_samples
 from slimdiff_fx.captured import capture_pipeline, observe_pipeline
 from slimdiff_fx.checkpoint import load_plan, save_plan, save_result
 from slimdiff_fx.compare import PICTURE_FILE, compare, report_entries
-from slimdiff_fx.listener import Listener, timed
+from slimdiff_fx.latency.budget import KeepLatency
+from slimdiff_fx.latency.outcome import expected_ratio
+from slimdiff_fx.listener import SILENT, Listener, timed
 from slimdiff_fx.models import DTYPES, LoadedPipeline, load_pipeline
 from slimdiff_fx.pictures import png_bytes, side_by_side
 from slimdiff_fx.prompts import read_prompts
+from slimdiff_fx.ranks import Ranks, joined_ranks, refuse_ranks
 from slimdiff_fx.report import build_report
 from slimdiff_fx.sampling import denoiser_name
 from slimdiff_fx.slim import Planning, Recalibration, SlimResult, carry_out, finish, plan_from
@@ -40,6 +43,9 @@ from slimdiff_fx.summary import summarize
 from slimdiff_fx.tables import inspect_table, short, slim_table
 from slimdiff_fx.terminal import TerminalListener
 from slimdiff_fx.timestep_weights import bucket_weights
+
+# What a file of each format is called by default, after the denoiser's name.
+_ENDINGS = {"onnx": "onnx", "pt2": "pt2", "aoti": "aoti.pt2", "openvino": "xml"}
 
 
 @dataclass(frozen=True)
@@ -61,8 +67,9 @@ class CalibrationOptions:
     timestep_weights: str = "uniform"
     moments_folder: Path | None = None
     calibrate_on: str | None = None
+    attention_weights: bool = False
 
-    def settings(self, loaded: LoadedPipeline, checkpoint: Path) -> CalibrationSettings:
+    def settings(self, loaded: LoadedPipeline, checkpoint: Path, ranks: Ranks) -> CalibrationSettings:
         """Join them with the defaults that came with the pipeline."""
         sampling = loaded.sampling.given(self.steps, self.guidance)
         return CalibrationSettings(
@@ -75,6 +82,8 @@ class CalibrationOptions:
             self.moments,
             bucket_weights(self.timestep_weights),
             self.moments_folder,
+            self.attention_weights,
+            ranks,
         )
 
 
@@ -82,7 +91,7 @@ def slim_command(
     model: str,
     out: Path,
     options: CalibrationOptions,
-    policy: Policy | None,
+    policy: Policy | KeepLatency | None,
     method: str | None,
     criterion: Sequence[str] | None,
     compensation: str | None,
@@ -93,16 +102,27 @@ def slim_command(
     console: Console,
 ) -> None:
     """Do the main job and say what came out."""
-    refuse_occupied(out, overwrite=overwrite)
-    # refuse what contradicts itself before hours of calibration
-    planning = replace(_planning(policy, method, criterion, compensation), sequential=sequential)
-    checkpoint = _beside(out, ".calibration.safetensors")
-    options = replace(options, moments=planning.needs_moments or (options.resume and has_moments(checkpoint)))
-    listener = TerminalListener(console)
-    prompts = None if options.prompts is None else read_prompts(options.prompts)
-    loaded = _load(model, options.device, options.dtype, listener)
     seconds: dict[str, float] = {}
-    run, stored = _calibrate(loaded, options, prompts, checkpoint, seconds, listener)
+    checkpoint = _beside(out, ".calibration.safetensors")
+    with joined_ranks(options.device) as ranks:
+        refuse_occupied(out, overwrite=overwrite)
+        # refuse what contradicts itself before hours of calibration
+        planning = replace(_planning(policy, method, criterion, compensation), sequential=sequential)
+        options = replace(
+            options,
+            moments=planning.needs_moments or (options.resume and has_moments(checkpoint)),
+            attention_weights=planning.needs_attention_weights
+            or (options.resume and has_attention_weights(checkpoint)),
+        )
+        listener = _listener(console, ranks)
+        prompts = None if options.prompts is None else read_prompts(options.prompts)
+        loaded = _load(model, ranks.device, options.dtype, listener)
+        planning = planning.for_pipeline(loaded.pipe, loaded.sampling.given(None, options.guidance).guidance)
+        run, stored = _calibrate(loaded, options, prompts, checkpoint, seconds, listener, ranks)
+    if ranks.rank:
+        return
+    if ranks.several and sequential is not None:
+        listener.note("rank 0 calibrates the groups of --sequential alone")
     result = finish(run.captured, loaded.pipe, stored.statistics, planning, run, seconds=seconds, listener=listener)
     result = replace(result, statistics=stored)
     with timed("draw", seconds, listener):
@@ -126,6 +146,7 @@ def slim_command(
 
 def inspect_command(model: str, device: str, dtype: str, console: Console) -> None:
     """Print the sites."""
+    refuse_ranks("inspect")
     loaded = load_pipeline(model, device=device, dtype=dtype)
     captured = capture_pipeline(loaded.pipe)
     unsupported = tuple(find_unsupported(captured.program))
@@ -139,12 +160,15 @@ def inspect_command(model: str, device: str, dtype: str, console: Console) -> No
 
 def calibrate_command(model: str, out: Path, options: CalibrationOptions, *, overwrite: bool, console: Console) -> None:
     """Write statistics."""
-    _refuse_file(out, overwrite)
-    listener = TerminalListener(console)
-    prompts = None if options.prompts is None else read_prompts(options.prompts)
-    loaded = _load(model, options.device, options.dtype, listener)
     checkpoint = _beside(out, ".checkpoint")
-    _, stored = _calibrate(loaded, options, prompts, checkpoint, {}, listener)
+    with joined_ranks(options.device) as ranks:
+        _refuse_file(out, overwrite)
+        listener = _listener(console, ranks)
+        prompts = None if options.prompts is None else read_prompts(options.prompts)
+        loaded = _load(model, ranks.device, options.dtype, listener)
+        _, stored = _calibrate(loaded, options, prompts, checkpoint, {}, listener, ranks)
+    if ranks.rank:
+        return
     save_statistics(stored, out)
     forget_checkpoint(checkpoint)
     console.print(f"statistics of {stored.done} samples: {out}", highlight=False, soft_wrap=True)
@@ -154,7 +178,7 @@ def plan_command(
     model: str,
     statistics: Path,
     out: Path,
-    policy: Policy | None,
+    policy: Policy | KeepLatency | None,
     method: str | None,
     criterion: Sequence[str] | None,
     compensation: str | None,
@@ -165,10 +189,14 @@ def plan_command(
     console: Console,
 ) -> None:
     """Write a plan and print what it would leave."""
+    refuse_ranks("plan")
     _refuse_file(out, overwrite)
     planning = _planning(policy, method, criterion, compensation)
     sums = statistics_of(load_statistics(statistics))
-    captured = capture_pipeline(load_pipeline(model, device=device, dtype=dtype).pipe)
+    check_measured(sums, criterion)  # before the model is captured
+    loaded = load_pipeline(model, device=device, dtype=dtype)
+    planning = planning.for_pipeline(loaded.pipe, loaded.sampling.guidance)
+    captured = capture_pipeline(loaded.pipe)
     plan = plan_from(captured, sums, planning, TerminalListener(console))
     save_plan(plan, out)
     console.print(slim_table(summarize(captured.program, captured.sites, plan)))
@@ -180,6 +208,7 @@ def apply_command(
     model: str, plan_file: Path, out: Path, device: str, dtype: str, overwrite: bool, console: Console
 ) -> None:
     """Carry a plan out and save."""
+    refuse_ranks("apply")
     refuse_occupied(out, overwrite=overwrite)
     plan = load_plan(plan_file)
     listener = TerminalListener(console)
@@ -193,33 +222,58 @@ def apply_command(
     _announce(result, out, console)
 
 
-def export_command(model: str, format: str, out: Path | None, dtype: str, overwrite: bool, console: Console) -> None:
+def export_command(
+    model: str,
+    format: str,
+    out: Path | None,
+    dtype: str,
+    overwrite: bool,
+    console: Console,
+    *,
+    opset: int | None = None,
+    target: str | None = None,
+) -> None:
     """Export the denoiser and print the parity that was measured."""
+    refuse_ranks("export")
+    if format != "onnx" and (opset is not None or target is not None):
+        raise UsageError(f"--opset and --target are of ONNX; leave them out with --format {format}")
     loaded = load_pipeline(model)
     name = denoiser_name(loaded.pipe)
     inside = loaded.folder if loaded.folder is not None and model != "emoji" else Path()
-    target = inside / f"{name}.{format}" if out is None else out
-    _refuse_file(target, overwrite)
+    file = inside / f"{name}.{_ENDINGS[format]}" if out is None else out
+    _refuse_file(file, overwrite)
     program = capture_pipeline(loaded.pipe).program
     if format == "onnx":
-        from slimdiff_fx.export_onnx import export_onnx
+        from slimdiff_fx.export_onnx import OPSET, export_onnx
 
-        report = export_onnx(program, target, dtype=DTYPES[dtype])
+        report = export_onnx(program, file, dtype=DTYPES[dtype], opset=opset or OPSET, target=target or "generic")
+    elif format == "aoti":
+        from slimdiff_fx.export_aoti import export_aoti
+
+        report = export_aoti(program, file, dtype=DTYPES[dtype])
+    elif format == "openvino":
+        from slimdiff_fx.export_openvino import export_openvino
+
+        report = export_openvino(program, file, dtype=DTYPES[dtype])
     else:
         from slimdiff_fx.export_pt2 import export_pt2
 
-        report = export_pt2(program, target, dtype=DTYPES[dtype])
+        report = export_pt2(program, file, dtype=DTYPES[dtype])
     console.print(
         f"{report.runtime} equals torch to {report.relative:.1e} (at most {report.tolerance:.0e} allowed) "
         f"on {len(report.cases)} inputs that were not traced",
         highlight=False,
     )
-    console.print(f"exported: {target}", highlight=False, soft_wrap=True)
+    console.print(f"exported: {file}", highlight=False, soft_wrap=True)
 
 
 def _load(model: str, device: str, dtype: str, listener: Listener) -> LoadedPipeline:
     with listener.stage("load"):
         return load_pipeline(model, device=device, dtype=dtype)
+
+
+def _listener(console: Console, ranks: Ranks) -> Listener:
+    return TerminalListener(console) if ranks.rank == 0 else SILENT
 
 
 def _calibrate(
@@ -229,8 +283,9 @@ def _calibrate(
     checkpoint: Path,
     seconds: dict[str, float],
     listener: Listener,
+    ranks: Ranks,
 ) -> tuple[Recalibration, StoredStatistics]:
-    settings = options.settings(loaded, checkpoint)
+    settings = options.settings(loaded, checkpoint, ranks)
     samples = gather_samples(
         loaded.pipe,
         prompts=prompts,
@@ -242,7 +297,7 @@ def _calibrate(
         calibrate_on=options.calibrate_on,
     )
     if options.resume:
-        require_checkpoint(checkpoint)
+        require_checkpoint(checkpoint, ranks)
     with timed("capture", seconds, listener):
         captured = capture_pipeline(loaded.pipe)
     with timed("calibrate", seconds):
@@ -251,21 +306,28 @@ def _calibrate(
 
 
 def _planning(
-    policy: Policy | None, method: str | None, criterion: Sequence[str] | None, compensation: str | None
+    policy: Policy | KeepLatency | None, method: str | None, criterion: Sequence[str] | None, compensation: str | None
 ) -> Planning:
     choose(criterion)
     known = next((name for name in COMPENSATIONS if name == compensation), None)
-    return Planning(choose_method(method, policy, criterion, known), policy, criterion, known)
+    planning = Planning(choose_method(method, policy, criterion, known), policy, criterion, known)
+    planning.check()
+    return planning
 
 
 def _tell_prediction(plan: SlimPlan, console: Console) -> None:
     expected = plan.predicted.get("relative_mse")
     if expected is not None:
         console.print(f"expected relative squared error of the prediction: {expected:.1e}", highlight=False)
+    ratio = expected_ratio(plan)
+    if ratio is not None:
+        console.print(f"expected latency: {ratio:.3f} of the dense one", highlight=False)
 
 
 def _announce(result: SlimResult, out: Path, console: Console) -> None:
     _tell_prediction(result.plan, console)
+    if result.latency is not None:
+        console.print(result.latency.sentence(), highlight=False)
     if result.validation is not None:
         console.print(
             f"slim equals masked dense to {result.validation.relative_error:.1e} "

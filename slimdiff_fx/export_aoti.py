@@ -74,7 +74,7 @@ def export_aoti(
         examples = example_tensors(compiled)
 
         def run(tensors: Sequence[Tensor]) -> Tensor:
-            same = [tensor.to(example) for tensor, example in zip(tensors, examples, strict=True)]
+            same = [tensor.to(example.dtype) for tensor, example in zip(tensors, examples, strict=True)]
             args, kwargs = unflatten(program, same)
             with torch.no_grad():
                 result: Tensor = module(*args, **kwargs)

@@ -88,10 +88,13 @@ def convert(program: Program) -> openvino.Model:
     """Give the program as an OpenVINO model in memory, its inputs under their own names.
 
     Raises:
-        ExportError: OpenVINO can't convert it.
+        ExportError: the weights aren't float32, or OpenVINO can't convert it.
     """
     import openvino
 
+    dtypes = {value.dtype for value in program.graph_module.parameters() if value.is_floating_point()}
+    if dtypes - {torch.float32}:
+        raise ExportError("OpenVINO takes a float32 program; load the model with --dtype float32")
     exported = lower(program)
     try:
         with warnings.catch_warnings():

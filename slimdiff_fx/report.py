@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from dataclasses import asdict
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ def build_report(result: SlimResult, **further: Any) -> dict[str, Any]:
             "dtype": validation.dtype,
             "inputs": list(validation.inputs),
         },
+        "latency": None if result.latency is None else asdict(result.latency),
         "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
         "environment": {
             "packages": {name: _version(name) for name in _PACKAGES},

@@ -10,14 +10,15 @@ from pathlib import Path
 from diffusers import DiffusionPipeline, ModelMixin
 from torch import nn
 
-from passes.allocate import Policy
 from passes.calibrate import Batch, calibrate
 from passes.compensation import Compensation
+from passes.criteria import needs_attention_weights
 from passes.errors import UsageError
 from passes.instrument import instrument
 from passes.methods import RECIPES, Method, analyze, choose_method
 from passes.output_criteria import OUTPUT_CRITERIA
 from passes.plan import SlimPlan
+from passes.policies import Policy
 from passes.program import Program
 from passes.rewrite import rewrite
 from passes.sequential import Observe, solve_sequentially
@@ -28,7 +29,13 @@ from passes.validate import ValidationReport, validate
 from slimdiff_fx.calibration_run import CalibrationSettings
 from slimdiff_fx.calibration_set import gather_samples
 from slimdiff_fx.captured import CapturedDenoiser, capture_model, capture_pipeline, observe_pipeline
+from slimdiff_fx.latency.budget import KeepLatency
+from slimdiff_fx.latency.outcome import Latency, measure_latency
+from slimdiff_fx.latency.table import measured_costs
+from slimdiff_fx.latency.target import guided_batch
 from slimdiff_fx.listener import SILENT, Listener, timed
+from slimdiff_fx.ranks import ALONE, Ranks
+from slimdiff_fx.runtimes import require
 from slimdiff_fx.sampling import Sampling, denoiser_name
 from slimdiff_fx.slim_models import make_slim
 from slimdiff_fx.statistics_file import StoredStatistics
@@ -51,6 +58,7 @@ class SlimResult:
         statistics: what calibration saw.
         validation: how far slim is from masked dense; None if it was switched off.
         seconds: wall time of each stage.
+        latency: of dense and slim in turn, where latency was the budget.
     """
 
     plan: SlimPlan
@@ -61,6 +69,7 @@ class SlimResult:
     statistics: StoredStatistics | None
     validation: ValidationReport | None
     seconds: dict[str, float] = field(default_factory=dict)
+    latency: Latency | None = None
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Save a pipeline folder that `DiffusionPipeline.from_pretrained` loads; see `slimdiff_fx.checkpoint`.
@@ -85,7 +94,7 @@ def slim(
     guidance: float | None = None,
     observe_steps: int | None = None,
     method: Method | None = None,
-    policy: Policy | None = None,
+    policy: Policy | KeepLatency | None = None,
     criterion: str | Sequence[str] | None = None,
     compensation: Compensation | None = None,
     timestep_weights: str | Sequence[float] = DEFAULT_WEIGHTS,
@@ -95,6 +104,7 @@ def slim(
     batch: int = 16,
     batches: Iterable[Batch] | None = None,
     check: bool = True,
+    ranks: Ranks = ALONE,
     listener: Listener = SILENT,
 ) -> SlimResult:
     """Slim a pipeline's denoiser, with no training.
@@ -110,8 +120,8 @@ def slim(
         observe_steps: observe only this many of the steps, chosen by the seed.
         method: "best", "slimdiff", "obs" or "threshold", see `passes.methods`; "best" unless a threshold or a criterion
             is given.
-        policy: `KeepParams(fraction)`, `KeepMacs(fraction)`, `MaxError(error)` or `Threshold(tau)`; by default as much
-            goes as `MaxError()` allows.
+        policy: `KeepParams(fraction)`, `KeepMacs(fraction)`, `KeepLatency(fraction, backend)`, `MaxError(error)` or
+            `Threshold(tau)`; by default as much goes as `MaxError()` allows.
         criterion: for "threshold", name of the score, one or one for each kind of site; see `passes.criteria`.
         compensation: for "threshold": "none", "bias" or "lstsq".
         timestep_weights: how much timesteps count in second moments; see `slimdiff_fx.timestep_weights`.
@@ -121,6 +131,8 @@ def slim(
         batch: samples a pipeline call.
         batches: for a bare denoiser: arguments (args, kwargs) of its program.
         check: compare slim with masked dense; leave it on.
+        ranks: processes that share the calibration, see `slimdiff_fx.ranks.joined_ranks`. Each has to call this with
+            the same arguments, and gets the same statistics.
         listener: told about stages and progress.
 
     Returns:
@@ -134,15 +146,24 @@ def slim(
     chosen_method = choose_method(method, policy, criterion, compensation)
     weights = bucket_weights(timestep_weights)
     planning = Planning(chosen_method, policy, criterion, compensation, sequential)
+    planning.check()
     if isinstance(pipe_or_model, nn.Module):
         if batches is None:
             raise UsageError("a bare denoiser has no prompts; pass the pipeline, or batches of the denoiser's inputs")
+        if ranks.several:
+            raise UsageError("ranks share a pipeline's samples; pass the pipeline, not a bare denoiser")
         if sequential is not None:
             raise UsageError("sequential calibration runs a pipeline several times; pass one, not a bare denoiser")
         with timed("capture", seconds, listener):
             captured = capture_model(pipe_or_model)
         with timed("calibrate", seconds):
-            watched = instrument(captured.program, captured.sites, moments=planning.needs_moments, weights=weights)
+            watched = instrument(
+                captured.program,
+                captured.sites,
+                attention_weights=planning.needs_attention_weights,
+                moments=planning.needs_moments,
+                weights=weights,
+            )
             statistics = calibrate(watched, batches)
         return finish(captured, None, statistics, planning, check=check, seconds=seconds, listener=listener)
     pipe = pipe_or_model
@@ -163,7 +184,10 @@ def slim(
         moments=planning.needs_moments,
         timestep_weights=weights,
         moments_folder=None if moments_folder is None else Path(moments_folder),
+        attention_weights=planning.needs_attention_weights,
+        ranks=ranks,
     )
+    planning = planning.for_pipeline(pipe, settings.sampling.guidance)
     with timed("capture", seconds, listener):
         captured = capture_pipeline(pipe)
     with timed("calibrate", seconds):
@@ -178,7 +202,7 @@ class Planning:
     """How statistics become a plan; see `passes.methods.analyze`."""
 
     method: Method
-    policy: Policy | None = None
+    policy: Policy | KeepLatency | None = None
     criterion: str | Sequence[str] | None = None
     compensation: Compensation | None = None
     sequential: int | None = None
@@ -187,6 +211,21 @@ class Planning:
         if self.sequential is not None and self.method == "threshold" and self.compensation in (None, "none"):
             raise UsageError("--sequential solves for new weights: give --compensate with --method threshold")
 
+    def check(self) -> None:
+        """Refuse what can't be timed on this machine, before hours of calibration.
+
+        Raises:
+            ExportError: the runtime lacks something.
+        """
+        if isinstance(self.policy, KeepLatency):
+            require(self.policy.backend)
+
+    def for_pipeline(self, pipe: DiffusionPipeline, guidance: float | None) -> Planning:
+        """Fill in what the pipeline says about the denoiser's calls."""
+        if not isinstance(self.policy, KeepLatency) or self.policy.batch is not None:
+            return self
+        return replace(self, policy=replace(self.policy, batch=guided_batch(pipe, guidance)))
+
     @property
     def needs_moments(self) -> bool:
         """Whether calibration has to take second moments for it."""
@@ -194,10 +233,15 @@ class Planning:
         by_output = any(name in OUTPUT_CRITERIA for name in named)
         return self.method != "threshold" or self.compensation not in (None, "none") or by_output
 
+    @property
+    def needs_attention_weights(self) -> bool:
+        """Whether calibration has to measure attention's weights for it."""
+        return needs_attention_weights(self.criterion)
+
 
 @dataclass(frozen=True)
 class Recalibration:
-    """Runs the calibration again with another program in the denoiser's place."""
+    """Runs the calibration again, in this process alone, with another program in the denoiser's place."""
 
     pipe: DiffusionPipeline
     captured: CapturedDenoiser
@@ -208,7 +252,7 @@ class Recalibration:
     def __call__(self, program: Program, sites: tuple[Site, ...]) -> Statistics:
         """Calibrate a program, of the captured one's inputs, at some of its sites."""
         captured = replace(self.captured, program=program, sites=sites)
-        settings = replace(self.settings, checkpoint=None, resume=False)
+        settings = replace(self.settings, checkpoint=None, resume=False, ranks=ALONE)
         return observe_pipeline(self.pipe, captured, self.samples, settings, self.listener).statistics
 
 
@@ -239,14 +283,28 @@ def finish(
                 planning.compensation or "lstsq",
                 as_published=not RECIPES[planning.method].joint,
             )
-    return carry_out(captured, pipe, plan, check=check, seconds=seconds, listener=listener)
+    result = carry_out(captured, pipe, plan, check=check, seconds=seconds, listener=listener)
+    if isinstance(planning.policy, KeepLatency):
+        with timed("time", seconds, listener):
+            latency = measure_latency(planning.policy, captured.program, plan, captured.model)
+        result = replace(result, latency=latency)
+    return result
 
 
 def plan_from(
     captured: CapturedDenoiser, statistics: Statistics, planning: Planning, listener: Listener = SILENT
 ) -> SlimPlan:
-    """Plan from statistics, telling the listener how it goes on."""
-    done = 0
+    """Plan from statistics, telling the listener how it goes on; a budget of latency is measured first."""
+    policy, done = planning.policy, 0
+    if isinstance(policy, KeepLatency):
+        policy = measured_costs(
+            policy,
+            captured.program,
+            captured.sites,
+            narrow=RECIPES[planning.method].heads == "narrow",
+            model=captured.model,
+            listener=listener,
+        )
 
     def on_site(number: int, total: int) -> None:
         nonlocal done
@@ -258,7 +316,7 @@ def plan_from(
             captured.program,
             captured.sites,
             statistics,
-            planning.policy,
+            policy,
             planning.criterion,
             method=planning.method,
             compensation=planning.compensation,

@@ -7,21 +7,23 @@ from typing import Any
 
 from torch import nn
 
-from passes.allocate import Policy
 from passes.calibrate import calibrate
 from passes.capture import capture as capture_module
 from passes.compensation import Compensation
 from passes.errors import CalibrationError
 from passes.instrument import TIMESTEPS, Instrumented, instrument
 from passes.lower import lower
-from passes.methods import Method
+from passes.methods import RECIPES, Method, choose_method
 from passes.methods import analyze as analyze_statistics
 from passes.plan import SlimPlan
+from passes.policies import Policy
 from passes.program import Program
 from passes.rewrite import rewrite
 from passes.sites import find_sites
 from passes.validate import validate
 from slimdiff_fx.denoisers import DenoiserInputs, capture_denoiser
+from slimdiff_fx.latency.budget import KeepLatency
+from slimdiff_fx.latency.table import measured_costs
 
 __all__ = ["analyze", "calibrate", "capture", "convert", "lower", "prepare"]
 
@@ -45,22 +47,27 @@ def capture(model: nn.Module, inputs: DenoiserInputs | None = None, **sizes: Any
     )
 
 
-def prepare(program: Program, *, timesteps: float = TIMESTEPS, moments: bool = True) -> Instrumented:
+def prepare(
+    program: Program, *, timesteps: float = TIMESTEPS, moments: bool = True, attention_weights: bool = False
+) -> Instrumented:
     """Put observers at every site; predictions stay bitwise the same.
 
     Args:
         program: the dense program; it is left as it is.
         timesteps: the scheduler's range, [0, timesteps).
         moments: take second moments, which every method but "threshold" needs.
+        attention_weights: measure what the criteria "entropy" and "confidence" need.
     """
-    return instrument(program, find_sites(program), timesteps=timesteps, moments=moments)
+    return instrument(
+        program, find_sites(program), timesteps=timesteps, moments=moments, attention_weights=attention_weights
+    )
 
 
 def analyze(
     prepared: Instrumented,
     *,
     method: Method | None = None,
-    policy: Policy | None = None,
+    policy: Policy | KeepLatency | None = None,
     criterion: str | Sequence[str] | None = None,
     compensation: Compensation | None = None,
 ) -> SlimPlan:
@@ -69,7 +76,8 @@ def analyze(
     Args:
         prepared: after calibration.
         method: see `passes.methods`; "best" unless a threshold or a criterion is given.
-        policy: as much as `MaxError()` allows if None.
+        policy: as much as `MaxError()` allows if None. A `KeepLatency` times the graph: `slimdiff_fx.slim` times the
+            eager model, where the runtime runs that.
         criterion: for "threshold", see `passes.criteria`.
         compensation: for "threshold": "none", "bias" or "lstsq".
 
@@ -80,6 +88,9 @@ def analyze(
     statistics = prepared.statistics()
     if not statistics.calls:
         raise CalibrationError("nothing was observed yet; run slimdiff_fx.calibrate(prepared, batches) first")
+    if isinstance(policy, KeepLatency):
+        heads = RECIPES[choose_method(method, policy, criterion, compensation)].heads
+        policy = measured_costs(policy, prepared.dense, prepared.sites, narrow=heads == "narrow")
     return analyze_statistics(
         prepared.dense, prepared.sites, statistics, policy, criterion, method=method, compensation=compensation
     )

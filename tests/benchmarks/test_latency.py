@@ -11,9 +11,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 import benchmarks.latency as latency
-from benchmarks.backends import require
 from benchmarks.latency import measure_latency
 from passes.errors import ExportError, UsageError
+from slimdiff_fx.runtimes import require
 from tests.toy_denoisers import dit
 
 FAST = {"repeats": 2, "warmup": 1, "min_seconds": 0.0}

@@ -131,5 +131,17 @@ def test_timestep_weights_change_what_is_learned(toy_pipeline, folder):
     assert len(set(statistics.weights)) > 1
 
 
+def test_attention_weights_are_measured_when_asked_for(toy_pipeline, folder):
+    measured, plan = folder / "weights.safetensors", folder / "entropy.json"
+    run("calibrate", toy_pipeline, "-o", measured, *CALIBRATION, "--no-moments", "--attention-weights")
+    run("plan", toy_pipeline, "--statistics", measured, "--criterion", "entropy", "--tau", "0.5", "-o", plan)
+    assert load_plan(plan).policy["criterion"]["attention"] == "entropy"
+    # in one command the criterion itself asks for them
+    out = folder / "by-confidence"
+    run("slim", toy_pipeline, "-o", out, *CALIBRATION, "--pictures", "0", "--criterion", "confidence", "--tau", "0.5")
+    kept = load_statistics(out / "statistics.safetensors").statistics
+    assert any("confidence" in sums for sums in kept.sites.values())
+
+
 def test_inspect_says_what_moments_will_take(toy_pipeline):
     assert "second moments take" in run("inspect", toy_pipeline)

@@ -63,7 +63,7 @@ def test_one_threshold_gives_each_site_its_own_ratio() -> None:
     plan = allocate(program, sites, scores, Threshold(0.1), record={"samples": 5})
     assert plan.sites[feed_forward.name].kept == (3, 4, 5, 6, 7, 8, 9)
     assert plan.sites[attention.name].kept == (1, 2)
-    assert plan.policy == {"rule": "threshold", "normalize": "max", "tau": 0.1, "samples": 5}
+    assert plan.policy == {"method": "threshold", "normalize": "max", "tau": 0.1, "samples": 5}
     plan = allocate(program, sites, scores, Threshold(0.09, "minmax"))
     assert plan.sites[feed_forward.name].kept == (3, 4, 5, 6, 7, 8, 9)
     assert plan.sites[attention.name].kept == (1, 2)
@@ -180,10 +180,11 @@ def test_scores_that_fit_no_site(case: Case, values: list[float] | None, message
 
 def test_analyze_notes_how_the_plan_came_about() -> None:
     program, sites = toy()
-    statistics = calibrate(instrument(program, sites), [((samples(4), torch.tensor(5)), {})])
+    watched = instrument(program, sites, attention_weights=True)
+    statistics = calibrate(watched, [((samples(4), torch.tensor(5)), {})])
     plan = analyze(program, sites, statistics, Threshold(0.3), "entropy")
     assert plan.policy == {
-        "rule": "threshold",
+        "method": "threshold",
         "normalize": "max",
         "tau": 0.3,
         "criterion": {"feed_forward": "mean_abs", "attention": "entropy"},

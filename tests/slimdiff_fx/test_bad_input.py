@@ -165,6 +165,14 @@ def test_unknown_criterion(toy_pipeline, tmp_path, statistics):
     assert "mean_abs" in line
 
 
+def test_criterion_that_was_not_measured(toy_pipeline, tmp_path, statistics):
+    options = ("--statistics", statistics, "--criterion", "entropy", "-o", tmp_path / "plan.json")
+    line = run("plan", toy_pipeline, *options, expect=2)
+    assert "the statistics lack attention's entropy" in line
+    assert "--attention-weights" in line
+    assert not (tmp_path / "plan.json").exists()
+
+
 def test_unknown_device(toy_pipeline):
     line = run("inspect", toy_pipeline, "--device", "toaster", expect=2)
     assert "toaster" in line
@@ -398,3 +406,9 @@ def test_a_moments_folder_that_is_a_file(toy_pipeline, tmp_path):
     file.write_text("")
     line = run("slim", toy_pipeline, "-o", tmp_path / "out", "--moments-folder", file, *QUICK, expect=1)
     assert "second moments can't be kept" in line
+
+
+@pytest.mark.parametrize("option", [("--opset", "23"), ("--target", "onnxruntime")])
+def test_options_of_onnx_with_another_format(tmp_path, option):
+    line = run("export", "emoji", "--format", "pt2", *option, "-o", tmp_path / "unet.pt2", expect=2)
+    assert "--opset and --target are of ONNX" in line

@@ -1,23 +1,20 @@
-"""What can run a denoiser: eager torch, Inductor, and ONNX Runtime on its CPU, CUDA and TensorRT providers."""
+"""ONNX Runtime on its CPU, CUDA and TensorRT providers: what each needs, and how a program is run on it."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from passes.errors import ExportError, UsageError
+from passes.errors import ExportError
 from passes.program import Program
-from slimdiff_fx.export_onnx import export_onnx, quiet_onnxruntime
+from slimdiff_fx.export_onnx import export_onnx
+from slimdiff_fx.onnx_runtime import quiet_onnxruntime
 from slimdiff_fx.parity import example_tensors, input_nodes, symbol_roles
-
-Forward = Callable[[], Any]
 
 # Shared libraries each provider loads, in the order in which they are usually missing, and where they come from.
 _DRIVER = ("libcuda.so.1", "an NVIDIA driver")
@@ -30,45 +27,24 @@ _LIBRARIES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
 }
 _LIBRARIES["tensorrt"] = (*_LIBRARIES["ort-cuda"], ("libnvinfer.so.10", "TensorRT 10 (pip install tensorrt-cu12)"))
-_PROVIDERS = {
+PROVIDERS = {
     "ort": "CPUExecutionProvider",
     "ort-cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
-BACKENDS = ("eager", "inductor", *_PROVIDERS)
 
 
-@dataclass(frozen=True)
-class Contestant:
-    """One denoiser, ready to be run by any backend.
-
-    Attributes:
-        name: for the table.
-        module: eager; takes the program's arguments.
-        program: captured at the very sizes to be timed.
-    """
-
-    name: str
-    module: nn.Module
-    program: Program
-
-
-def require(backend: str) -> None:
-    """Make sure that this machine has what the backend needs, before anything slow is done.
+def require_onnxruntime(backend: str) -> None:
+    """Make sure that this machine has what a provider needs.
 
     Raises:
-        UsageError: no such backend.
         ExportError: something is missing; the message names it.
     """
-    if backend not in BACKENDS:
-        raise UsageError(f"no backend {backend!r}; choose one of {', '.join(BACKENDS)}")
-    if backend not in _PROVIDERS:
-        return
     try:
         import onnxruntime
     except ImportError as error:
         raise ExportError("onnxruntime is not installed: pip install 'slimdiff-fx[deploy]'") from error
-    provider = _PROVIDERS[backend]
+    provider = PROVIDERS[backend]
     if provider not in onnxruntime.get_available_providers():
         raise ExportError(
             f"backend {backend}: this build of onnxruntime has no {provider}; "
@@ -85,48 +61,34 @@ def require(backend: str) -> None:
         raise ExportError(f"backend {backend}: {provider} does not start: {refused}")
 
 
-def prepare(backend: str, contestant: Contestant, folder: Path, threads: int, dtype: torch.dtype | None) -> Forward:
-    """Build what runs one forward of the contestant; the first call may compile.
+def prepare_onnxruntime(
+    backend: str, program: Program, name: str, folder: Path, threads: int, dtype: torch.dtype | None
+) -> Callable[[], None]:
+    """Export a program and give what runs it once, at its example inputs.
 
     Args:
-        backend: one of `BACKENDS`; see `require`.
-        contestant: what to run, at its program's example inputs.
+        backend: one of `PROVIDERS`; see `require_onnxruntime`.
+        program: what to run.
+        name: of the file.
         folder: where files may be written.
-        threads: CPU threads, for runtimes with their own pool.
-        dtype: to export in, for ONNX Runtime; None keeps the program's own.
+        threads: CPU threads.
+        dtype: to export in; None keeps the program's own.
 
     Raises:
         ExportError: the export or the runtime failed.
     """
-    if backend in _PROVIDERS:
-        return _prepare_onnxruntime(backend, contestant, folder, threads, dtype)
-    module: Any = torch.compile(contestant.module) if backend == "inductor" else contestant.module
-    args, kwargs = contestant.program.args, dict(contestant.program.kwargs)
-
-    def forward() -> Tensor:
-        with torch.inference_mode():
-            result: Tensor = module(*args, **kwargs)
-        return result
-
-    return forward
-
-
-def _prepare_onnxruntime(
-    backend: str, contestant: Contestant, folder: Path, threads: int, dtype: torch.dtype | None
-) -> Forward:
     import onnxruntime
 
-    program = contestant.program
-    path = folder / f"{contestant.name}.onnx"
+    path = folder / f"{name}.onnx"
     # One comparison, at the sizes that are timed: a fast wrong answer is worth nothing.
     export_onnx(program, path, dtype=dtype, inputs=[example_tensors(program)])
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    provider = _PROVIDERS[backend]
+    provider = PROVIDERS[backend]
     settings = _tensorrt_settings(program, folder, dtype) if backend == "tensorrt" else {}
     providers = [(provider, settings)]
     if backend == "tensorrt":
-        providers.append((_PROVIDERS["ort-cuda"], {}))  # takes the nodes TensorRT can't
+        providers.append((PROVIDERS["ort-cuda"], {}))  # takes the nodes TensorRT can't
     session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     if session.get_providers()[0] != provider:
         raise ExportError(f"backend {backend}: ONNX Runtime fell back to {session.get_providers()[0]}")

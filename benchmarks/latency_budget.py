@@ -1,0 +1,249 @@
+"""Does a budget of latency give that latency? Predicted against measured, and against a budget of parameters.
+
+    python -m benchmarks.latency_budget emoji --backend ort|eager|inductor|ort-cuda|tensorrt
+    python -m benchmarks.latency_budget sd15 --backend ort --target 0.8
+
+Of a pipeline, each target's plan stands beside the plan that removes most parameters at the same expected error. Of a
+published configuration with random weights only shapes matter: what its sizes would cost in error is made up.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.measure import RESULTS, machine, paired_ratio, write_result
+from benchmarks.scale import CONFIGS, DTYPES, build
+from passes.alignment import is_aligned
+from passes.cost_table import params_table
+from passes.error_curves import narrows, widths_offered
+from passes.errors import SlimDiffError
+from passes.fingerprint import fingerprint
+from passes.optimize import Option, allocate_within_cost
+from passes.plan import SitePlan, SlimPlan
+from passes.planner import Planner
+from passes.policies import KeepCost, MaxError
+from slimdiff_fx.calibration_run import CalibrationSettings
+from slimdiff_fx.calibration_set import gather_samples
+from slimdiff_fx.captured import CapturedDenoiser, capture_model, capture_pipeline, observe_pipeline
+from slimdiff_fx.latency.bench import Effort, opened
+from slimdiff_fx.latency.budget import KeepLatency
+from slimdiff_fx.latency.measure import first_channels
+from slimdiff_fx.latency.table import measured_costs
+from slimdiff_fx.latency.target import guided_batch, make_target
+from slimdiff_fx.models import load_pipeline
+from slimdiff_fx.runtimes import BACKENDS, require
+
+TARGETS = (0.9, 0.8, 0.7)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A plan that is to be timed.
+
+    Attributes:
+        target: share of the latency that was asked for.
+        made_by: "latency" or "params".
+        plan: for the denoiser.
+        error: expected relative squared error of the prediction; None where there is none to expect.
+    """
+
+    target: float
+    made_by: str
+    plan: SlimPlan
+    error: float | None
+
+
+def measure_budgets(
+    captured: CapturedDenoiser, policy: KeepLatency, rows: Sequence[Row], priced: KeepCost, effort: Effort
+) -> list[dict[str, Any]]:
+    """Time the dense denoiser and each plan's in turn, and put what was expected beside it.
+
+    Args:
+        captured: the dense denoiser.
+        policy: what is timed.
+        rows: the plans.
+        priced: its costs.
+        effort: how long.
+    """
+    target = make_target(captured.program, captured.model, policy.sizes)
+    params, found = params_table(captured.program, captured.sites), []
+    with opened(policy.backend, policy.used_threads, effort) as bench:
+        dense = bench.ready(target.whole("dense"))
+        for row in rows:
+            timings = bench.whole({"dense": dense, "slim": bench.ready(target.whole("slim", row.plan))})
+            expected = priced.costs.kept(captured.sites, row.plan.sites) / priced.costs.total
+            measured = paired_ratio(timings["slim"], timings["dense"])
+            found.append(
+                {
+                    "target": row.target,
+                    "made_by": row.made_by,
+                    "expected": round(expected, 4),
+                    "measured": round(measured, 4),
+                    "off": round(expected / measured - 1, 4),
+                    "error": row.error,
+                    "params_kept": round(params.kept(captured.sites, row.plan.sites) / params.total, 4),
+                    "dense": timings["dense"].to_dict(),
+                    "slim": timings["slim"].to_dict(),
+                }
+            )
+    return found
+
+
+def plan_pipeline(
+    planner: Planner, captured: CapturedDenoiser, priced: KeepCost, targets: Sequence[float]
+) -> list[Row]:
+    """Plan each target, and what removes most parameters at the same expected error."""
+    rows = []
+    for fraction in targets:
+        policy = KeepCost(fraction, priced.costs, align=priced.align)
+        plan = planner.within_cost(policy, {}, _silent)
+        error = float(plan.predicted["relative_mse"])
+        by_params = planner.within_error(MaxError(error, priced.align), {}, _silent)
+        rows.append(Row(fraction, "latency", plan, error))
+        rows.append(Row(fraction, "params", by_params, float(by_params.predicted["relative_mse"])))
+    return rows
+
+
+def plan_by_shape(captured: CapturedDenoiser, priced: KeepCost, fraction: float, seed: int = 0) -> Row:
+    """Plan with made-up errors: a random weight of each site, times the square of what goes."""
+    program, sites = captured.program, captured.sites
+    generator = torch.Generator().manual_seed(seed)
+    parameters = dict(program.graph_module.named_parameters())
+    entries, options = {}, {}
+    for site in sites:
+        if narrows(site):
+            sizes = [(site.units, width) for width in (site.unit_width, *widths_offered(site))]
+        else:
+            sizes = [(units, site.unit_width) for units in range(site.units, 0, -1)]
+        sizes = [size for size in sizes if is_aligned(site, *size, priced.align)]
+        weight = float(torch.rand((), generator=generator)) + 0.1
+        entries[site.name] = sizes
+        options[site.name] = [
+            Option(index, priced.costs.of(site, units, width), weight * (1 - units * width / site.width) ** 2)
+            for index, (units, width) in enumerate(sizes)
+        ]
+    budget = int(fraction * priced.costs.total) - priced.costs.rest(sites)
+    chosen = allocate_within_cost(options, budget)
+    plans, updates = {}, {}
+    for site in sites:
+        units, width = entries[site.name][chosen[site.name].index]
+        entry = SitePlan(
+            site.kind, site.units, tuple(range(units)), width if width < site.unit_width and narrows(site) else None
+        )
+        plans[site.name] = entry
+        if entry.width is not None:
+            updates.update(first_channels(site, entry, parameters))
+    return Row(fraction, "latency", SlimPlan(fingerprint(program, sites), plans, {}, updates), None)
+
+
+def measure(name: str, policy: KeepLatency, targets: Sequence[float], samples: int, effort: Effort) -> dict[str, Any]:
+    """Run the benchmark for a pipeline, or for one of `benchmarks.scale.CONFIGS`.
+
+    Args:
+        name: of the pipeline or the configuration.
+        policy: what is timed; its fraction doesn't matter.
+        targets: shares of the latency.
+        samples: prompts to calibrate a pipeline on.
+        effort: how long things are timed.
+
+    Raises:
+        SlimDiffError: a stage failed.
+    """
+    require(policy.backend)
+    record = machine()
+    planner = None
+    if name in CONFIGS:
+        captured = capture_model(build(CONFIGS[name], DTYPES[name], seed=0))
+    else:
+        loaded = load_pipeline(name)
+        captured = capture_pipeline(loaded.pipe)
+        batch = policy.batch or guided_batch(loaded.pipe, loaded.sampling.guidance)
+        policy = KeepLatency(**{**vars(policy), "batch": batch})
+        chosen = gather_samples(loaded.pipe, prompts=None, images=None, samples=samples, seed=0, folder=loaded.folder)
+        settings = CalibrationSettings(loaded.sampling.given(None, None), moments=True)
+        statistics = observe_pipeline(loaded.pipe, captured, chosen, settings).statistics
+        planner = Planner(captured.program, captured.sites, statistics)
+    start = time.perf_counter()
+    priced = measured_costs(policy, captured.program, captured.sites, narrow=True, model=captured.model, effort=effort)
+    seconds = time.perf_counter() - start
+    if planner is None:
+        rows = [plan_by_shape(captured, priced, fraction) for fraction in targets]
+    else:
+        rows = plan_pipeline(planner, captured, priced, targets)
+    return {
+        "benchmark": "latency_budget",
+        "model": name,
+        "align": policy.align,
+        "machine": {**record, "threads": policy.used_threads},
+        "costs": {
+            **priced.costs.record,
+            "dense_ms": priced.costs.total / 1e6,
+            "sites_share": round(1 - priced.costs.rest(captured.sites) / priced.costs.total, 4),
+            "seconds": round(seconds, 1),
+        },
+        "samples": samples if planner is not None else None,
+        "plans": measure_budgets(captured, policy, rows, priced, effort),
+    }
+
+
+def _silent(done: int, total: int) -> None:
+    """Report no progress."""
+
+
+def _table(result: dict[str, Any]) -> Table:
+    table = Table(title=f"{result['model']} on {result['costs']['backend']}, {result['machine']['threads']} threads")
+    for column in ("target", "made by", "expected", "measured", "off", "expected error", "params kept"):
+        table.add_column(column, justify="right")
+    for row in result["plans"]:
+        table.add_row(
+            f"{row['target']:g}",
+            row["made_by"],
+            f"{row['expected']:.3f}",
+            f"{row['measured']:.3f}",
+            f"{row['off']:+.1%}",
+            "–" if row["error"] is None else f"{row['error']:.1e}",
+            f"{row['params_kept']:.1%}",
+        )
+    return table
+
+
+def main(
+    model: Annotated[str, typer.Argument(help=f"Pipeline folder, hub id, or {' | '.join(CONFIGS)}.")] = "emoji",
+    backend: Annotated[str, typer.Option(help=" | ".join(BACKENDS))] = "ort",
+    target: Annotated[list[float] | None, typer.Option(help="Share of the latency; several times. [.9 .8 .7]")] = None,
+    align: Annotated[int | None, typer.Option(help="Hold widths to multiples of this.")] = None,
+    samples: Annotated[int, typer.Option(help="Prompts to calibrate on.")] = 64,
+    batch: Annotated[int | None, typer.Option(help="Batch; what the pipeline runs for a picture.")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    repeats: Annotated[int, typer.Option(help="Turns at least.")] = 7,
+    whole_seconds: Annotated[float, typer.Option(help="Time that each denoiser is run.")] = 5.0,
+    cache: Annotated[Path | None, typer.Option(help="Folder for measured latencies.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder for the JSON.")] = RESULTS,
+) -> None:
+    """Plan by latency, and see whether it comes out."""
+    console = Console()
+    try:
+        policy = KeepLatency(1.0, backend, batch, threads=threads, cache=cache, align=align)
+        effort = Effort(repeats, warmup=min(2, repeats), whole_seconds=whole_seconds)
+        torch.set_num_threads(threads)
+        result = measure(model, policy, target or TARGETS, samples, effort)
+    except SlimDiffError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    console.print(_table(result))
+    name = f"latency-budget-{backend}" if model == "emoji" else f"latency-budget-{Path(model).name}-{backend}"
+    console.print(f"written to {write_result(name, result, output)}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

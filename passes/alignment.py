@@ -1,0 +1,42 @@
+"""Sizes that kernels like: widths of products held to multiples, whichever way units are chosen."""
+
+from __future__ import annotations
+
+from passes.errors import UsageError
+from passes.site import Site
+
+
+def check_align(align: int | None) -> None:
+    """Refuse a multiple that is none.
+
+    Raises:
+        UsageError: it is not a positive whole number.
+    """
+    if align is not None and (isinstance(align, bool) or not isinstance(align, int) or align < 1):
+        raise UsageError(f"align is {align!r}; it must be a positive whole number, such as 8, 16 or 64")
+
+
+def is_aligned(site: Site, units: int, width: int | None, align: int | None) -> bool:
+    """Tell whether a size may be offered: its channels are a multiple of `align`, or nothing is gone.
+
+    A site's channels are its neurons, or its heads times their width: what its products see. Both halves of a gated
+    linear have as many rows as there are neurons.
+
+    Args:
+        site: the dense site.
+        units: how many stay.
+        width: channels of each; None for all of them.
+        align: the multiple; None allows every size.
+
+    Example:
+        >>> site = Site("block.attn", "attention", 8, 12, (), "block.attn.out")
+        >>> [width for width in range(1, 13) if is_aligned(site, 8, width, 16)]
+        [2, 4, 6, 8, 10, 12]
+    """
+    channels = units * (width or site.unit_width)
+    return align is None or channels == site.width or channels % align == 0
+
+
+def rounded_up(site: Site, units: int, align: int | None) -> int:
+    """Give the smallest number of units, at least `units`, that may be offered."""
+    return next(count for count in range(units, site.units + 1) if is_aligned(site, count, None, align))

@@ -1,0 +1,129 @@
+"""How much goes: a threshold, a budget, or an error that is allowed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from passes.alignment import check_align
+from passes.cost_table import CostTable
+from passes.errors import UsageError
+
+Normalization = Literal["max", "minmax"]
+# The largest relative squared error of the prediction at which pictures of dense and slim could not be told apart by
+# eye, see docs/adr/0012.
+DEFAULT_MAX_ERROR = 1e-3
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Keep every unit whose score, divided by its site's largest, is at least tau.
+
+    Attributes:
+        tau: in [0, 1]; 0 keeps everything.
+        normalize: "max" divides by the site's largest score, "minmax" maps the site's scores to [0, 1] first.
+        align: keep so many more units of each site that its channels are a multiple of this; None adds none.
+    """
+
+    tau: float = 0.05
+    normalize: Normalization = "max"
+    align: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tau <= 1:
+            raise UsageError(f"tau is {self.tau:g}; it must be in [0, 1], such as 0.05")
+        _check_normalization(self.normalize)
+        check_align(self.align)
+
+
+@dataclass(frozen=True)
+class KeepParams:
+    """Keep at most this fraction of all the denoiser's parameters.
+
+    Attributes:
+        fraction: above 0, at most 1.
+        normalize: for "threshold", as in `Threshold`.
+        align: hold the channels of every site that is cut to multiples of this; see `passes.alignment`.
+    """
+
+    fraction: float
+    normalize: Normalization = "max"
+    align: int | None = None
+
+    def __post_init__(self) -> None:
+        check_fraction("keep-params", self.fraction)
+        _check_normalization(self.normalize)
+        check_align(self.align)
+
+
+@dataclass(frozen=True)
+class KeepMacs:
+    """Keep at most this fraction of all the denoiser's multiply-adds; attributes as in `KeepParams`."""
+
+    fraction: float
+    normalize: Normalization = "max"
+    align: int | None = None
+
+    def __post_init__(self) -> None:
+        check_fraction("keep-macs", self.fraction)
+        _check_normalization(self.normalize)
+        check_align(self.align)
+
+
+@dataclass(frozen=True)
+class KeepCost:
+    """Keep at most this fraction of what the denoiser costs by a table, such as measured latencies.
+
+    Attributes:
+        fraction: above 0, at most 1.
+        costs: what every size of every site costs.
+        normalize: as in `KeepParams`.
+        align: as in `KeepParams`.
+    """
+
+    fraction: float
+    costs: CostTable
+    normalize: Normalization = "max"
+    align: int | None = None
+
+    def __post_init__(self) -> None:
+        check_fraction(f"keep-{self.costs.name}", self.fraction)
+        _check_normalization(self.normalize)
+        check_align(self.align)
+
+
+@dataclass(frozen=True)
+class MaxError:
+    """Remove as many parameters as the prediction's expected error allows.
+
+    Attributes:
+        error: largest relative squared error of the prediction, E‖slim − dense‖² / E‖dense‖².
+        align: as in `KeepParams`.
+    """
+
+    error: float = DEFAULT_MAX_ERROR
+    align: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.error < 1:
+            raise UsageError(f"max-error is {self.error:g}; it must be between 0 and 1, such as {DEFAULT_MAX_ERROR:g}")
+        check_align(self.align)
+
+
+Budget = KeepParams | KeepMacs | KeepCost
+Policy = Threshold | Budget | MaxError
+
+
+def check_fraction(option: str, fraction: float) -> None:
+    """Refuse a share that is none.
+
+    Raises:
+        UsageError: it is not above 0 and at most 1.
+    """
+    if not 0 < fraction <= 1:
+        raise UsageError(f"{option} is {fraction:g}; it must be above 0 and at most 1, such as 0.9")
+
+
+def _check_normalization(how: str) -> None:
+    if how not in ("max", "minmax"):
+        raise UsageError(f"unknown normalization {how!r}; there are 'max' and 'minmax'")

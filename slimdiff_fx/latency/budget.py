@@ -1,0 +1,60 @@
+"""The policy that asks for a share of the latency, and of which latency."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from passes.alignment import check_align
+from passes.errors import UsageError
+from passes.policies import Normalization, check_fraction
+from slimdiff_fx.runtimes import runtime
+
+
+@dataclass(frozen=True)
+class KeepLatency:
+    """Keep at most this fraction of the denoiser's latency on a runtime, as measured here.
+
+    Attributes:
+        fraction: above 0, at most 1.
+        backend: one of `slimdiff_fx.runtimes.BACKENDS`.
+        batch: of the timed forward; None for what the pipeline runs: 2 with guidance, else 1.
+        height: of the latents; None for the model's own.
+        width: likewise.
+        tokens: length of the text; None for what the pipeline pads to.
+        threads: CPU threads; None for as many as torch uses.
+        cache: folder for measured latencies; see `slimdiff_fx.latency.cache`.
+        normalize: as in `passes.policies.KeepParams`.
+        align: likewise.
+    """
+
+    fraction: float
+    backend: str = "ort"
+    batch: int | None = None
+    height: int | None = None
+    width: int | None = None
+    tokens: int | None = None
+    threads: int | None = None
+    cache: str | Path | None = None
+    normalize: Normalization = "max"
+    align: int | None = None
+
+    def __post_init__(self) -> None:
+        check_fraction("keep-latency", self.fraction)
+        check_align(self.align)
+        runtime(self.backend)
+        for name, value in {**self.sizes, "threads": self.threads}.items():
+            if value is not None and value < 1:
+                raise UsageError(f"the latency's {name} is {value}; it must be at least 1")
+
+    @property
+    def sizes(self) -> dict[str, int | None]:
+        """The asked-for sizes by name."""
+        return {"batch": self.batch, "height": self.height, "width": self.width, "tokens": self.tokens}
+
+    @property
+    def used_threads(self) -> int:
+        """How many CPU threads are timed."""
+        return self.threads if self.threads is not None else torch.get_num_threads()

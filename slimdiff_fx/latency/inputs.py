@@ -1,0 +1,63 @@
+"""Inputs of a program at the sizes that are to be timed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from passes.errors import UsageError
+from passes.program import Program
+from slimdiff_fx.parity import example_tensors, input_nodes, symbol_roles, unflatten
+
+
+def inputs_at(program: Program, sizes: Mapping[str, int | None]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Make inputs of other sizes from the traced ones: their rows and columns again and again.
+
+    Args:
+        program: with dynamic sizes.
+        sizes: "batch", "height", "width" and "tokens"; None leaves the traced one.
+
+    Returns:
+        args and kwargs for the program.
+
+    Raises:
+        UsageError: the program holds such a size fixed.
+    """
+    roles = symbol_roles(program)
+    wanted = {name: size for name, size in sizes.items() if size is not None}
+    values = {symbol: wanted.get(role, hint) for symbol, (role, hint) in roles.items()}
+    known = {role: values[symbol] for symbol, (role, _) in roles.items()}
+    if "size" in known:  # height and width are one symbol
+        values |= {symbol: wanted.get("height", hint) for symbol, (role, hint) in roles.items() if role == "size"}
+        known |= dict.fromkeys(("height", "width"), wanted.get("height", known["size"]))
+    examples = example_tensors(program)
+    for name, size in wanted.items():
+        found = known.get(name, _fixed(examples, name))
+        if found != size:
+            raise UsageError(f"the program was captured for {name} {found} alone and can't be timed at {size}")
+    tensors = [
+        _resized(example, [_value(size, values) for size in node.meta["val"].shape])
+        for node, example in zip(input_nodes(program), examples, strict=True)
+    ]
+    return unflatten(program, tensors)
+
+
+def _fixed(examples: list[Tensor], name: str) -> int | None:
+    """Give the size that the traced picture has."""
+    picture = next((each for each in examples if each.dim() == 4), None)
+    axis = {"batch": 0, "height": 2, "width": 3}.get(name)
+    return None if picture is None or axis is None else picture.shape[axis]
+
+
+def _value(size: Any, values: Mapping[Any, int]) -> int:
+    return int(size.node.expr.xreplace(dict(values))) if isinstance(size, torch.SymInt) else int(size)
+
+
+def _resized(example: Tensor, shape: list[int]) -> Tensor:
+    for axis, size in enumerate(shape):
+        if size != example.shape[axis]:
+            example = example.index_select(axis, torch.arange(size, device=example.device) % example.shape[axis])
+    return example.contiguous()

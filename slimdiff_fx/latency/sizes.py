@@ -1,0 +1,49 @@
+"""At which of its sizes a site is timed."""
+
+from __future__ import annotations
+
+from passes.alignment import is_aligned
+from passes.error_curves import narrows, widths_offered
+from passes.site import Site
+
+Size = tuple[int, int]  # units, width of each
+_POINTS = 7
+# Kernels compute so many columns at once: what lies between two multiples takes as long as the upper one (measured, see
+# docs/adr/0018). Sites of fewer than 4 such steps are timed at any width.
+_COLUMNS = 16
+
+
+def sizes_timed(site: Site, narrow: bool, align: int | None) -> list[Size]:
+    """List the sizes at which a site is timed, from the whole one to the smallest that is offered.
+
+    Args:
+        site: the dense site.
+        narrow: heads become narrower where they can; otherwise whole heads go.
+        align: as policies have it.
+    """
+    if narrow and narrows(site):
+        offered = [(site.units, width) for width in widths_offered(site)]
+    elif site.kind == "attention":
+        offered = [(units, site.unit_width) for units in range(site.units - 1, 0, -1)]
+    else:
+        offered = [(units, 1) for units in range(site.units - 1, 0, -1)]
+    aligned = [size for size in offered if is_aligned(site, size[0], size[1], align)]
+    even = [size for size in aligned if size[0] * size[1] % step_of(site) == 0]
+    return [(site.units, site.unit_width), *_spread(even or aligned, _POINTS)]
+
+
+def step_of(site: Site) -> int:
+    """Give the step in which a site's channels cost time."""
+    return _COLUMNS if site.width >= 4 * _COLUMNS else 1
+
+
+def nearest_half(site: Site, narrow: bool, align: int | None) -> Size:
+    """Give the timed size that is nearest to half of the site."""
+    return min(sizes_timed(site, narrow, align), key=lambda size: abs(size[0] * size[1] - site.width / 2))
+
+
+def _spread(sizes: list[Size], count: int) -> list[Size]:
+    """Take some of the sizes, evenly, both ends included."""
+    if len(sizes) <= count:
+        return sizes
+    return [sizes[round(index * (len(sizes) - 1) / (count - 1))] for index in range(count)]

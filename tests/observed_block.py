@@ -1,0 +1,26 @@
+"""A calibrated toy block with enough neurons to round: plans of it take milliseconds."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+
+from passes.calibrate import calibrate
+from passes.instrument import instrument
+from passes.program import Program
+from passes.site import Site
+from passes.sites import find_sites
+from passes.statistics import Statistics
+from tests.toy_block import build, capture_block, samples
+
+Observed = tuple[Program, tuple[Site, ...], Statistics]
+
+
+@cache
+def observed_block() -> Observed:
+    """Give the program, its sites (3 heads of 4, 40 neurons) and statistics with second moments."""
+    program = capture_block(build(neurons=40))
+    sites = find_sites(program)
+    watched = instrument(program, sites, moments=True)
+    return program, sites, calibrate(watched, [((samples(4, seed), torch.tensor(5 * seed)), {}) for seed in range(6)])
