@@ -1,8 +1,7 @@
-# `make help` lists the targets. Variables can be set on the command line: make demo TAU=0.2 OUT=slim-more
+# `make help` lists the targets. Variables can be set on the command line: make demo OUT=slim-more SLIM_ARGS='--overwrite --max-error 0.003'
 PYTHON ?= python3
 VENV   ?= .venv
-EXTRAS ?= test,dev,bench
-TAU    ?= 0.1
+EXTRAS ?= test,dev,bench,deploy
 OUT    ?= slim-emoji
 SLIM_ARGS   ?= --overwrite
 PYTEST_ARGS ?=
@@ -26,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP) ## Slim the built-in pipeline `emoji` into slim-emoji/
-	$(BIN)/slimdiff-fx slim emoji --tau $(TAU) -o $(OUT) $(SLIM_ARGS)
+	$(BIN)/slimdiff-fx slim emoji -o $(OUT) $(SLIM_ARGS)
 
 test: $(STAMP) ## Run every test, slow ones included
 	$(BIN)/python -m pytest -m "" $(PYTEST_ARGS)
@@ -46,7 +45,7 @@ format: $(STAMP) ## Format and mend what ruff can
 
 bench: $(STAMP) ## Measure latency, dense and slim in turn, and the observers' overhead
 	$(BIN)/python -m benchmarks.latency --backend $(BACKEND) $(BENCH_MODELS)
-	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.cost --part overhead
 
 clean: ## Remove what the demo and the tools wrote (not .venv)
 	rm -rf $(OUT) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
