@@ -13,7 +13,6 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import resvg_py
 from PIL import Image
 
 SIZE = 64
@@ -146,6 +145,8 @@ def _icons(root: Path, labels: dict[str, str]) -> Iterator[tuple[str, Image.Imag
     It keeps SVG bodies by name; the table from code point to name is empty in some collections, whose names are then
     the labels with hyphens.
     """
+    import resvg_py  # an extra of its own: only who fetches the pictures needs it
+
     collection = json.loads((root / "icons.json").read_text())
     names = json.loads((root / "chars.json").read_text())
     names = names or {code: label.replace(" ", "-").replace(":", "") for code, label in labels.items()}
