@@ -20,5 +20,5 @@ def torchrun(ranks: int, *arguments: object, **environment: str) -> subprocess.C
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=1800,
     )
