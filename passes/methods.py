@@ -61,7 +61,7 @@ def analyze(
         on_site: told how many sites have been analyzed, of how many.
 
     Returns:
-        A plan with its updates and, where probes were kept, its predicted error.
+        A plan with its updates, what takes adapters along, and, where probes were kept, its predicted error.
 
     Raises:
         UsageError: method, policy and criterion contradict each other, or the statistics lack what the method needs.
@@ -97,7 +97,8 @@ def _by_score(
     noted = {**plan.policy, "compensation": how}
     if not statistics.moments and how == "none":
         return replace(plan, policy=noted)
-    return Planner(program, sites, statistics, RECIPES["threshold"], how).plan(dict(plan.sites), noted)
+    planner = Planner(program, sites, statistics, RECIPES["threshold"], how)
+    return planner.with_adapter_maps(planner.plan(dict(plan.sites), noted))
 
 
 def _by_error(
@@ -107,8 +108,8 @@ def _by_error(
     if policy.align is not None:
         noted["align"] = policy.align
     if isinstance(policy, MaxError):
-        return planner.within_error(policy, noted, on_site)
-    return planner.within_cost(policy, noted, on_site)
+        return planner.with_adapter_maps(planner.within_error(policy, noted, on_site))
+    return planner.with_adapter_maps(planner.within_cost(policy, noted, on_site))
 
 
 def choose_method(

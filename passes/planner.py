@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor
 
+from passes.adapter_maps import adapter_maps
 from passes.alignment import is_aligned
 from passes.allocate import price_list, unmet
 from passes.compensation import Compensated, Compensation, compensate, consumer_inputs
@@ -99,6 +100,14 @@ class Planner:
             predicted["relative_mse_by_sensitivities"] = additive
         ordered = {site.name: entries[site.name] for site in self._sites}
         return SlimPlan(fingerprint(self._program, self._sites), ordered, dict(noted), updates, predicted)
+
+    def with_adapter_maps(self, plan: SlimPlan) -> SlimPlan:
+        """Add what takes adapters of the dense model along: once, for it costs as much as solving for the weights."""
+        changed = [(site, plan.sites[site.name]) for site in self._sites if _changes(site, plan.sites[site.name])]
+        maps: dict[str, Tensor] = {}
+        for site, entry in changed:
+            maps.update(adapter_maps(site, entry, self._sums[site.name], self._compensate(site, entry)))
+        return replace(plan, adapter_maps=maps)
 
     def within_cost(self, policy: Budget, noted: Mapping[str, Any], on_site: OnSite) -> SlimPlan:
         """Find the plan of least expected error that meets a budget.

@@ -12,22 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import DiffusionPipeline
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from passes.errors import CheckpointError, UsageError
-from passes.plan import SlimPlan
-from slimdiff_fx.atomic_write import replaced_file, replaced_folder
+from passes.errors import UsageError
+from slimdiff_fx.atomic_write import replaced_folder
+from slimdiff_fx.plan_file import PLAN_FILE, load_plan, save_plan
 from slimdiff_fx.quiet import quiet_libraries
 from slimdiff_fx.report import build_report
-from slimdiff_fx.sampling import denoiser_name
 from slimdiff_fx.statistics_file import save_statistics
 
 if TYPE_CHECKING:
     from slimdiff_fx.slim import SlimResult
 
-PLAN_FILE = "slim_plan.json"
 STATISTICS_FILE = "statistics.safetensors"
 REPORT_FILE = "report.json"
 # What may lie beside model_index.json and belongs to the pipeline: captions, sampling defaults, licences and credits.
@@ -62,7 +58,6 @@ def save_result(
     source = Path(str(pipe.config.get("_name_or_path") or ""))
     with replaced_folder(folder, overwrite=overwrite) as partial:
         save_pipeline(pipe, partial)
-        save_plan(result.plan, partial / denoiser_name(pipe) / PLAN_FILE)
         if result.statistics is not None:
             # Second moments are large, and what they were for is in the weights.
             light = replace(result.statistics, statistics=result.statistics.statistics.light())
@@ -91,43 +86,6 @@ def save_pipeline(pipe: DiffusionPipeline, folder: Path) -> None:
             # transformers loads in the dtype that the configuration names, whatever the file holds.
             data["dtype"] = "float32"
         config.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-
-
-def save_plan(plan: SlimPlan, file: Path) -> None:
-    """Write a plan as JSON, and its updates, if it has any, as .safetensors under the same name.
-
-    Raises:
-        CheckpointError: a file can't be written.
-    """
-    if plan.updates:
-        with replaced_file(updates_file(file)) as partial:
-            save_file({name: value.contiguous() for name, value in plan.updates.items()}, partial)
-    with replaced_file(file) as partial:
-        partial.write_text(plan.to_json(), encoding="utf-8")
-
-
-def updates_file(plan_file: Path) -> Path:
-    """Name the file beside a plan that holds its updates."""
-    return plan_file.with_suffix(".safetensors")
-
-
-def load_plan(file: Path) -> SlimPlan:
-    """Read a plan back.
-
-    Raises:
-        CheckpointError: the file is missing or no text.
-        PlanError: it holds no plan.
-    """
-    if not file.is_file():
-        raise CheckpointError(f"there is no plan at {file}; make one with `slimdiff-fx plan`")
-    try:
-        beside = updates_file(file)
-        updates = load_file(beside) if beside.is_file() else {}
-        return SlimPlan.from_json(file.read_text(encoding="utf-8"), updates)
-    except (UnicodeDecodeError, OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{file} can't be read as a plan ({error}); make it anew with `slimdiff-fx plan`"
-        ) from error
 
 
 @contextmanager

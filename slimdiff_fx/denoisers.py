@@ -14,6 +14,7 @@ from torch.export import Dim
 from passes.capture import capture
 from passes.errors import UsageError
 from passes.program import Program
+from slimdiff_fx.slim_files import wrapped_layer
 
 ROOT = "denoiser"
 SUPPORTED = ("UNet2DConditionModel", "UNet2DModel", "PixArtTransformer2DModel", "DiTTransformer2DModel")
@@ -165,6 +166,7 @@ def describe(
         raise UsageError(f"the example batch is {batch}; use 2 or more: a batch of 1 captures as a constant")
     if not isinstance(model, (UNet2DConditionModel, UNet2DModel, PixArtTransformer2DModel, DiTTransformer2DModel)):
         raise UsageError(f"{type(model).__name__} is not a denoiser this knows; supported are {', '.join(SUPPORTED)}")
+    _refuse_adapters(model)
     example = _Example(model, batch, height, width, tokens, seed)
     if isinstance(model, UNet2DConditionModel):
         return _describe_unet(model, example)
@@ -173,6 +175,15 @@ def describe(
     if isinstance(model, PixArtTransformer2DModel):
         return _describe_pixart(model, example)
     return _describe_dit(model, example)
+
+
+def _refuse_adapters(model: nn.Module) -> None:
+    wrapped = wrapped_layer(model)
+    if wrapped is not None:
+        raise UsageError(
+            f"{wrapped!r} is wrapped by an adapter. To have the adapter in the weights, call fuse_lora() and then "
+            "unload_lora_weights() on the pipeline; to load it into the slim model later, unload_lora_weights() alone"
+        )
 
 
 BATCH = Dim("batch", min=1)
