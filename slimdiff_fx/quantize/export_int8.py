@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from passes.errors import UsageError
+from passes.program import Program
+from passes.specialize import specialize
 from slimdiff_fx.captured import CapturedDenoiser
 from slimdiff_fx.models import LoadedPipeline
+from slimdiff_fx.parity import call_flat, example_tensors
 from slimdiff_fx.quantize.calibration_data import QuantizationSettings, record_calibration, record_held_out
-from slimdiff_fx.quantize.int8_report import Int8Report
+from slimdiff_fx.quantize.int8_report import MAX_ERROR, Int8Report, measure_int8
 from slimdiff_fx.quantize.recorded_calls import flat_calls
 
-INT8_MODES: Mapping[str, tuple[str, ...]] = {"onnx": ("static", "dynamic"), "openvino": ("weights",)}
+INT8_MODES: Mapping[str, tuple[str, ...]] = {
+    "onnx": ("static", "dynamic"),
+    "openvino": ("weights",),
+    "pt2": ("static",),
+    "aoti": ("static",),
+    "executorch": ("static",),
+}
+# Integer kernels round the other way where a value lies between two steps, and what follows differs by about as much as
+# quantizing costs. This is to catch a runtime that computes something else; what it costs is measured in float.
+KERNEL_TOLERANCE = 0.5
 
 
 @dataclass(frozen=True)
@@ -76,10 +91,12 @@ def export_int8(
         from slimdiff_fx.quantize.openvino_int8 import export_openvino_int8
 
         return export_openvino_int8(captured.program, file, held_out)
+    calls = flat_calls(record_calibration(loaded, captured, settings)) if mode == "static" else []
+    if format != "onnx":
+        return export_pt2e_int8(captured.program, format, file, calls, held_out)
     from slimdiff_fx.export_onnx import OPSET
     from slimdiff_fx.quantize.onnx_int8 import export_onnx_int8
 
-    calls = flat_calls(record_calibration(loaded, captured, settings)) if mode == "static" else []
     return export_onnx_int8(
         captured.program,
         file,
@@ -89,6 +106,63 @@ def export_int8(
         opset=onnx.opset or OPSET,
         target=onnx.target or "generic",
     )
+
+
+def export_pt2e_int8(
+    program: Program,
+    format: str,
+    file: Path,
+    calls: Sequence[Sequence[Tensor]],
+    held_out: Sequence[Sequence[Tensor]],
+    *,
+    max_error: float = MAX_ERROR,
+) -> Int8Report:
+    """Quantize by PT2E, measure what it costs, export, and compare the runtime with the quantized program.
+
+    Args:
+        program: dense or slim, float32.
+        format: "pt2", "aoti" or "executorch".
+        file: to write.
+        calls: what to calibrate on, one tensor for each placeholder.
+        held_out: what to compare on.
+        max_error: largest relative squared error of the prediction on `held_out`.
+
+    Raises:
+        ExportError: it failed, costs too much, or the runtime computes something else.
+        CheckpointError: the file can't be written.
+    """
+    from slimdiff_fx.quantize.pt2e import quantize_pt2e, xnnpack_quantizer
+
+    if format == "executorch":  # holds for the example's sizes
+        program = specialize(program)
+        rows = int(example_tensors(program)[0].shape[0])
+        calls, held_out = ([[tensor[:rows] for tensor in call] for call in each] for each in (calls, held_out))
+        quantized = quantize_pt2e(program, calls, xnnpack_quantizer())
+    else:
+        quantized = quantize_pt2e(program, calls)
+
+    def run(tensors: Sequence[Tensor]) -> Tensor:
+        with torch.no_grad():
+            return call_flat(quantized, tensors)
+
+    report = measure_int8(
+        program, run, held_out, runtime="PT2E", mode="static", max_error=max_error, path=str(file), sizes=False
+    )
+    if format == "executorch":
+        from slimdiff_fx.export_executorch import export_executorch
+
+        parity = export_executorch(quantized, file, tolerance=KERNEL_TOLERANCE, inputs=held_out)
+    elif format == "aoti":
+        from slimdiff_fx.export_aoti import export_aoti
+
+        # Without freezing the weights would be dequantized at each call.
+        settings = {"freezing": True}
+        parity = export_aoti(quantized, file, tolerance=KERNEL_TOLERANCE, inputs=held_out, settings=settings)
+    else:
+        from slimdiff_fx.export_pt2 import export_pt2
+
+        parity = export_pt2(quantized, file)
+    return replace(report, runtime=f"PT2E, {parity.runtime}")
 
 
 def _are(modes: tuple[str, ...]) -> str:
