@@ -97,6 +97,11 @@ def export_command(
     if options.int8 is not None:
         onnx = OnnxOptions(options.opset, options.target)
         _tell_int8(export_int8(loaded, captured, format, file, options.int8, calibration, onnx), console)
+        if format == "tensorrt":
+            from slimdiff_fx.export_tensorrt import trtexec_command
+
+            command = trtexec_command(captured.program, file, int8=True)
+            console.print(f"compared on a CPU; to build the engine: {command}", highlight=False, soft_wrap=True)
     elif format == "tensorrt":
         _export_tensorrt(captured.program, file, options, console)
     else:

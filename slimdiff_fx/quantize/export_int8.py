@@ -25,6 +25,7 @@ INT8_MODES: Mapping[str, tuple[str, ...]] = {
     "pt2": ("static",),
     "aoti": ("static",),
     "executorch": ("static",),
+    "tensorrt": ("static",),
 }
 # Integer kernels round the other way where a value lies between two steps, and what follows differs by about as much as
 # quantizing costs. This is to catch a runtime that computes something else; what it costs is measured in float.
@@ -92,7 +93,7 @@ def export_int8(
 
         return export_openvino_int8(captured.program, file, held_out)
     calls = flat_calls(record_calibration(loaded, captured, settings)) if mode == "static" else []
-    if format != "onnx":
+    if format not in ("onnx", "tensorrt"):
         return export_pt2e_int8(captured.program, format, file, calls, held_out)
     from slimdiff_fx.export_onnx import OPSET
     from slimdiff_fx.quantize.onnx_int8 import export_onnx_int8
@@ -105,6 +106,7 @@ def export_int8(
         calls=calls,
         opset=onnx.opset or OPSET,
         target=onnx.target or "generic",
+        symmetric=format == "tensorrt",
     )
 
 

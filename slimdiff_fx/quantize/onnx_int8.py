@@ -36,6 +36,7 @@ def export_onnx_int8(
     target: str = "generic",
     max_error: float = MAX_ERROR,
     reduce_range: bool = False,
+    symmetric: bool = False,
 ) -> Int8Report:
     """Export the program to an ONNX file in int8 and compare ONNX Runtime with the float program at once.
 
@@ -48,13 +49,14 @@ def export_onnx_int8(
         path: the file to write.
         held_out: inputs to compare on, see `slimdiff_fx.quantize.recorded_calls`.
         mode: "static" stores activations in 8 bits too, by ranges seen on `calls`: QuantizeLinear and
-            DequantizeLinear around convolutions and linears, which ONNX Runtime and TensorRT fuse. "dynamic" needs no
+            DequantizeLinear around convolutions and linears, which ONNX Runtime fuses. "dynamic" needs no
             calibration: the linears' inputs are measured while they run; convolutions stay in float.
         calls: inputs to calibrate on, for "static". All timesteps must be among them: ranges differ by a lot.
         opset: ONNX operator set.
         target: "generic" or "onnxruntime", see `slimdiff_fx.export_onnx.export_onnx`.
         max_error: largest relative squared error of the prediction on `held_out`.
         reduce_range: use 7 bits for weights, for processors whose 8-bit products saturate (x86 without VNNI).
+        symmetric: with "static", ranges of activations around zero and biases in float, as TensorRT wants them.
 
     Raises:
         ExportError: exporter, quantizer or runtime failed, or the result is beyond `max_error`.
@@ -73,14 +75,16 @@ def export_onnx_int8(
         save_graph(onnx_graph(program, dtype=None, opset=opset, onnxruntime=target == "onnxruntime"), plain)
         try:
             with _quiet():
-                _quantize(plain, scratch, mode, calls, reduce_range)
+                _quantize(plain, scratch, mode, calls, reduce_range=reduce_range, symmetric=symmetric)
         except Exception as error:  # the quantizer raises what its parts raise
             raise ExportError(f"ONNX Runtime can't quantize the graph: {first_line(error)}") from error
         runner, runtime = onnx_runner(scratch)
         return measure_int8(program, runner, held_out, runtime=runtime, mode=mode, max_error=max_error, path=str(path))
 
 
-def _quantize(plain: Path, path: Path, mode: str, calls: Sequence[Sequence[Tensor]], reduce_range: bool) -> None:
+def _quantize(
+    plain: Path, path: Path, mode: str, calls: Sequence[Sequence[Tensor]], *, reduce_range: bool, symmetric: bool
+) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
 
     model = onnx.load(plain, load_external_data=False)
@@ -96,6 +100,8 @@ def _quantize(plain: Path, path: Path, mode: str, calls: Sequence[Sequence[Tenso
         "extra_options": {"MatMulConstBOnly": True},
         "use_external_data_format": plain.with_name(f"{plain.name}.data").exists(),
     }
+    if symmetric:
+        settings["extra_options"] |= {"ActivationSymmetric": True, "QuantizeBias": False}
     if mode == "dynamic":
         quantize_dynamic(plain, path, **settings)
     else:
@@ -103,7 +109,7 @@ def _quantize(plain: Path, path: Path, mode: str, calls: Sequence[Sequence[Tenso
             plain,
             path,
             _Reader(names, calls),
-            activation_type=QuantType.QUInt8,
+            activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
             nodes_to_exclude=_outermost(model.graph),
             **settings,
         )

@@ -45,8 +45,12 @@ def quantize_pt2e(program: Program, calls: Sequence[Sequence[Tensor]], quantizer
 
 def prepare_pt2e(program: Program, quantizer: Any = None) -> fx.GraphModule:
     """Lower the program and insert PT2E's observers; see `quantize_pt2e`."""
+    return insert_pt2e_observers(lower(program).module(check_guards=False), quantizer)
+
+
+def insert_pt2e_observers(graph_module: fx.GraphModule, quantizer: Any = None) -> fx.GraphModule:
+    """Insert PT2E's observers into a graph whose linears and convolutions are operators; it is used up."""
     quantizer = x86_quantizer() if quantizer is None else quantizer
-    graph_module = lower(program).module(check_guards=False)
     with _torchao() as pt2e:
         prepared: fx.GraphModule = pt2e.prepare_pt2e(graph_module, quantizer)
     return prepared
