@@ -14,6 +14,7 @@ from torch.export import Dim
 from passes.capture import capture
 from passes.errors import UsageError
 from passes.program import Program
+from passes.refuse_quantized import refuse_quantized
 from slimdiff_fx.slim_files import wrapped_layer
 
 ROOT = "denoiser"
@@ -160,8 +161,10 @@ def describe(
         The wrapper to capture, example inputs and what stays dynamic.
 
     Raises:
-        UsageError: the model is of a class, or has conditions, that this doesn't know; or a size is impossible.
+        UsageError: the model is of a class, or has conditions, that this doesn't know, or is quantized already; or a
+            size is impossible.
     """
+    refuse_quantized(model)
     if batch < 2:
         raise UsageError(f"the example batch is {batch}; use 2 or more: a batch of 1 captures as a constant")
     if not isinstance(model, (UNet2DConditionModel, UNet2DModel, PixArtTransformer2DModel, DiTTransformer2DModel)):
