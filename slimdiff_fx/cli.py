@@ -332,6 +332,10 @@ def export(
     opset: Annotated[
         int | None, typer.Option("--opset", min=18, max=25, help="ONNX operator set, 18 to 25; 20 by default.")
     ] = None,
+    residuals: Annotated[
+        list[opt.Residuals] | None,
+        typer.Option("--residuals", help="Make inputs of what these add inside the UNet; can be given twice."),
+    ] = None,
     overwrite: opt.Overwrite = False,
     debug: opt.Debug = False,
 ) -> None:
@@ -347,4 +351,5 @@ def export(
         _console(),
         opset=opset,
         target=None if target is None else target.value,
+        residuals=[each.value for each in residuals or ()],
     )

@@ -232,6 +232,7 @@ def export_command(
     *,
     opset: int | None = None,
     target: str | None = None,
+    residuals: Sequence[str] = (),
 ) -> None:
     """Export the denoiser and print the parity that was measured."""
     refuse_ranks("export")
@@ -242,7 +243,7 @@ def export_command(
     inside = loaded.folder if loaded.folder is not None and model != "emoji" else Path()
     file = inside / f"{name}.{_ENDINGS[format]}" if out is None else out
     _refuse_file(file, overwrite)
-    program = capture_pipeline(loaded.pipe).program
+    program = capture_pipeline(loaded.pipe, residuals=residuals).program
     if format == "onnx":
         from slimdiff_fx.export_onnx import OPSET, export_onnx
 
