@@ -1,4 +1,4 @@
-"""The saved folder: a whole diffusers pipeline, the plan, the statistics and the report. JSON and safetensors only."""
+"""The saved folder: a whole diffusers pipeline, the plan, statistics, report and card. JSON and safetensors only."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import nn
 
 from passes.errors import UsageError
 from slimdiff_fx.atomic_write import replaced_folder
+from slimdiff_fx.model_card import CARD_FILE, DENSE_CARD_FILE, model_card
 from slimdiff_fx.plan_file import PLAN_FILE, load_plan, save_plan
 from slimdiff_fx.quiet import quiet_libraries
 from slimdiff_fx.report import build_report
@@ -62,10 +63,14 @@ def save_result(
             # Second moments are large, and what they were for is in the weights.
             light = replace(result.statistics, statistics=result.statistics.statistics.light())
             save_statistics(light, partial / STATISTICS_FILE)
-        text = json.dumps(report if report is not None else build_report(result), indent=1)
-        (partial / REPORT_FILE).write_text(text, encoding="utf-8")
+        report = report if report is not None else build_report(result)
+        (partial / REPORT_FILE).write_text(json.dumps(report, indent=1), encoding="utf-8")
         for companion in _companions(source):
-            shutil.copyfile(companion, partial / companion.name)
+            name = DENSE_CARD_FILE if companion.name == CARD_FILE else companion.name
+            shutil.copyfile(companion, partial / name)
+        picture = next((name for name in files or () if name.endswith(".png")), None)
+        card = model_card(pipe, report, source=source, picture=picture)
+        (partial / CARD_FILE).write_text(card, encoding="utf-8")
         for name, content in (files or {}).items():
             (partial / name).write_bytes(content)
 

@@ -344,6 +344,10 @@ def export(
     ] = None,
     steps: opt.Steps = None,
     seed: opt.Seed = 0,
+    residuals: Annotated[
+        list[opt.Residuals] | None,
+        typer.Option("--residuals", help="Make inputs of what these add inside the UNet; can be given twice."),
+    ] = None,
     overwrite: opt.Overwrite = False,
     debug: opt.Debug = False,
 ) -> None:
@@ -359,5 +363,6 @@ def export(
         samples=samples,
         steps=steps,
         seed=seed,
+        residuals=[each.value for each in residuals or ()],
     )
     export_command.export_command(model, format.value, out, options, overwrite, _console())

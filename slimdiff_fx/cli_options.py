@@ -81,6 +81,13 @@ class Target(StrEnum):
     onnxruntime = "onnxruntime"
 
 
+class Residuals(StrEnum):
+    """What adds to a UNet's activations."""
+
+    controlnet = "controlnet"
+    t2i_adapter = "t2i_adapter"
+
+
 class Align(StrEnum):
     """Multiples that kernels like."""
 

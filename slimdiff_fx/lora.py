@@ -114,6 +114,15 @@ def dense_or_slim(state_dict: Mapping[str, Tensor], cuts: Mapping[str, LinearCut
     return bool(sizes) and all(sizes)
 
 
+def cut_rows(cut: LinearCut, dense: Tensor) -> Tensor:
+    """Slice a tensor of one linear that loses output rows, [dense, ...] to [slim, ...].
+
+    Raises:
+        PlanError: the tensor is of another model.
+    """
+    return _rows(cut, dense.double()).to(dense.dtype).contiguous()
+
+
 def _find(key: str, cuts: Mapping[str, LinearCut]) -> tuple[LinearCut, str] | None:
     """Find the cut linear that a key belongs to, and what of it the key names."""
     first, _, rest = key.partition(".")
@@ -137,9 +146,9 @@ def _slice(key: str, value: Tensor, cut: LinearCut, leaf: str) -> Tensor:
             "from statistics with this version, or fuse the adapter into the dense model and slim that"
         )
     if leaf == (_A if cut.consumes else _B) or (leaf == _BIAS and not cut.consumes):
-        exact = value.double()
-        found = _columns(cut, exact.T).T if cut.consumes else _rows(cut, exact)
-        return found.to(value.dtype).contiguous()
+        if not cut.consumes:
+            return cut_rows(cut, value)
+        return _columns(cut, value.double().T).T.to(value.dtype).contiguous()
     return value
 
 

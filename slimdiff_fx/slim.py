@@ -83,6 +83,29 @@ class SlimResult:
 
         save_result(self, Path(folder), overwrite=overwrite)
 
+    def push_to_hub(
+        self, repo_id: str, *, private: bool | None = None, token: str | None = None, create_pr: bool = False
+    ) -> str:
+        """Upload what `save_pretrained` writes, the model card included, to a repository of the hub.
+
+        A folder that was saved already is uploaded as well by `hf upload owner/name FOLDER`.
+
+        Args:
+            repo_id: "owner/name"; made if there is none.
+            private: whether a new repository is private; the owner's default if None.
+            token: the one that `hf auth login` has kept if None.
+            create_pr: propose the files in place of committing them.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            UsageError: a bare model was slimmed, so there is no pipeline to upload.
+        """
+        from slimdiff_fx.hub import push_result
+
+        return push_result(self, repo_id, private=private, token=token, create_pr=create_pr)
+
 
 def slim(
     pipe_or_model: DiffusionPipeline | ModelMixin,

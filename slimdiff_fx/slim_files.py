@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import ModelMixin
-from torch import nn
 
-from passes.errors import CheckpointError
+from passes.errors import CheckpointError, PlanError
 from passes.plan import SlimPlan
+from slimdiff_fx.altered_models import processor_with_weights, wrapped_layer
 from slimdiff_fx.atomic_write import replaced_file
 from slimdiff_fx.plan_file import PLAN_FILE, load_plan, plan_digest, save_plan
 
@@ -32,13 +32,20 @@ class SlimModelMixin:
         """Save as diffusers does, and beside it the plan and the digest of each weight file.
 
         Raises:
-            CheckpointError: an adapter is loaded: its layers would be written in the place of the model's own.
+            CheckpointError: an adapter is loaded: its layers would be written in the place of the model's own; or an
+                attention processor has weights.
         """
-        wrapped = wrapped_layer(self)
+        wrapped = wrapped_layer(self)  # type: ignore[arg-type]
         if wrapped is not None:
             raise CheckpointError(
                 f"{wrapped!r} is wrapped by an adapter and can't be saved so; call unload_lora_weights() on the "
                 "pipeline, after fuse_lora() if the adapter is to stay in the weights"
+            )
+        processor = processor_with_weights(self)  # type: ignore[arg-type]
+        if processor is not None:
+            raise CheckpointError(
+                f"{processor!r} has an attention processor with weights of its own, which diffusers can't load back; "
+                "call unload_ip_adapter() or set_default_attn_processor() first"
             )
         push = kwargs.pop("push_to_hub", False)
         hub = {name: kwargs.pop(name) for name in _HUB_ARGUMENTS if name in kwargs}
@@ -89,11 +96,23 @@ class SlimModelMixin:
             )
         return plan
 
+    def plan_from_dense(self) -> SlimPlan:
+        """Give the plan, if it leads from the dense model to this one.
 
-def wrapped_layer(model: Any) -> str | None:
-    """Name a layer that an adapter has wrapped; None if there is none."""
-    assert isinstance(model, nn.Module)
-    return next((name for name, module in model.named_modules() if hasattr(module, "base_layer")), None)
+        Raises:
+            PlanError: the model was slimmed more than once.
+            CheckpointError: see `slim_plan`.
+        """
+        plan = self.slim_plan()
+        for name, entry in self.config.slim_units.items():  # type: ignore[attr-defined]
+            found = plan.sites.get(name)
+            made = None if found is None else (found.units, len(found.kept), found.width)
+            if made != (entry["units"], entry["kept"], entry.get("width")):
+                raise PlanError(
+                    f"site {name!r} was slimmed more than once, and adapters of the dense model can follow one plan "
+                    "only; slim the dense model once, as far as it shall go"
+                )
+        return plan
 
 
 def check_digests(folder: Path) -> None:

@@ -10,7 +10,7 @@ from diffusers.loaders.peft import _SET_ADAPTER_SCALE_FN_MAPPING
 from diffusers.utils import is_peft_available
 from torch import Tensor, nn
 
-from passes.errors import PlanError, UsageError
+from passes.errors import UsageError
 from passes.plan import SlimPlan
 from slimdiff_fx.lora import LinearCut, as_peft, dense_or_slim, linear_cuts, slice_lora
 
@@ -59,24 +59,11 @@ class SlimLoraMixin:
         super().load_lora_adapter(self._sliced(own), prefix=prefix, hotswap=hotswap, **kwargs)  # type: ignore[misc]
 
     def _sliced(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        plan: SlimPlan = self.slim_plan()  # type: ignore[attr-defined]
-        self._refuse_other_widths(plan)
+        plan: SlimPlan = self.plan_from_dense()  # type: ignore[attr-defined]
         state_dict = as_peft(state_dict)
         cuts = linear_cuts(plan)
         slim = dense_or_slim(state_dict, cuts, self._widths(cuts))
         return dict(state_dict) if slim else slice_lora(state_dict, plan)
-
-    def _refuse_other_widths(self, plan: SlimPlan) -> None:
-        """Refuse a plan that doesn't lead from the dense model to this one."""
-        units: Mapping[str, Any] = self.config.slim_units  # type: ignore[attr-defined]
-        for name, entry in units.items():
-            found = plan.sites.get(name)
-            made = None if found is None else (found.units, len(found.kept), found.width)
-            if made != (entry["units"], entry["kept"], entry.get("width")):
-                raise PlanError(
-                    f"site {name!r} was slimmed more than once, and adapters of the dense model can follow one plan "
-                    "only; slim the dense model once, as far as it shall go"
-                )
 
     def _widths(self, cuts: Mapping[str, LinearCut]) -> dict[str, int]:
         assert isinstance(self, nn.Module)

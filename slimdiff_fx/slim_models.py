@@ -20,6 +20,7 @@ from passes.plan import SitePlan, SlimPlan
 from slimdiff_fx.apply_plan import apply_plan, eager_site, mend_head_count
 from slimdiff_fx.plan_file import plan_digest
 from slimdiff_fx.slim_files import SlimModelMixin
+from slimdiff_fx.slim_ip_adapter import SlimIPAdapterMixin
 from slimdiff_fx.slim_lora import SlimLoraMixin
 
 _Model = TypeVar("_Model", bound=type)
@@ -58,7 +59,7 @@ def _with_widths(cls: _Model) -> _Model:
 
 
 @_with_widths
-class SlimUNet2DConditionModel(SlimLoraMixin, SlimModelMixin, UNet2DConditionModel):  # type: ignore[misc]
+class SlimUNet2DConditionModel(SlimLoraMixin, SlimIPAdapterMixin, SlimModelMixin, UNet2DConditionModel):  # type: ignore[misc]
     """`UNet2DConditionModel` with fewer heads and neurons."""
 
 

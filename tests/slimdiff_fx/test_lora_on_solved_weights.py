@@ -82,7 +82,7 @@ def _lost(effect, expected):
 
 
 def test_what_the_adapter_does_stays(plan, lora) -> None:
-    # At a tenth of all weights gone. Measured: best 0.0011, obs 0.0032 (without maps 0.0039), slimdiff 0.0048.
+    # A tenth of all weights gone; measured 0.0011 for best, 0.0032 for obs (without maps 0.0039), 0.0048 for slimdiff
     expected = _effect(tiny_unet().double(), lora)
     lost = _lost(_effect(make_slim(tiny_unet().double(), plan), lora), expected)
     assert lost < 0.01
