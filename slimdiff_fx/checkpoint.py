@@ -22,6 +22,7 @@ from slimdiff_fx.atomic_write import replaced_file, replaced_folder
 from slimdiff_fx.quiet import quiet_libraries
 from slimdiff_fx.report import build_report
 from slimdiff_fx.sampling import denoiser_name
+from slimdiff_fx.site_analysis import ANALYSIS_FILE
 from slimdiff_fx.statistics_file import save_statistics
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ STATISTICS_FILE = "statistics.safetensors"
 REPORT_FILE = "report.json"
 # What may lie beside model_index.json and belongs to the pipeline: captions, sampling defaults, licences and credits.
 _COMPANIONS = (".json", ".md", ".txt", "")
-_NOT_COMPANIONS = ("model_index.json", REPORT_FILE)
+_NOT_COMPANIONS = ("model_index.json", REPORT_FILE, ANALYSIS_FILE)
 
 
 def save_result(
@@ -50,7 +51,7 @@ def save_result(
         folder: where to; written beside it and renamed.
         overwrite: replace what is there.
         report: for report.json; made from the result if None.
-        files: more files for the folder, by name, such as pictures.
+        files: more files for the folder, by name or by folder/name, such as pictures.
 
     Raises:
         UsageError: the result holds no pipeline.
@@ -69,9 +70,12 @@ def save_result(
             save_statistics(light, partial / STATISTICS_FILE)
         text = json.dumps(report if report is not None else build_report(result), indent=1)
         (partial / REPORT_FILE).write_text(text, encoding="utf-8")
+        if result.analysis is not None:
+            (partial / ANALYSIS_FILE).write_text(json.dumps(result.analysis, separators=(",", ":")), encoding="utf-8")
         for companion in _companions(source):
             shutil.copyfile(companion, partial / companion.name)
         for name, content in (files or {}).items():
+            (partial / name).parent.mkdir(exist_ok=True)
             (partial / name).write_bytes(content)
 
 
