@@ -123,7 +123,7 @@ def observe_pipeline(
     idle = ranks.world - len(range(0, len(samples), settings.batch))
     if ranks.several and idle > 0:
         listener.note(f"{idle} of {ranks.world} ranks have no batch to run; give a smaller --batch")
-    with listener.steps("calibrate", calls * share.total, calls * done):
+    with listener.steps("calibrate", calls * share.total, calls * done, "samples", calls):
         stored = calibrate_pipeline(pipe, instrumented, observed, samples, settings, listener.advance)
     if settings.moments and ranks.rank == 0:
         parameters = dict(captured.program.graph_module.named_parameters())

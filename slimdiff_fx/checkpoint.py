@@ -20,6 +20,7 @@ from slimdiff_fx.model_card import CARD_FILE, DENSE_CARD_FILE, model_card
 from slimdiff_fx.plan_file import PLAN_FILE, load_plan, save_plan
 from slimdiff_fx.quiet import quiet_libraries
 from slimdiff_fx.report import build_report
+from slimdiff_fx.site_analysis import ANALYSIS_FILE
 from slimdiff_fx.statistics_file import save_statistics
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ STATISTICS_FILE = "statistics.safetensors"
 REPORT_FILE = "report.json"
 # What may lie beside model_index.json and belongs to the pipeline: captions, sampling defaults, licences and credits.
 _COMPANIONS = (".json", ".md", ".txt", "")
-_NOT_COMPANIONS = ("model_index.json", REPORT_FILE)
+_NOT_COMPANIONS = ("model_index.json", REPORT_FILE, ANALYSIS_FILE)
 
 
 def save_result(
@@ -47,7 +48,7 @@ def save_result(
         folder: where to; written beside it and renamed.
         overwrite: replace what is there.
         report: for report.json; made from the result if None.
-        files: more files for the folder, by name, such as pictures.
+        files: more files for the folder, by name or by folder/name, such as pictures.
 
     Raises:
         UsageError: the result holds no pipeline.
@@ -65,6 +66,8 @@ def save_result(
             save_statistics(light, partial / STATISTICS_FILE)
         report = report if report is not None else build_report(result)
         (partial / REPORT_FILE).write_text(json.dumps(report, indent=1), encoding="utf-8")
+        if result.analysis is not None:
+            (partial / ANALYSIS_FILE).write_text(json.dumps(result.analysis, separators=(",", ":")), encoding="utf-8")
         for companion in _companions(source):
             name = DENSE_CARD_FILE if companion.name == CARD_FILE else companion.name
             shutil.copyfile(companion, partial / name)
@@ -72,6 +75,7 @@ def save_result(
         card = model_card(pipe, report, source=source, picture=picture)
         (partial / CARD_FILE).write_text(card, encoding="utf-8")
         for name, content in (files or {}).items():
+            (partial / name).parent.mkdir(exist_ok=True)
             (partial / name).write_bytes(content)
 
 

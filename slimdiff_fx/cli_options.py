@@ -239,6 +239,16 @@ Pictures = Annotated[
     int, typer.Option("--pictures", help="Draw this many pictures with dense and slim side by side; 0 for none.")
 ]
 
+Sweep = Annotated[
+    int,
+    typer.Option(
+        "--sweep",
+        min=0,
+        max=20,
+        help="Measure error and latency at so many other sizes too, for the report; each takes a plan and a drawing.",
+    ),
+]
+
 
 def is_by_score(method: Method | None, criterion: list[str] | None, compensate: Compensate | None) -> bool:
     """Say whether units are chosen by a score."""
