@@ -1,211 +1,331 @@
 """How fast is the slim denoiser? Dense and slim in turn, in one run, on one backend.
 
-    python -m benchmarks.latency --backend ort|eager|inductor|ort-cuda|tensorrt [MODEL_OR_DIR ...]
+    python -m benchmarks.latency [MODEL] --backend ort|eager|inductor|aoti|openvino|ort-cuda|tensorrt
+    python -m benchmarks.latency emoji slim-emoji --backend ort
 
-With several models the first is the reference. With one, or none (`emoji`), a slim one is made of it in the run.
+MODEL is a pipeline folder, a hub id, `emoji`, or a published configuration with random weights: speed depends on shapes
+alone. Slim models are made of it in the run: some that lose the same share of each site, one that is planned for a
+latency. Other folders that are named run beside it.
 """
 
 from __future__ import annotations
 
+import gc
 import sys
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
+from diffusers import ModelMixin
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import RESULTS, Timing, interleave, machine, paired_ratio, write_result
-from benchmarks.uniform_plan import uniform_plan
+from benchmarks.measure import RESULTS, machine, write_result
+from benchmarks.scale import CONFIGS, DTYPES, build
+from benchmarks.shaped_plan import even_plan, plan_for_cost, sizes_offered
+from passes.cost_table import params_table
 from passes.costs import program_macs, program_params
 from passes.errors import SlimDiffError, UsageError
 from passes.plan import SlimPlan
+from passes.policies import KeepCost
 from passes.program import Program
-from passes.rewrite import rewrite
-from passes.sites import find_sites
-from slimdiff_fx.apply_plan import apply_plan
-from slimdiff_fx.denoisers import capture_denoiser, describe
-from slimdiff_fx.runtimes import BACKENDS, Contestant, prepare, require
+from slimdiff_fx.captured import CapturedDenoiser, capture_model
+from slimdiff_fx.checkpoint import load_plan
+from slimdiff_fx.latency.bench import Effort, clock_of
+from slimdiff_fx.latency.budget import KeepLatency
+from slimdiff_fx.latency.table import measured_costs
+from slimdiff_fx.latency.target import Target, make_target
+from slimdiff_fx.parity import example_tensors, input_nodes
+from slimdiff_fx.runtimes import BACKENDS, Contestant, Forward, prepare, require
+from slimdiff_fx.timing import CLOCKS, Timing, interleave, paired_ratio
 
-Sizes = dict[str, int]
+# Shares of the weights of attention and feed-forwards; the last is 100M of SD 1.5's, as SlimDiff removes.
+EAGER = ("eager", "inductor")  # run the module
+REMOVED = (0.15, 0.30, 0.41)
+KEEP_LATENCY = 0.74  # 1.35 times as fast: what SlimDiff states for its 100M
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A slim denoiser that is to run against the dense one.
+
+    Attributes:
+        name: for the table.
+        make: builds it; called when its turn has come, so that one is in memory at a time.
+    """
+
+    name: str
+    make: Callable[[], Contestant]
+
+
+@dataclass(frozen=True)
+class Race:
+    """How denoisers are timed against each other.
+
+    Attributes:
+        backend: see `slimdiff_fx.runtimes`.
+        threads: CPU threads.
+        repeats: turns at least.
+        warmup: turns that aren't counted.
+        min_seconds: time at least to spend on each denoiser.
+        dtype: to export in, for ONNX Runtime; None keeps the model's.
+    """
+
+    backend: str
+    threads: int = 1
+    repeats: int = 20
+    warmup: int = 2
+    min_seconds: float = 5.0
+    dtype: torch.dtype | None = None
+
+    def run(self, dense: Contestant, entrants: Sequence[Entrant]) -> Iterator[dict[str, Any]]:
+        """Time each entrant against the dense denoiser, pair by pair.
+
+        Yields:
+            the dense denoiser's row, from its first pair, then each entrant's, as JSON values.
+
+        Raises:
+            SlimDiffError: a denoiser can't be made, exported or run.
+        """
+        reference = self._ready(dense)
+        macs, params = program_macs(dense.program), program_params(dense.program)
+        for place, entrant in enumerate(entrants):
+            contestant = entrant.make()
+            own_macs, own_params = program_macs(contestant.program), program_params(contestant.program)
+            with tempfile.TemporaryDirectory() as folder:
+                forward = prepare(self.backend, contestant, Path(folder), self.threads, self.dtype)
+                timings = self._time({"dense": reference, "slim": forward})
+                del forward, contestant
+                gc.collect()  # graphs refer to themselves; a slim one less before the next is made
+            if place == 0:
+                yield {"name": dense.name, "params": params, "macs": macs, **timings["dense"].to_dict()}
+            ratio = paired_ratio(timings["slim"], timings["dense"])
+            yield {
+                "name": entrant.name,
+                "params": own_params,
+                "macs": own_macs,
+                **timings["slim"].to_dict(),
+                "dense_ms": timings["dense"].to_dict()["median_ms"],
+                "time_ratio": round(ratio, 4),
+                "mac_ratio": round(own_macs / macs, 4),
+                "param_ratio": round(own_params / params, 4),
+                "realized": round(own_macs / macs / ratio, 4),
+            }
+
+    @property
+    def clock(self) -> str:
+        """What times are read from; see `slimdiff_fx.latency.bench.clock_of`."""
+        return clock_of(self.backend, self.threads)
+
+    def _ready(self, contestant: Contestant) -> Forward:
+        with tempfile.TemporaryDirectory() as folder:
+            return prepare(self.backend, contestant, Path(folder), self.threads, self.dtype)
+
+    def _time(self, forwards: dict[str, Forward]) -> dict[str, Timing]:
+        return interleave(
+            forwards,
+            repeats=self.repeats,
+            warmup=self.warmup,
+            min_seconds=self.min_seconds,
+            clock=CLOCKS[self.clock],
+        )
+
+
+def entrants_of(
+    target: Target, captured: CapturedDenoiser, removed: Sequence[float], priced: KeepCost | None, align: int | None
+) -> list[Entrant]:
+    """Name the slim models that are made of a dense one: by shares of its weights, and by a latency."""
+    sites = captured.sites
+
+    def by_share(share: float) -> Contestant:
+        return target.whole("slim", even_plan(captured.program, sites, share, align))
+
+    found = [Entrant(f"−{share:.0%} of the sites", lambda share=share: by_share(share)) for share in removed]
+    if priced is not None:
+        plan = plan_for_cost(captured.program, sites, priced)
+        found.append(Entrant(f"latency {priced.fraction:g}", lambda: target.whole("slim", plan)))
+    return found
+
+
+def least_latency(captured: CapturedDenoiser, priced: KeepCost) -> float:
+    """Give the share of the latency that is left when each site has its cheapest size."""
+    sites, costs = captured.sites, priced.costs
+    cheapest = sum(min(costs.of(site, *size) for size in sizes_offered(site, priced.align)) for site in sites)
+    return (costs.rest(sites) + cheapest) / costs.total
 
 
 def measure_latency(
-    models: list[tuple[str, torch.nn.Module]],
+    name: str,
+    model: ModelMixin,
+    race: Race,
     *,
-    backend: str,
-    keep: float = 0.7,
+    sizes: dict[str, int | None],
+    removed: Sequence[float] = REMOVED,
+    keep_latency: float | None = None,
+    align: int | None = None,
     plan: SlimPlan | None = None,
-    sizes: dict[str, int | None] | None = None,
-    repeats: int = 20,
-    warmup: int = 3,
-    min_seconds: float = 5.0,
-    dtype: torch.dtype | None = None,
+    beside: Sequence[tuple[str, ModelMixin]] = (),
+    cache: Path | None = None,
 ) -> dict[str, Any]:
-    """Time the models against each other.
+    """Run the benchmark for one dense denoiser.
 
     Args:
-        models: (name, denoiser); the first is the reference. If it is alone, it is slimmed by `plan`, or, as only
-            shapes matter here, by a random plan that keeps the share `keep` of every site's units.
-        backend: see `slimdiff_fx.runtimes`.
-        keep: see `models`.
-        plan: see `models`.
-        sizes: batch, height, width, tokens.
-        repeats: rounds at least.
-        warmup: rounds that aren't counted.
-        min_seconds: time at least to spend on each.
-        dtype: to export in, for ONNX Runtime.
+        name: of the denoiser.
+        model: the denoiser.
+        race: how it is timed.
+        sizes: batch, height, width, tokens; None for the model's own.
+        removed: shares of the sites' weights, each a slim model.
+        keep_latency: share of the latency, for one slim model more.
+        align: hold widths to multiples of this.
+        plan: for one slim model more.
+        beside: other denoisers, by name.
+        cache: folder for the latencies of sites.
 
     Returns:
-        the whole result as JSON values: machine, settings, and for each contestant params, MACs, times and ratios.
+        the result as JSON values.
 
     Raises:
         SlimDiffError: the backend lacks something, or a model can't be captured, slimmed or exported.
     """
-    require(backend)
-    record = machine()
-    chosen: Sizes = {key: value for key, value in (sizes or {}).items() if value is not None}
-    contestants = [_contestant(name, model, chosen) for name, model in models]
-    if len(models) == 1:
-        program = contestants[0].program
-        plan = plan or uniform_plan(program, find_sites(program), keep)
-        contestants.append(_slimmed(contestants[0], models[0][1], chosen, plan))
-    with tempfile.TemporaryDirectory() as folder:
-        threads = torch.get_num_threads()
-        forwards = {one.name: prepare(backend, one, Path(folder), threads, dtype) for one in contestants}
-        timings = interleave(forwards, repeats=repeats, warmup=warmup, min_seconds=min_seconds)
-    shapes = {name: list(shape) for name, shape in _input_shapes(contestants[0].program).items()}
+    record = {**machine(), "threads": race.threads}
+    captured = capture_model(model, tokens=sizes.get("tokens"))
+    # Others run the graph: an eager slim model beside it would only take memory.
+    target = make_target(captured.program, model if race.backend in EAGER else None, sizes)
+    priced = None
+    if keep_latency is not None:
+        policy = KeepLatency(keep_latency, race.backend, **sizes, threads=race.threads, cache=cache, align=align)
+        effort = Effort(race.repeats, race.warmup, whole_seconds=race.min_seconds)
+        priced = measured_costs(policy, captured.program, captured.sites, narrow=True, model=model, effort=effort)
+        if (least := least_latency(captured, priced)) > keep_latency:
+            raise UsageError(
+                f"no plan has {keep_latency:.0%} of the latency on {race.backend}: {least:.1%} is left of {name} with "
+                "every site at its cheapest; give another --keep-latency, or 1 to leave that plan out"
+            )
+    entrants = entrants_of(target, captured, removed, priced, align)
+    if plan is not None:
+        entrants.append(Entrant("plan", lambda: target.whole("slim", plan)))
+    for other, module in beside:
+        entrants.append(Entrant(other, lambda module=module: _at(module, sizes)))
+    if not entrants:
+        raise UsageError("there is nothing to compare: give --removed, --keep-latency, --plan or another model")
+    params = params_table(captured.program, captured.sites)
+    rows = list(race.run(target.whole("dense"), entrants))
     return {
         "benchmark": "latency",
-        "backend": backend,
-        "dtype": str(dtype).removeprefix("torch.") if dtype else None,
-        "inputs": shapes,
-        "plan": dict(plan.policy) if plan and len(models) == 1 else None,
+        "model": name,
+        "backend": race.backend,
+        "dtype": str(race.dtype or next(model.parameters()).dtype).removeprefix("torch."),
+        "inputs": _input_shapes(target.fixed),
+        "align": align,
+        "clock": race.clock,
+        "site_params": params.total - params.rest(captured.sites),
         "machine": record,
-        "models": _rows(contestants, timings),
+        "models": rows,
     }
 
 
-def _contestant(name: str, model: torch.nn.Module, sizes: Sizes) -> Contestant:
-    return Contestant(name, describe(model, **sizes).module, capture_denoiser(model, **sizes))
+def _at(model: ModelMixin, sizes: dict[str, int | None]) -> Contestant:
+    captured = capture_model(model, tokens=sizes.get("tokens"))
+    return make_target(captured.program, model, sizes).whole("other")
 
 
-def _slimmed(dense: Contestant, model: torch.nn.Module, sizes: Sizes, plan: SlimPlan) -> Contestant:
-    module = describe(apply_plan(model, plan), **sizes).module
-    return Contestant(f"{dense.name}-slim", module, rewrite(dense.program, plan))
-
-
-def _rows(contestants: list[Contestant], timings: dict[str, Timing]) -> list[dict[str, Any]]:
-    reference = contestants[0]
-    rows = []
-    for one in contestants:
-        params, macs = program_params(one.program), program_macs(one.program)
-        rows.append(
-            {
-                "name": one.name,
-                "params": params,
-                "macs": macs,
-                **timings[one.name].to_dict(),
-                "time_ratio": round(paired_ratio(timings[one.name], timings[reference.name]), 4),
-                "mac_ratio": round(macs / program_macs(reference.program), 4),
-                "param_ratio": round(params / program_params(reference.program), 4),
-            }
-        )
-    return rows
-
-
-def _input_shapes(program: Program) -> dict[str, tuple[int, ...]]:
-    from slimdiff_fx.parity import example_tensors, input_nodes
-
+def _input_shapes(program: Program) -> dict[str, list[int]]:
     return {
-        node.name: tuple(tensor.shape)
+        node.name: list(tensor.shape)
         for node, tensor in zip(input_nodes(program), example_tensors(program), strict=True)
     }
 
 
-def _table(result: dict[str, Any]) -> Table:
+def table_of(result: dict[str, Any]) -> Table:
+    """Show a result."""
     shape = "×".join(map(str, next(iter(result["inputs"].values()))))
-    table = Table(title=f"One forward on {result['backend']}, input {shape}")
-    table.add_column("model")
-    for column in ("params", "GMACs", "median ms", "± ms", "time ÷ dense", "MACs ÷ dense"):
+    threads = result["machine"]["threads"]
+    table = Table(title=f"{result['model']}, {result['backend']}, {shape}, {threads} thread{'s' * (threads > 1)}")
+    table.add_column("denoiser")
+    for column in ("params", "GMACs", "ms", "± ms", "dense ms", "time ÷ dense", "MACs ÷ dense", "realized ÷ predicted"):
         table.add_column(column, justify="right")
     for row in result["models"]:
+        ratios = [f"{row[key]:.3f}" for key in ("time_ratio", "mac_ratio", "realized")] if "realized" in row else []
         table.add_row(
             row["name"],
             f"{row['params'] / 1e6:.2f}M",
             f"{row['macs'] / 1e9:.3f}",
             f"{row['median_ms']:.2f}",
             f"{row['spread_ms']:.2f}",
-            f"{row['time_ratio']:.3f}",
-            f"{row['mac_ratio']:.3f}",
+            f"{row['dense_ms']:.2f}" if "dense_ms" in row else "",
+            *ratios,
         )
     return table
 
 
 def main(
-    models: Annotated[list[str] | None, typer.Argument(help="Pipeline folders, hub ids or `emoji`.")] = None,
+    models: Annotated[
+        list[str] | None, typer.Argument(help=f"Pipeline folders, hub ids, `emoji`; {' | '.join(CONFIGS)}.")
+    ] = None,
     backend: Annotated[str, typer.Option(help=" | ".join(BACKENDS))] = "ort",
-    keep: Annotated[float, typer.Option(help="Share of every site's units to keep in a slim model made here.")] = 0.7,
-    plan: Annotated[Path | None, typer.Option(help="Make the slim model by this slim_plan.json instead.")] = None,
+    removed: Annotated[list[float] | None, typer.Option(help="Share of the sites' weights; several times.")] = None,
+    keep_latency: Annotated[float | None, typer.Option(help="Plan one for this share of the latency.")] = KEEP_LATENCY,
+    align: Annotated[int | None, typer.Option(help="Hold widths to multiples of this.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="Make one by this slim_plan.json too.")] = None,
     batch: Annotated[int, typer.Option(help="Batch size; guidance makes 2 of 1.")] = 2,
     height: Annotated[int | None, typer.Option(help="Latent height; the model's own by default.")] = None,
     width: Annotated[int | None, typer.Option(help="Latent width.")] = None,
     tokens: Annotated[int | None, typer.Option(help="Text tokens; the pipeline's own by default.")] = None,
-    repeats: Annotated[int, typer.Option(help="Rounds at least.")] = 20,
-    warmup: Annotated[int, typer.Option(help="Rounds not counted.")] = 3,
+    repeats: Annotated[int, typer.Option(help="Turns at least.")] = 20,
+    warmup: Annotated[int, typer.Option(help="Turns not counted.")] = 2,
     min_seconds: Annotated[float, typer.Option(help="Time at least to spend on each model.")] = 5.0,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     fp16: Annotated[bool, typer.Option(help="Export to ONNX in float16.")] = False,
+    cache: Annotated[Path | None, typer.Option(help="Folder for the latencies of sites.")] = None,
     output: Annotated[Path, typer.Option(help="Folder for the JSON.")] = RESULTS,
 ) -> None:
-    """Time dense and slim denoisers in turn."""
-    console = Console()
+    """Time dense and slim denoisers in turn; --removed 0 and --keep-latency 1 leave those plans out."""
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    names = models or ["emoji"]
     try:
         require(backend)
-        if threads:
-            torch.set_num_threads(threads)
-        names = models or ["emoji"]
-        loaded = [load_denoiser(name) for name in names]
+        torch.set_num_threads(threads)
+        dense, own_tokens = load_denoiser(names[0])
         result = measure_latency(
-            [(_short(name, index), model) for index, (name, (model, _)) in enumerate(zip(names, loaded, strict=True))],
-            backend=backend,
-            keep=keep,
-            plan=None if plan is None else SlimPlan.from_json(plan.read_text()),
-            sizes={"batch": batch, "height": height, "width": width, "tokens": tokens or loaded[0][1]},
-            repeats=repeats,
-            warmup=warmup,
-            min_seconds=min_seconds,
-            dtype=torch.float16 if fp16 else None,
+            Path(names[0]).name,
+            dense,
+            Race(backend, threads, repeats, warmup, min_seconds, torch.float16 if fp16 else None),
+            sizes={"batch": batch, "height": height, "width": width, "tokens": tokens or own_tokens},
+            removed=[share for share in removed or REMOVED if share],
+            keep_latency=None if keep_latency == 1 else keep_latency,
+            align=align,
+            plan=None if plan is None else load_plan(plan),
+            beside=[(Path(name).name, load_denoiser(name)[0]) for name in names[1:]],
+            cache=cache,
         )
     except SlimDiffError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
-    console.print(_table(result))
-    path = write_result(f"latency-{backend}{'-fp16' if fp16 else ''}", result, output)
-    console.print(f"written to {path}")
+    console.print(table_of(result))
+    parts = [Path(names[0]).name, backend, *(["fp16"] if fp16 else []), *([f"align-{align}"] if align else [])]
+    console.print(f"written to {write_result('-'.join(['latency', *parts]), result, output)}")
 
 
-def load_denoiser(name: str) -> tuple[torch.nn.Module, int | None]:
-    """Load the denoiser of a pipeline folder, a hub id or `emoji`.
+def load_denoiser(name: str) -> tuple[ModelMixin, int | None]:
+    """Load the denoiser of a pipeline folder, a hub id or `emoji`, or build one of `benchmarks.scale.CONFIGS`.
 
     Returns:
         the denoiser, and how many tokens its pipeline's texts have, if there are texts.
     """
     from slimdiff_fx.models import load_pipeline
 
+    if name in CONFIGS:
+        return build(CONFIGS[name], DTYPES[name], seed=0), 77
     pipeline = load_pipeline(name).pipe
     model = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
-    if not isinstance(model, torch.nn.Module):
+    if not isinstance(model, ModelMixin):
         raise UsageError(f"{name} has neither a unet nor a transformer")
     length = getattr(getattr(pipeline, "tokenizer", None), "model_max_length", None)
     return model.eval(), length if isinstance(length, int) and length < 4096 else None
-
-
-def _short(name: str, index: int) -> str:
-    stem = Path(name).name or name
-    return stem if index == 0 else f"{index}-{stem}"
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,13 +23,10 @@ from rich.table import Table
 
 from benchmarks.measure import RESULTS, machine, paired_ratio, write_result
 from benchmarks.scale import CONFIGS, DTYPES, build
-from passes.alignment import is_aligned
+from benchmarks.shaped_plan import plan_for_cost
 from passes.cost_table import params_table
-from passes.error_curves import narrows, widths_offered
 from passes.errors import SlimDiffError
-from passes.fingerprint import fingerprint
-from passes.optimize import Option, allocate_within_cost
-from passes.plan import SitePlan, SlimPlan
+from passes.plan import SlimPlan
 from passes.planner import Planner
 from passes.policies import KeepCost, MaxError
 from slimdiff_fx.calibration_run import CalibrationSettings
@@ -37,7 +34,6 @@ from slimdiff_fx.calibration_set import gather_samples
 from slimdiff_fx.captured import CapturedDenoiser, capture_model, capture_pipeline, observe_pipeline
 from slimdiff_fx.latency.bench import Effort, opened
 from slimdiff_fx.latency.budget import KeepLatency
-from slimdiff_fx.latency.measure import first_channels
 from slimdiff_fx.latency.table import measured_costs
 from slimdiff_fx.latency.target import guided_batch, make_target
 from slimdiff_fx.models import load_pipeline
@@ -114,38 +110,6 @@ def plan_pipeline(
     return rows
 
 
-def plan_by_shape(captured: CapturedDenoiser, priced: KeepCost, fraction: float, seed: int = 0) -> Row:
-    """Plan with made-up errors: a random weight of each site, times the square of what goes."""
-    program, sites = captured.program, captured.sites
-    generator = torch.Generator().manual_seed(seed)
-    parameters = dict(program.graph_module.named_parameters())
-    entries, options = {}, {}
-    for site in sites:
-        if narrows(site):
-            sizes = [(site.units, width) for width in (site.unit_width, *widths_offered(site))]
-        else:
-            sizes = [(units, site.unit_width) for units in range(site.units, 0, -1)]
-        sizes = [size for size in sizes if is_aligned(site, *size, priced.align)]
-        weight = float(torch.rand((), generator=generator)) + 0.1
-        entries[site.name] = sizes
-        options[site.name] = [
-            Option(index, priced.costs.of(site, units, width), weight * (1 - units * width / site.width) ** 2)
-            for index, (units, width) in enumerate(sizes)
-        ]
-    budget = int(fraction * priced.costs.total) - priced.costs.rest(sites)
-    chosen = allocate_within_cost(options, budget)
-    plans, updates = {}, {}
-    for site in sites:
-        units, width = entries[site.name][chosen[site.name].index]
-        entry = SitePlan(
-            site.kind, site.units, tuple(range(units)), width if width < site.unit_width and narrows(site) else None
-        )
-        plans[site.name] = entry
-        if entry.width is not None:
-            updates.update(first_channels(site, entry, parameters))
-    return Row(fraction, "latency", SlimPlan(fingerprint(program, sites), plans, {}, updates), None)
-
-
 def measure(name: str, policy: KeepLatency, targets: Sequence[float], samples: int, effort: Effort) -> dict[str, Any]:
     """Run the benchmark for a pipeline, or for one of `benchmarks.scale.CONFIGS`.
 
@@ -177,7 +141,15 @@ def measure(name: str, policy: KeepLatency, targets: Sequence[float], samples: i
     priced = measured_costs(policy, captured.program, captured.sites, narrow=True, model=captured.model, effort=effort)
     seconds = time.perf_counter() - start
     if planner is None:
-        rows = [plan_by_shape(captured, priced, fraction) for fraction in targets]
+        rows = [
+            Row(
+                fraction,
+                "latency",
+                plan_for_cost(captured.program, captured.sites, replace(priced, fraction=fraction)),
+                None,
+            )
+            for fraction in targets
+        ]
     else:
         rows = plan_pipeline(planner, captured, priced, targets)
     return {
@@ -224,6 +196,7 @@ def main(
     align: Annotated[int | None, typer.Option(help="Hold widths to multiples of this.")] = None,
     samples: Annotated[int, typer.Option(help="Prompts to calibrate on.")] = 64,
     batch: Annotated[int | None, typer.Option(help="Batch; what the pipeline runs for a picture.")] = None,
+    size: Annotated[int | None, typer.Option(help="Height and width of the latents.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     repeats: Annotated[int, typer.Option(help="Turns at least.")] = 7,
     whole_seconds: Annotated[float, typer.Option(help="Time that each denoiser is run.")] = 5.0,
@@ -233,7 +206,7 @@ def main(
     """Plan by latency, and see whether it comes out."""
     console = Console()
     try:
-        policy = KeepLatency(1.0, backend, batch, threads=threads, cache=cache, align=align)
+        policy = KeepLatency(1.0, backend, batch, size, size, threads=threads, cache=cache, align=align)
         effort = Effort(repeats, warmup=min(2, repeats), whole_seconds=whole_seconds)
         torch.set_num_threads(threads)
         result = measure(model, policy, target or TARGETS, samples, effort)

@@ -22,7 +22,20 @@ from slimdiff_fx.timing import Timing, interleave, paired_ratio
 __all__ = ["RESULTS", "Timing", "Watch", "interleave", "machine", "paired_ratio", "resident", "write_result"]
 
 RESULTS = Path(__file__).parent / "results"
-_PACKAGES = ("torch", "diffusers", "torch-pruning", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy")
+_PACKAGES = (
+    "torch",
+    "diffusers",
+    "torch-pruning",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "nncf",
+    "torchao",
+    "executorch",
+    "numpy",
+)
 
 
 class Watch:

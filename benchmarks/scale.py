@@ -55,7 +55,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "projection_class_embeddings_input_dim": 2816,
     },
 }
-DTYPES = {"sd15": torch.float32, "sdxl": torch.bfloat16}
+# One transformer of SDXL's deepest level, ten blocks at 32×32, between convolutions: the whole in one precision, dense
+# and slim, with a runtime's copies, doesn't fit in 24 GiB.
+CONFIGS["sdxl-stage"] = {
+    **CONFIGS["sdxl"],
+    "sample_size": 32,
+    "layers_per_block": 1,
+    "block_out_channels": (1280,),
+    "down_block_types": ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",),
+    "attention_head_dim": 20,
+    "transformer_layers_per_block": 10,
+}
+DTYPES = {"sd15": torch.float32, "sdxl": torch.bfloat16, "sdxl-stage": torch.bfloat16}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from passes.errors import CaptureError
 from passes.guards import doubled, input_symbols, probes, ranges, resized, widen
 from passes.program import Program
 from passes.raise_modules import raise_modules
+from passes.refuse_quantized import refuse_quantized
 from passes.ties import dynamic_axes, tie_inputs
 from passes.value_numbers import value_number
 from passes.walk import is_fixed
@@ -47,10 +48,12 @@ def capture(
         The program, in evaluation mode.
 
     Raises:
+        UsageError: the module is quantized already.
         CaptureError: a parameter isn't finite, the export fails, a dynamic dimension turns out to be fixed, or the
             graph differs from the module.
     """
     kwargs = dict(kwargs or {})
+    refuse_quantized(module)
     _check_finite(module, root)
     training = {name: part.training for name, part in module.named_modules()}
     module.eval()

@@ -220,7 +220,7 @@ def _take(values: Tensor, ledger: Ledger) -> Tensor:
 
 
 def _sum_blocks(values: Tensor, measure: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
-    """Sum over the tokens of [B, T, ...], on a CPU a block of tokens at a time.
+    """Sum over the tokens of [B, T, ...], on a CPU a block at a time: some samples, or some tokens of one.
 
     Args:
         values: of any floating dtype.
@@ -228,9 +228,10 @@ def _sum_blocks(values: Tensor, measure: Callable[[Tensor], list[Tensor]]) -> li
     """
     if values.device.type != "cpu" or values.numel() <= BLOCK:
         return measure(_exact(values))
-    tokens = max(1, BLOCK // max(1, values[0, 0].numel()))
-    samples = [[measure(_exact(part)) for part in torch.split(sample, tokens, 1)] for sample in torch.split(values, 1)]
-    totals = [[torch.stack(parts).sum(0) for parts in zip(*blocks, strict=True)] for blocks in samples]
+    samples = torch.split(values, max(1, BLOCK // max(1, values[0].numel())))
+    tokens = max(1, BLOCK // max(1, samples[0][:, 0].numel()))
+    blocks = [[measure(_exact(part)) for part in torch.split(some, tokens, 1)] for some in samples]
+    totals = [[torch.stack(parts).sum(0) for parts in zip(*each, strict=True)] for each in blocks]
     return [torch.cat(rows) for rows in zip(*totals, strict=True)]
 
 

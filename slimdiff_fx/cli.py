@@ -332,6 +332,18 @@ def export(
     opset: Annotated[
         int | None, typer.Option("--opset", min=18, max=25, help="ONNX operator set, 18 to 25; 20 by default.")
     ] = None,
+    int8: Annotated[
+        opt.Int8 | None,
+        typer.Option(
+            "--int8", help="Quantize: onnx static or dynamic, openvino weights, pt2, aoti, executorch static."
+        ),
+    ] = None,
+    prompts: opt.Prompts = None,
+    samples: Annotated[
+        int | None, typer.Option("--samples", min=1, help="With --int8 static: how many prompts. [8]")
+    ] = None,
+    steps: opt.Steps = None,
+    seed: opt.Seed = 0,
     residuals: Annotated[
         list[opt.Residuals] | None,
         typer.Option("--residuals", help="Make inputs of what these add inside the UNet; can be given twice."),
@@ -340,16 +352,17 @@ def export(
     debug: opt.Debug = False,
 ) -> None:
     """Export the denoiser, and measure at once that the runtime gives the same prediction."""
-    from slimdiff_fx import commands
+    from slimdiff_fx import export_command
 
-    commands.export_command(
-        model,
-        format.value,
-        out,
-        dtype.value,
-        overwrite,
-        _console(),
+    options = export_command.ExportOptions(
+        dtype=dtype.value,
         opset=opset,
         target=None if target is None else target.value,
+        int8=None if int8 is None else int8.value,
+        prompts=prompts,
+        samples=samples,
+        steps=steps,
+        seed=seed,
         residuals=[each.value for each in residuals or ()],
     )
+    export_command.export_command(model, format.value, out, options, overwrite, _console())

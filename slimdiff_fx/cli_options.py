@@ -62,6 +62,16 @@ class Format(StrEnum):
     pt2 = "pt2"
     aoti = "aoti"
     openvino = "openvino"
+    executorch = "executorch"
+    tensorrt = "tensorrt"
+
+
+class Int8(StrEnum):
+    """How to quantize what is exported."""
+
+    static = "static"
+    dynamic = "dynamic"
+    weights = "weights"
 
 
 class Target(StrEnum):

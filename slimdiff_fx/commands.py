@@ -10,7 +10,7 @@ from rich.console import Console
 
 from passes.compensation import COMPENSATIONS
 from passes.criteria import check_measured, choose
-from passes.errors import CheckpointError, UsageError
+from passes.errors import CheckpointError
 from passes.methods import choose_method
 from passes.moments import moment_bytes
 from passes.plan import SlimPlan
@@ -31,21 +31,17 @@ from slimdiff_fx.compare import PICTURE_FILE, compare, report_entries
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.outcome import expected_ratio
 from slimdiff_fx.listener import SILENT, Listener, timed
-from slimdiff_fx.models import DTYPES, LoadedPipeline, load_pipeline
+from slimdiff_fx.models import LoadedPipeline, load_pipeline
 from slimdiff_fx.pictures import png_bytes, side_by_side
 from slimdiff_fx.prompts import read_prompts
 from slimdiff_fx.ranks import Ranks, joined_ranks, refuse_ranks
 from slimdiff_fx.report import build_report
-from slimdiff_fx.sampling import denoiser_name
 from slimdiff_fx.slim import Planning, Recalibration, SlimResult, carry_out, finish, plan_from
 from slimdiff_fx.statistics_file import StoredStatistics, load_statistics, save_statistics
 from slimdiff_fx.summary import summarize
 from slimdiff_fx.tables import inspect_table, short, slim_table
 from slimdiff_fx.terminal import TerminalListener
 from slimdiff_fx.timestep_weights import bucket_weights
-
-# What a file of each format is called by default, after the denoiser's name.
-_ENDINGS = {"onnx": "onnx", "pt2": "pt2", "aoti": "aoti.pt2", "openvino": "xml"}
 
 
 @dataclass(frozen=True)
@@ -220,52 +216,6 @@ def apply_command(
     with listener.stage("save"):
         save_result(result, out, overwrite=overwrite, report=build_report(result, model=model))
     _announce(result, out, console)
-
-
-def export_command(
-    model: str,
-    format: str,
-    out: Path | None,
-    dtype: str,
-    overwrite: bool,
-    console: Console,
-    *,
-    opset: int | None = None,
-    target: str | None = None,
-    residuals: Sequence[str] = (),
-) -> None:
-    """Export the denoiser and print the parity that was measured."""
-    refuse_ranks("export")
-    if format != "onnx" and (opset is not None or target is not None):
-        raise UsageError(f"--opset and --target are of ONNX; leave them out with --format {format}")
-    loaded = load_pipeline(model)
-    name = denoiser_name(loaded.pipe)
-    inside = loaded.folder if loaded.folder is not None and model != "emoji" else Path()
-    file = inside / f"{name}.{_ENDINGS[format]}" if out is None else out
-    _refuse_file(file, overwrite)
-    program = capture_pipeline(loaded.pipe, residuals=residuals).program
-    if format == "onnx":
-        from slimdiff_fx.export_onnx import OPSET, export_onnx
-
-        report = export_onnx(program, file, dtype=DTYPES[dtype], opset=opset or OPSET, target=target or "generic")
-    elif format == "aoti":
-        from slimdiff_fx.export_aoti import export_aoti
-
-        report = export_aoti(program, file, dtype=DTYPES[dtype])
-    elif format == "openvino":
-        from slimdiff_fx.export_openvino import export_openvino
-
-        report = export_openvino(program, file, dtype=DTYPES[dtype])
-    else:
-        from slimdiff_fx.export_pt2 import export_pt2
-
-        report = export_pt2(program, file, dtype=DTYPES[dtype])
-    console.print(
-        f"{report.runtime} equals torch to {report.relative:.1e} (at most {report.tolerance:.0e} allowed) "
-        f"on {len(report.cases)} inputs that were not traced",
-        highlight=False,
-    )
-    console.print(f"exported: {file}", highlight=False, soft_wrap=True)
 
 
 def _load(model: str, device: str, dtype: str, listener: Listener) -> LoadedPipeline:

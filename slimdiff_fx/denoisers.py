@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 from passes.capture import capture
 from passes.errors import UsageError
 from passes.program import Program
+from passes.refuse_quantized import refuse_quantized
 from slimdiff_fx.altered_models import refuse_altered
 from slimdiff_fx.denoiser_wrappers import (
     ROOT,
@@ -81,9 +82,10 @@ def describe(
         The wrapper to capture, example inputs and what stays dynamic.
 
     Raises:
-        UsageError: the model is of a class, or has conditions, that this doesn't know; an adapter or a processor
-            is on it; or a size is impossible.
+        UsageError: the model is of a class, or has conditions, that this doesn't know; it is quantized already; an
+            adapter or a processor is on it; or a size is impossible.
     """
+    refuse_quantized(model)
     if batch < 2:
         raise UsageError(f"the example batch is {batch}; use 2 or more: a batch of 1 captures as a constant")
     if not isinstance(model, (UNet2DConditionModel, UNet2DModel, PixArtTransformer2DModel, DiTTransformer2DModel)):

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from passes.errors import CheckpointError, SlimDiffError, UsageError
+from passes.refuse_quantized import is_quantized
 from slimdiff_fx.quiet import quiet_libraries
 from slimdiff_fx.sampling import Sampling, read_sampling
 from slimdiff_fx.slim_files import check_digests
@@ -92,7 +93,8 @@ def check_weights(pipe: DiffusionPipeline, name: str) -> None:
         for parameter, values in module.named_parameters():
             if values.is_meta:
                 raise CheckpointError(f"{name}: {component} lacks the weights of {parameter}; get the files anew")
-            if not bool(torch.isfinite(values).all()):
+            # A quantizer's tensors can't be asked; the denoiser's own are refused when it is captured.
+            if not is_quantized(values) and not bool(torch.isfinite(values).all()):
                 raise CheckpointError(
                     f"{name}: {component} has NaN or infinite weights in {parameter}; get the files anew"
                 )

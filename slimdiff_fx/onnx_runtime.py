@@ -13,6 +13,19 @@ from passes.errors import ExportError
 from slimdiff_fx.parity import Runner
 
 
+def import_onnxruntime() -> Any:
+    """Import ONNX Runtime.
+
+    Raises:
+        ExportError: it is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ExportError("onnxruntime is missing: pip install onnxruntime-gpu (on macOS onnxruntime)") from error
+    return onnxruntime
+
+
 def onnx_runner(path: Path, providers: Sequence[Any] = ("CPUExecutionProvider",)) -> tuple[Runner, str]:
     """Load an ONNX file into ONNX Runtime.
 
@@ -27,12 +40,7 @@ def onnx_runner(path: Path, providers: Sequence[Any] = ("CPUExecutionProvider",)
     Raises:
         ExportError: onnxruntime is not installed, or refuses the file; when running, refuses the inputs.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ExportError(
-            "onnxruntime is not installed; install the extra: pip install 'slimdiff-fx[deploy]'"
-        ) from error
+    onnxruntime = import_onnxruntime()
     quiet_onnxruntime()
     try:
         session = onnxruntime.InferenceSession(str(path), providers=list(providers))

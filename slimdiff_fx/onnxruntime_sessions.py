@@ -13,7 +13,7 @@ import torch
 from passes.errors import ExportError
 from passes.program import Program
 from slimdiff_fx.export_onnx import export_onnx
-from slimdiff_fx.onnx_runtime import quiet_onnxruntime
+from slimdiff_fx.onnx_runtime import import_onnxruntime, quiet_onnxruntime
 from slimdiff_fx.parity import example_tensors, input_nodes, symbol_roles
 
 # Shared libraries each provider loads, in the order in which they are usually missing, and where they come from.
@@ -40,10 +40,7 @@ def require_onnxruntime(backend: str) -> None:
     Raises:
         ExportError: something is missing; the message names it.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ExportError("onnxruntime is not installed: pip install 'slimdiff-fx[deploy]'") from error
+    onnxruntime = import_onnxruntime()
     provider = PROVIDERS[backend]
     if provider not in onnxruntime.get_available_providers():
         raise ExportError(

@@ -92,6 +92,22 @@ def untraced_inputs(program: Program, batches: Sequence[int] = BATCHES, seed: in
     return [_untraced_input(program, index, batch, seed + index) for index, batch in enumerate(batches)]
 
 
+def random_inputs(program: Program, cases: int, seed: int = 0) -> list[list[Tensor]]:
+    """Make inputs of the traced sizes, but of other values and timesteps.
+
+    Returns:
+        for each case, one tensor for each placeholder, in order.
+    """
+    pairs = list(zip(input_nodes(program), example_tensors(program), strict=True))
+    made = []
+    for case in range(cases):
+        generator = torch.Generator().manual_seed(seed + case)
+        made.append(
+            [_random_like(each, tuple(each.shape), node.name == program.timestep, generator) for node, each in pairs]
+        )
+    return made
+
+
 def _untraced_input(program: Program, index: int, batch: int, seed: int) -> list[Tensor]:
     refusal: UsageError | None = None
     nodes, examples = input_nodes(program), example_tensors(program)

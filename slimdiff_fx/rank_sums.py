@@ -93,6 +93,24 @@ def gather(data: bytes) -> list[bytes]:
     return [values[: int(size)].numpy().tobytes() for values, size in zip(received, sizes, strict=True)]
 
 
+def from_rank_0(data: bytes) -> bytes:
+    """Give what rank 0 passed; every rank has to call this.
+
+    Raises:
+        RankError: a rank was lost.
+    """
+    try:
+        size = torch.tensor([len(data)])
+        dist.broadcast(size, 0)
+        sent = torch.zeros(int(size), dtype=torch.uint8)
+        if data:
+            sent.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        dist.broadcast(sent, 0)
+    except RuntimeError as error:
+        raise lost_on_the_way(error) from error
+    return sent.numpy().tobytes()
+
+
 def _add_up(values: Tensor, ranks: Ranks) -> None:
     # A rank that saw no batch of some half has its sums on the CPU still, while another's are on its GPU.
     there = values.to(ranks.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import time
@@ -207,6 +208,10 @@ def _meet(device: str) -> Ranks:
 
 def _connect(ranks: Ranks) -> None:
     assert ranks.store is not None
+    # A group that exists when Dynamo is first imported (as capture does) outlives its destruction (torch 2.13). Its
+    # threads then end with the interpreter, and abort the process if one still holds a tensor.
+    importlib.import_module("torch._dynamo")
+
     # What isn't on a GPU (probes, records) goes by gloo in any case.
     backend = "cpu:gloo,cuda:nccl" if ranks.device.startswith("cuda") else "gloo"
     try:

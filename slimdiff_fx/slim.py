@@ -37,6 +37,7 @@ from slimdiff_fx.listener import SILENT, Listener, timed
 from slimdiff_fx.ranks import ALONE, Ranks
 from slimdiff_fx.runtimes import require
 from slimdiff_fx.sampling import Sampling, denoiser_name
+from slimdiff_fx.shared_plan import plan_of_rank_0
 from slimdiff_fx.slim_models import make_slim
 from slimdiff_fx.statistics_file import StoredStatistics
 from slimdiff_fx.summary import Summary, summarize
@@ -155,7 +156,7 @@ def slim(
         batches: for a bare denoiser: arguments (args, kwargs) of its program.
         check: compare slim with masked dense; leave it on.
         ranks: processes that share the calibration, see `slimdiff_fx.ranks.joined_ranks`. Each has to call this with
-            the same arguments, and gets the same statistics.
+            the same arguments, and gets the same statistics and plan.
         listener: told about stages and progress.
 
     Returns:
@@ -170,6 +171,8 @@ def slim(
     weights = bucket_weights(timestep_weights)
     planning = Planning(chosen_method, policy, criterion, compensation, sequential)
     planning.check()
+    if ranks.several and isinstance(policy, KeepLatency):
+        raise UsageError("ranks that time the denoiser at once slow one another down: plan for latency in one process")
     if isinstance(pipe_or_model, nn.Module):
         if batches is None:
             raise UsageError("a bare denoiser has no prompts; pass the pipeline, or batches of the denoiser's inputs")
@@ -216,7 +219,17 @@ def slim(
     with timed("calibrate", seconds):
         stored = observe_pipeline(pipe, captured, chosen, settings, listener)
     watch = Recalibration(pipe, captured, chosen, settings, listener)
-    result = finish(captured, pipe, stored.statistics, planning, watch, check=check, seconds=seconds, listener=listener)
+    result = finish(
+        captured,
+        pipe,
+        stored.statistics,
+        planning,
+        watch,
+        check=check,
+        seconds=seconds,
+        listener=listener,
+        ranks=ranks,
+    )
     return replace(result, statistics=stored)
 
 
@@ -289,6 +302,7 @@ def finish(
     check: bool = True,
     seconds: dict[str, float] | None = None,
     listener: Listener = SILENT,
+    ranks: Ranks = ALONE,
 ) -> SlimResult:
     """Plan from statistics, then carry the plan out."""
     seconds = {} if seconds is None else seconds
@@ -306,6 +320,8 @@ def finish(
                 planning.compensation or "lstsq",
                 as_published=not RECIPES[planning.method].joint,
             )
+    if ranks.several:
+        plan = plan_of_rank_0(plan, ranks)
     result = carry_out(captured, pipe, plan, check=check, seconds=seconds, listener=listener)
     if isinstance(planning.policy, KeepLatency):
         with timed("time", seconds, listener):

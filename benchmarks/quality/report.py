@@ -14,8 +14,8 @@ from matplotlib import pyplot
 from PIL import Image, ImageDraw
 
 from benchmarks.quality.contestants import CONTESTANTS
+from benchmarks.readme_blocks import write_block
 
-_BEGIN, _END = "<!-- quality:begin -->", "<!-- quality:end -->"
 _TABLE_BUDGET = 0.3
 _SCALE = 2  # pixels of a sheet for each of a picture
 _LABEL = 120
@@ -37,11 +37,7 @@ def write_report(results: Mapping[str, Any], *, pictures: Path, into: Path, read
     for removed in sorted({cell["removed"] for cell in results["cells"]}):
         methods = _order(results)[0]
         _sheet(results, removed, methods, pictures, into / f"quality-{removed:.0%}.png".replace("%", ""))
-    text = readme.read_text(encoding="utf-8")
-    if _BEGIN in text and _END in text:
-        before, rest = text.split(_BEGIN, 1)
-        after = rest.split(_END, 1)[1]
-        readme.write_text(f"{before}{_BEGIN}\n{tables(results)}\n{_END}{after}", encoding="utf-8")
+    write_block("quality", tables(results), readme)
 
 
 def tables(results: Mapping[str, Any]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-import time
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Literal
 import torch
 
 from slimdiff_fx.runtimes import Contestant, Forward, prepare, runtime
-from slimdiff_fx.timing import Timing, interleave
+from slimdiff_fx.timing import CLOCKS, Timing, interleave
 
 Clock = Literal["processor", "wall"]
 
@@ -65,11 +66,13 @@ class Bench:
         return clock_of(self.backend, self.threads)
 
     def ready(self, contestant: Contestant) -> Forward:
-        """Build what runs it; what is dropped gives its memory back."""
+        """Build what runs it; what is dropped gives its memory and its files back."""
         self._count += 1
         place = self._folder / str(self._count)
         place.mkdir()
-        return prepare(self.backend, contestant, place, self.threads, None)
+        forward = prepare(self.backend, contestant, place, self.threads, None)
+        weakref.finalize(forward, shutil.rmtree, place, ignore_errors=True)
+        return forward
 
     def sites(self, forwards: Mapping[str, Forward]) -> dict[str, Timing]:
         """Run sites in turn; with a denoiser among them, no longer than denoisers are run."""
@@ -87,7 +90,7 @@ class Bench:
             warmup=effort.warmup,
             min_seconds=seconds,
             max_seconds=effort.whole_seconds,
-            clock=time.process_time if self.clock == "processor" else time.perf_counter,
+            clock=CLOCKS[self.clock],
         )
 
 

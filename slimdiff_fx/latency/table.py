@@ -11,6 +11,7 @@ from diffusers import ModelMixin
 from torch import Tensor
 
 from passes.cost_table import CostTable
+from passes.error_curves import narrows
 from passes.policies import KeepCost
 from passes.program import Program
 from passes.site import Kind, Site
@@ -134,12 +135,14 @@ class _Measuring:
 
     def _ratios(self, key: str, site: Site, sizes: Sequence[tuple[int, int]]) -> dict[int, float]:
         """Give the site's times at these sizes, as shares of the dense one's; what is new is measured and kept."""
-        known = self.cache.get(f"site {key}") or {"site": _describe(site), "ratios": {}}
+        # Fewer heads and narrower heads of as many channels cost differently: attention has a softmax for each head.
+        place = f"site {key} {'narrow' if self.narrow and narrows(site) else 'remove'}"
+        known = self.cache.get(place) or {"site": _describe(site), "ratios": {}}
         ratios = {int(channels): float(ratio) for channels, ratio in known["ratios"].items()}
         missing = [size for size in sizes if size[0] * size[1] not in {site.width, *ratios}]
         for channels, ratio in site_ratios(self.target, site, missing, self.bench) if missing else ():
             ratios[channels] = ratio
-            self.cache.put(f"site {key}", {**known, "ratios": dict(sorted(ratios.items()))})
+            self.cache.put(place, {**known, "ratios": dict(sorted(ratios.items()))})
             self.listener.advance(1)
         self.listener.advance(len(sizes) - len(missing))
         return {**ratios, site.width: 1.0}

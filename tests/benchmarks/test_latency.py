@@ -4,59 +4,82 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
-from torch import nn
+import typer
+from diffusers import ModelMixin
 from typer.testing import CliRunner
 
 import benchmarks.latency as latency
-from benchmarks.latency import measure_latency
+from benchmarks.latency import Race, measure_latency
 from passes.errors import ExportError, UsageError
+from slimdiff_fx.latency.bench import Bench
 from slimdiff_fx.runtimes import require
+from slimdiff_fx.timing import Timing
+from tests.synthetic_bench import pretend
 from tests.toy_denoisers import dit
 
-FAST = {"repeats": 2, "warmup": 1, "min_seconds": 0.0}
+FAST = ("--repeats", "2", "--warmup", "1", "--min-seconds", "0")
 
 
 @pytest.fixture(scope="module")
-def denoiser() -> nn.Module:
+def denoiser() -> ModelMixin:
     return dit(0)
 
 
-def test_dense_and_slim_in_one_run(denoiser: nn.Module) -> None:
+def test_dense_and_slim_in_one_run(denoiser: ModelMixin) -> None:
     before = {name: value.clone() for name, value in denoiser.state_dict().items()}
-    result = measure_latency([("toy", denoiser)], backend="ort", keep=0.5, sizes={"batch": 3}, **FAST)
-    dense, slim = result["models"]
-    assert (dense["name"], slim["name"]) == ("toy", "toy-slim")
-    assert dense["time_ratio"] == dense["mac_ratio"] == dense["param_ratio"] == 1
-    assert 0 < slim["mac_ratio"] < 1
-    assert 0 < slim["param_ratio"] < 1
-    assert slim["params"] < dense["params"]
-    assert dense["runs"] == slim["runs"] == 2
-    assert dense["median_ms"] > 0
+    race = Race("ort", 1, repeats=2, warmup=1, min_seconds=0)
+    sizes: dict[str, int | None] = {"batch": 3}
+    result = measure_latency("toy", denoiser, race, sizes=sizes, removed=(0.2, 0.5), beside=[("twin", denoiser)])
+    dense, fifth, half, twin = result["models"]
+    assert (dense["name"], twin["name"]) == ("dense", "twin")
+    assert dense["params"] > fifth["params"] > half["params"]
+    assert twin["mac_ratio"] == twin["param_ratio"] == 1
+    for row in (fifth, half, twin):
+        assert row["realized"] == pytest.approx(row["mac_ratio"] / row["time_ratio"], rel=1e-3)
+        assert row["runs"] == 2
+        assert row["dense_ms"] > 0
+    for row, removed in ((fifth, 0.2), (half, 0.5)):
+        gone = (dense["params"] - row["params"]) / result["site_params"]
+        assert removed <= gone < removed + 0.1
     assert result["inputs"]["hidden_states"] == [3, 4, 8, 8]
-    assert result["plan"] == {"uniform": 0.5, "seed": 0}
+    assert result["clock"] == "processor"
     assert all(torch.equal(value, before[name]) for name, value in denoiser.state_dict().items())
 
 
-def test_command_writes_table_and_json(denoiser: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import typer
+def test_one_is_planned_for_a_latency(denoiser: ModelMixin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch)
+    monkeypatch.setattr(
+        latency, "prepare", lambda backend, contestant, *_: Bench.ready(cast("Bench", None), contestant)
+    )
+    monkeypatch.setattr(
+        Race, "_time", lambda race, forwards: {name: Timing((each.seconds,)) for name, each in forwards.items()}
+    )
+    race = Race("eager", 1, repeats=2, warmup=1, min_seconds=0)
+    sizes: dict[str, int | None] = {"batch": 2}
+    given: Any = {"sizes": sizes, "removed": (), "cache": tmp_path}
+    _, row = measure_latency("toy", denoiser, race, keep_latency=0.9, **given)["models"]
+    assert 0.85 < row["time_ratio"] <= 0.9
+    with pytest.raises(UsageError, match=r"no plan has 1% of the latency on eager: .* is left of toy"):
+        measure_latency("toy", denoiser, race, keep_latency=0.01, **given)
+    with pytest.raises(UsageError, match="nothing to compare"):
+        measure_latency("toy", denoiser, race, **given)
 
+
+def test_command_writes_table_and_json(denoiser: ModelMixin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "load_denoiser", lambda name: (denoiser, None))
     app = typer.Typer()
     app.command()(latency.main)
-    run = CliRunner().invoke(
-        app,
-        f"--backend eager --repeats 2 --warmup 1 --min-seconds 0 --output {tmp_path}".split(),
-        env={"COLUMNS": "120"},
-        catch_exceptions=False,
-    )
+    given = ("--backend", "eager", "--keep-latency", "1", "--removed", "0.3", "--align", "4", "--output", str(tmp_path))
+    run = CliRunner().invoke(app, [*given, *FAST], catch_exceptions=False)
     assert run.exit_code == 0, run.output
-    assert "emoji-slim" in run.output
-    assert "MACs ÷ dense" in run.output
-    data = json.loads((tmp_path / "latency-eager.json").read_text())
-    assert [row["name"] for row in data["models"]] == ["emoji", "emoji-slim"]
+    assert "−30% of the sites" in run.output
+    assert "realized ÷ predicted" in run.output
+    data = json.loads((tmp_path / "latency-emoji-eager-align-4.json").read_text())
+    assert [row["name"] for row in data["models"]] == ["dense", "−30% of the sites"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
@@ -68,10 +91,8 @@ def test_missing_hardware_is_named(backend: str) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_missing_hardware_ends_cleanly(capfd: pytest.CaptureFixture[str]) -> None:
-    import typer
-
     with pytest.raises(typer.Exit) as stopped:
-        latency.main([], backend="tensorrt")
+        latency.main(["emoji"], backend="tensorrt")
     assert stopped.value.exit_code == 1
     printed = capfd.readouterr()
     assert printed.err.startswith("error: backend tensorrt")

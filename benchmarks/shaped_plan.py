@@ -1,0 +1,104 @@
+"""Plans by shape alone, in the sizes that planning offers: for questions of speed, where weights don't matter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from passes.alignment import is_aligned
+from passes.cost_table import params_table
+from passes.error_curves import narrows, widths_offered
+from passes.fingerprint import fingerprint
+from passes.optimize import Option, allocate_within_cost
+from passes.plan import SitePlan, SlimPlan
+from passes.policies import KeepCost
+from passes.program import Program
+from passes.site import Site
+from slimdiff_fx.latency.measure import first_channels
+
+Size = tuple[int, int]  # units, width of each
+
+
+def sizes_offered(site: Site, align: int | None = None) -> list[Size]:
+    """List a site's sizes, descending: narrower heads where they can be narrowed, fewer units otherwise."""
+    if narrows(site):
+        sizes = [(site.units, width) for width in (site.unit_width, *widths_offered(site))]
+    else:
+        sizes = [(units, site.unit_width) for units in range(site.units, 0, -1)]
+    return [size for size in sizes if is_aligned(site, *size, align)]
+
+
+def shaped_plan(program: Program, sites: Sequence[Site], sizes: Mapping[str, Size]) -> SlimPlan:
+    """Keep the first units, and the first channels of each head.
+
+    Args:
+        program: what the plan is for.
+        sites: all of its sites.
+        sizes: by site name.
+    """
+    parameters = dict(program.graph_module.named_parameters())
+    entries: dict[str, SitePlan] = {}
+    updates: dict[str, Tensor] = {}
+    for site in sites:
+        units, width = sizes[site.name]
+        narrower = width < site.unit_width
+        entries[site.name] = SitePlan(site.kind, site.units, tuple(range(units)), width if narrower else None)
+        if narrower:
+            updates |= first_channels(site, entries[site.name], parameters)
+    return SlimPlan(fingerprint(program, sites), entries, {}, updates)
+
+
+def even_plan(program: Program, sites: Sequence[Site], removed: float, align: int | None = None) -> SlimPlan:
+    """Remove the same share of each site, as nearly as its sizes allow, until `removed` of all sites' weights are gone.
+
+    Args:
+        program: what the plan is for.
+        sites: all of its sites.
+        removed: share of the sites' weights, in [0, 1).
+        align: as policies have it.
+    """
+    params = params_table(program, sites)
+    whole = sum(params.whole(site) for site in sites)
+    offered = {site.name: sizes_offered(site, align) for site in sites}
+
+    def sizes_at(kept: float) -> dict[str, Size]:
+        return {
+            site.name: min(offered[site.name], key=lambda size: abs(size[0] * size[1] - kept * site.width))
+            for site in sites
+        }
+
+    low, high = 0.0, 1.0
+    for _ in range(30):
+        kept = (low + high) / 2
+        sizes = sizes_at(kept)
+        left = sum(params.of(site, *sizes[site.name]) for site in sites)
+        low, high = (low, kept) if left > (1 - removed) * whole else (kept, high)
+    return shaped_plan(program, sites, sizes_at(low))
+
+
+def plan_for_cost(program: Program, sites: Sequence[Site], priced: KeepCost, seed: int = 0) -> SlimPlan:
+    """Meet a budget with made-up errors: a random weight of each site, times the square of what goes.
+
+    Args:
+        program: what the plan is for.
+        sites: all of its sites.
+        priced: the budget.
+        seed: of the weights.
+
+    Raises:
+        UsageError: nothing meets the budget.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sizes, options = {}, {}
+    for site in sites:
+        sizes[site.name] = sizes_offered(site, priced.align)
+        weight = float(torch.rand((), generator=generator)) + 0.1
+        options[site.name] = [
+            Option(index, priced.costs.of(site, units, width), weight * (1 - units * width / site.width) ** 2)
+            for index, (units, width) in enumerate(sizes[site.name])
+        ]
+    budget = int(priced.fraction * priced.costs.total) - priced.costs.rest(sites)
+    chosen = allocate_within_cost(options, budget)
+    return shaped_plan(program, sites, {name: sizes[name][option.index] for name, option in chosen.items()})

@@ -1,0 +1,171 @@
+"""What `slimdiff-fx export` does, once its options are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from passes.errors import CheckpointError, UsageError
+from passes.program import Program
+from slimdiff_fx.captured import capture_pipeline
+from slimdiff_fx.models import DTYPES, load_pipeline
+from slimdiff_fx.parity import ParityReport
+from slimdiff_fx.prompts import read_prompts
+from slimdiff_fx.quantize.calibration_data import SAMPLES, QuantizationSettings
+from slimdiff_fx.quantize.export_int8 import OnnxOptions, check_int8, export_int8
+from slimdiff_fx.quantize.int8_report import Int8Report
+from slimdiff_fx.ranks import refuse_ranks
+from slimdiff_fx.sampling import denoiser_name
+
+# What a file of each format is called by default, after the denoiser's name.
+_ENDINGS = {
+    "onnx": "onnx",
+    "pt2": "pt2",
+    "aoti": "aoti.pt2",
+    "openvino": "xml",
+    "executorch": "pte",
+    "tensorrt": "tensorrt.onnx",
+}
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """The options of an export, as the user gave them; None where nothing was given.
+
+    Attributes:
+        dtype: precision of the exported weights.
+        opset: ONNX operator set.
+        target: ONNX for any runtime, or with operators only ONNX Runtime has.
+        int8: how to quantize, see `slimdiff_fx.quantize.export_int8`.
+        prompts: file of prompts to calibrate int8 on.
+        samples: how many of them.
+        steps: denoising steps of a sample.
+        seed: of the choice and of the noise.
+        residuals: who adds to the UNet's features: see `slimdiff_fx.residual_inputs`.
+    """
+
+    dtype: str = "float32"
+    opset: int | None = None
+    target: str | None = None
+    int8: str | None = None
+    prompts: Path | None = None
+    samples: int | None = None
+    steps: int | None = None
+    seed: int = 0
+    residuals: Sequence[str] = ()
+
+    def check(self, format: str) -> None:
+        """Refuse options that contradict each other or the format.
+
+        Raises:
+            UsageError: says which.
+        """
+        if format != "onnx" and (self.opset is not None or self.target is not None):
+            raise UsageError(f"--opset and --target are of ONNX; leave them out with --format {format}")
+        if format == "executorch" and self.dtype != "float32":
+            raise UsageError("--format executorch writes float32; leave --dtype out")
+        if self.int8 is not None:
+            if self.residuals:
+                raise UsageError(
+                    "--int8 is calibrated on plain sampling, which gives no residuals; leave --residuals out"
+                )
+            check_int8(format, self.int8)
+            if self.dtype != "float32":
+                raise UsageError(f"--int8 quantizes float32 weights; leave --dtype {self.dtype} out")
+        elif (self.prompts, self.samples, self.steps) != (None, None, None):
+            raise UsageError("--prompts, --samples and --steps say what int8 is calibrated on; give --int8 with them")
+
+    def calibration(self) -> QuantizationSettings:
+        """Give what int8 is calibrated on."""
+        prompts = None if self.prompts is None else read_prompts(self.prompts)
+        samples = SAMPLES if self.samples is None else self.samples
+        return QuantizationSettings(prompts, None, samples, self.steps, self.seed)
+
+
+def export_command(
+    model: str, format: str, out: Path | None, options: ExportOptions, overwrite: bool, console: Console
+) -> None:
+    """Export the denoiser and print the parity that was measured."""
+    refuse_ranks("export")
+    options.check(format)
+    calibration = options.calibration()
+    loaded = load_pipeline(model)
+    inside = loaded.folder if loaded.folder is not None and model != "emoji" else Path()
+    int8 = "" if options.int8 is None else ".int8"
+    file = inside / f"{denoiser_name(loaded.pipe)}{int8}.{_ENDINGS[format]}" if out is None else out
+    if file.is_dir():
+        raise CheckpointError(f"{file} is a folder, and a file is to be written there; choose another output")
+    if file.exists() and not overwrite:
+        raise CheckpointError(f"{file} exists; choose another output, or pass --overwrite to replace it")
+    captured = capture_pipeline(loaded.pipe, residuals=options.residuals)
+    if options.int8 is not None:
+        onnx = OnnxOptions(options.opset, options.target)
+        _tell_int8(export_int8(loaded, captured, format, file, options.int8, calibration, onnx), console)
+        if format == "tensorrt":
+            from slimdiff_fx.export_tensorrt import trtexec_command
+
+            command = trtexec_command(captured.program, file, int8=True)
+            console.print(f"compared on a CPU; to build the engine: {command}", highlight=False, soft_wrap=True)
+    elif format == "tensorrt":
+        _export_tensorrt(captured.program, file, options, console)
+    else:
+        _tell(_export(captured.program, format, file, options), console)
+    if format == "executorch":
+        from slimdiff_fx.export_executorch import sizes_of
+
+        console.print(f"it holds for these sizes: {sizes_of(captured.program)}", highlight=False)
+    console.print(f"exported: {file}", highlight=False, soft_wrap=True)
+
+
+def _export(program: Program, format: str, file: Path, options: ExportOptions) -> ParityReport:
+    dtype = DTYPES[options.dtype]
+    if format == "onnx":
+        from slimdiff_fx.export_onnx import OPSET, export_onnx
+
+        return export_onnx(program, file, dtype=dtype, opset=options.opset or OPSET, target=options.target or "generic")
+    if format == "aoti":
+        from slimdiff_fx.export_aoti import export_aoti
+
+        return export_aoti(program, file, dtype=dtype)
+    if format == "openvino":
+        from slimdiff_fx.export_openvino import export_openvino
+
+        return export_openvino(program, file, dtype=dtype)
+    if format == "executorch":
+        from slimdiff_fx.export_executorch import export_executorch
+
+        return export_executorch(program, file)
+    from slimdiff_fx.export_pt2 import export_pt2
+
+    return export_pt2(program, file, dtype=dtype)
+
+
+def _export_tensorrt(program: Program, file: Path, options: ExportOptions, console: Console) -> None:
+    from slimdiff_fx.export_tensorrt import export_tensorrt
+
+    report = export_tensorrt(program, file, dtype=DTYPES[options.dtype])
+    _tell(report.onnx, console)
+    if report.engine is not None:
+        _tell(report.engine, console)
+    else:
+        console.print(f"the engine was not built here: {report.missing}", highlight=False, soft_wrap=True)
+    console.print(f"to build it: {report.command}", highlight=False, soft_wrap=True)
+
+
+def _tell(report: ParityReport, console: Console) -> None:
+    console.print(
+        f"{report.runtime} equals torch to {report.relative:.1e} (at most {report.tolerance:.0e} allowed) "
+        f"on {len(report.cases)} inputs that were not traced",
+        highlight=False,
+    )
+
+
+def _tell_int8(report: Int8Report, console: Console) -> None:
+    console.print(
+        f"{report.runtime}, int8 {report.mode}: relative squared error of the prediction {report.relative_mse:.1e} "
+        f"(at most {report.max_error:.0e} allowed) on {report.calls} denoiser calls that were not calibrated on",
+        highlight=False,
+    )

@@ -1,0 +1,1 @@
+"""Quantize a slim denoiser with other people's quantizers, on this project's calibration data."""
