@@ -53,7 +53,7 @@ def _refuse_processor(name: str, processor: object) -> None:
     if isinstance(processor, nn.Module) or type(processor).__module__ != own.__name__:
         raise UsageError(
             f"{name!r} has a custom attention processor, {kind}, which a saved folder doesn't hold; call "
-            "set_default_attn_processor() on the denoiser first"
+            "set_attn_processor(AttnProcessor2_0()) on the denoiser first"
         )
     if isinstance(processor, _BY_SLICES):
         raise UsageError(f"{name!r} computes its attention in slices; call disable_attention_slicing() first")

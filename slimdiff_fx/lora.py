@@ -106,7 +106,7 @@ def dense_or_slim(state_dict: Mapping[str, Tensor], cuts: Mapping[str, LinearCut
         widths: of the slim model: each cut linear's output rows, or input columns where those were cut.
     """
     sizes = [
-        value.shape[1 if cut.consumes else 0] == widths[cut.path]
+        value.shape[1 if cut.consumes else 0] == widths.get(cut.path)
         for key, value in state_dict.items()
         for cut, leaf in [_find(key, cuts) or (None, "")]
         if cut is not None and leaf == (_A if cut.consumes else _B)

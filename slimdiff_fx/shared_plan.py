@@ -18,6 +18,6 @@ def plan_of_rank_0(plan: SlimPlan, ranks: Ranks) -> SlimPlan:
     Raises:
         RankError: a rank was lost.
     """
-    own = [plan.to_json().encode(), save({path: value.contiguous() for path, value in plan.updates.items()})]
-    text, updates = (from_rank_0(data if ranks.rank == 0 else b"") for data in own)
-    return SlimPlan.from_json(text.decode(), load(updates))
+    own = [plan.to_json().encode(), save({path: value.contiguous() for path, value in plan.tensors().items()})]
+    text, tensors = (from_rank_0(data if ranks.rank == 0 else b"") for data in own)
+    return SlimPlan.from_json(text.decode(), load(tensors))

@@ -45,7 +45,7 @@ class SlimModelMixin:
         if processor is not None:
             raise CheckpointError(
                 f"{processor!r} has an attention processor with weights of its own, which diffusers can't load back; "
-                "call unload_ip_adapter() or set_default_attn_processor() first"
+                "call unload_ip_adapter() or set_attn_processor(AttnProcessor2_0()) first"
             )
         push = kwargs.pop("push_to_hub", False)
         hub = {name: kwargs.pop(name) for name in _HUB_ARGUMENTS if name in kwargs}
