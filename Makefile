@@ -24,8 +24,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
-demo: $(STAMP) ## Slim the built-in pipeline `emoji` into slim-emoji/
+demo: $(STAMP) ## Slim the built-in pipeline `emoji` into slim-emoji/, with a page on it
 	$(BIN)/slimdiff-fx slim emoji -o $(OUT) $(SLIM_ARGS)
+	$(BIN)/slimdiff-fx report $(OUT)
 
 test: $(STAMP) ## Run every test, slow ones included
 	$(BIN)/python -m pytest -m "" $(PYTEST_ARGS)

@@ -72,7 +72,8 @@ def even_plan(program: Program, sites: Sequence[Site], removed: float, align: in
     low, high = 0.0, 1.0
     for _ in range(30):
         kept = (low + high) / 2
-        left = sum(params.of(site, *sizes_at(kept)[site.name]) for site in sites)
+        sizes = sizes_at(kept)
+        left = sum(params.of(site, *sizes[site.name]) for site in sites)
         low, high = (low, kept) if left > (1 - removed) * whole else (kept, high)
     return shaped_plan(program, sites, sizes_at(low))
 

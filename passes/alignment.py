@@ -17,10 +17,11 @@ def check_align(align: int | None) -> None:
 
 
 def is_aligned(site: Site, units: int, width: int | None, align: int | None) -> bool:
-    """Tell whether a size may be offered: its channels are a multiple of `align`, or nothing is gone.
+    """Tell whether a size may be offered: what kernels see of it is a multiple of `align`, or nothing is gone.
 
-    A site's channels are its neurons, or its heads times their width: what its products see. Both halves of a gated
-    linear have as many rows as there are neurons.
+    Products see a site's channels: its neurons, or its heads times their width. Both halves of a gated linear have as
+    many rows as there are neurons. Attention kernels see a head by itself, so one that was made narrower has to be a
+    multiple too, unless the dense one is smaller than that already.
 
     Args:
         site: the dense site.
@@ -29,12 +30,15 @@ def is_aligned(site: Site, units: int, width: int | None, align: int | None) -> 
         align: the multiple; None allows every size.
 
     Example:
-        >>> site = Site("block.attn", "attention", 8, 12, (), "block.attn.out")
-        >>> [width for width in range(1, 13) if is_aligned(site, 8, width, 16)]
-        [2, 4, 6, 8, 10, 12]
+        >>> site = Site("block.attn", "attention", 8, 40, (), "block.attn.out")
+        >>> [width for width in range(1, 41) if is_aligned(site, 8, width, 16)]
+        [16, 32, 40]
     """
-    channels = units * (width or site.unit_width)
-    return align is None or channels == site.width or channels % align == 0
+    width = width or site.unit_width
+    if align is None or units * width == site.width:
+        return True
+    narrowed = width < site.unit_width and site.unit_width >= align
+    return units * width % align == 0 and (not narrowed or width % align == 0)
 
 
 def rounded_up(site: Site, units: int, align: int | None) -> int:

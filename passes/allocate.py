@@ -41,6 +41,7 @@ __all__ = [
     "Threshold",
     "allocate",
     "analyze",
+    "budget_name",
     "check_statistics",
     "keep",
     "normalize",
@@ -226,6 +227,11 @@ def price_list(program: Program, sites: Sequence[Site], policy: Budget) -> tuple
     else:
         costs = (params_table if isinstance(policy, KeepParams) else macs_table)(program, sites)
     return costs, int(Fraction(policy.fraction).limit_denominator(10**9) * costs.total)
+
+
+def budget_name(policy: Budget) -> str:
+    """Name what a budget counts, in one word for the record."""
+    return policy.costs.name if isinstance(policy, KeepCost) else "params" if isinstance(policy, KeepParams) else "macs"
 
 
 def unmet(policy: Budget, costs: CostTable, least: int, with_what: str) -> BudgetError:

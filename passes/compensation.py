@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -29,10 +29,13 @@ class Compensated:
         updates: new parameters by path, in slim shapes and the model's own type.
         error: E‖Δ‖² at the consumer's output on the calibration set; what narrower queries and keys change in the
             attention weights is not in it.
+        maps: of narrower heads, what turns the dense query, key and value of each head into the slim one: by the
+            linear's path, float64 [heads, width, head_dim].
     """
 
     updates: Mapping[str, Tensor]
     error: float
+    maps: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def consumer_inputs(site: Site, sums: Sums, parameters: Mapping[str, Tensor]) -> Covariance:
@@ -103,13 +106,14 @@ def _narrow(
     scale = math.sqrt(width / site.unit_width) if implied_scale else 1.0
     updates = _consumer_updates(site, found, parameters)
     query, key, value = (producer.path for producer in site.producers)
-    for path, change in ((query, scores.query[:, :width] * scale), (key, scores.key[:, :width]), (value, maps)):
+    changes = {query: scores.query[:, :width] * scale, key: scores.key[:, :width], value: maps}
+    for path, change in changes.items():
         for name in (f"{path}.weight", f"{path}.bias"):
             if name in parameters:
                 dense = parameters[name].detach()
                 heads = dense.double().cpu().reshape(site.units, site.unit_width, -1)
                 updates[name] = _stored_like(dense, (change @ heads).reshape(-1, *dense.shape[1:]))
-    return Compensated(updates, found.error)
+    return Compensated(updates, found.error, changes)
 
 
 def _consumer_updates(

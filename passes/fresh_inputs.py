@@ -78,8 +78,9 @@ def _assignments(groups: list[list[Any]], hints: Mapping[Any, int], batch: int, 
             for position, group in enumerate(free):
                 # The other way round at the second turn.
                 wanted = step * (1 + spread * ((position + turn) % 2))
-                wanted = 3 * step if wanted == hints[group[0]] else wanted
-                sizes.update(dict.fromkeys(group, wanted))
+                largest = max(hints[symbol] for symbol in group)
+                wanted = 3 * step if wanted == largest else wanted
+                sizes.update({symbol: wanted * hints[symbol] // largest for symbol in group})
             yield sizes
     yield {**hints, **batches}
     yield dict(hints)
@@ -89,7 +90,8 @@ def _groups(nodes: list[fx.Node]) -> tuple[list[list[Any]], dict[Any, int]]:
     """List the free symbols of all input shapes, batches first, and their captured values.
 
     Sizes of different inputs that are the same thing (batch, token count) have a symbol each. Those of the same axis
-    and the same captured value are changed together; if that is wrong, the guards say so.
+    and the same captured value are changed together, and so are those of pictures of any resolution, in proportion; if
+    that is wrong, the guards say so.
     """
     groups: dict[tuple[int, int], list[Any]] = {}
     hints: dict[Any, int] = {}
@@ -102,7 +104,7 @@ def _groups(nodes: list[fx.Node]) -> tuple[list[list[Any]], dict[Any, int]]:
             for symbol in size.node.expr.free_symbols:
                 if symbol in captured and symbol not in hints:
                     hints[symbol] = int(captured[symbol])
-                    groups.setdefault((axis, hints[symbol]), []).append(symbol)
+                    groups.setdefault((axis, hints[symbol] if axis < 2 else 0), []).append(symbol)
     return [groups[key] for key in sorted(groups)], hints
 
 

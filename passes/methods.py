@@ -47,6 +47,7 @@ def analyze(
     method: str | None = None,
     compensation: Compensation | None = None,
     on_site: OnSite = lambda done, total: None,
+    planner: Planner | None = None,
 ) -> SlimPlan:
     """Plan from statistics.
 
@@ -59,9 +60,10 @@ def analyze(
         method: one of `METHODS`; by default `threshold` where a threshold or a criterion is given, and else `best`.
         compensation: for `threshold`: "none" (default), "bias" or "lstsq".
         on_site: told how many sites have been analyzed, of how many.
+        planner: what `planner_for` gave for the same arguments: several budgets then share what they have in common.
 
     Returns:
-        A plan with its updates and, where probes were kept, its predicted error.
+        A plan with its updates, what takes adapters along, and, where probes were kept, its predicted error.
 
     Raises:
         UsageError: method, policy and criterion contradict each other, or the statistics lack what the method needs.
@@ -73,11 +75,15 @@ def analyze(
     chosen = choose_method(method, policy, criterion, compensation)
     check_statistics(program, sites, statistics)
     if chosen == "threshold":
-        plan = _by_score(program, sites, statistics, policy or Threshold(), criterion, compensation or "none")
+        how = compensation or "none"
+        planner = planner or planner_for(program, sites, statistics, chosen, how)
+        plan = _by_score(program, sites, statistics, policy or Threshold(), criterion, how, planner)
     else:
         policy = policy if policy is not None else MaxError()
         assert not isinstance(policy, Threshold)
-        plan = _by_error(Planner(program, sites, statistics, RECIPES[chosen]), policy, chosen, statistics, on_site)
+        planner = planner or planner_for(program, sites, statistics, chosen)
+        assert planner is not None
+        plan = _by_error(planner, policy, chosen, statistics, on_site)
     if not isinstance(policy, KeepCost):
         return plan
     costs = policy.costs
@@ -92,12 +98,43 @@ def _by_score(
     policy: Policy,
     criterion: str | Sequence[str] | Criterion | None,
     how: Compensation,
+    planner: Planner | None,
 ) -> SlimPlan:
     plan = thresholds.analyze(program, sites, statistics, policy, criterion)
     noted = {**plan.policy, "compensation": how}
-    if not statistics.moments and how == "none":
+    if planner is None:
         return replace(plan, policy=noted)
-    return Planner(program, sites, statistics, RECIPES["threshold"], how).plan(dict(plan.sites), noted)
+    return planner.with_adapter_maps(planner.plan(dict(plan.sites), noted))
+
+
+def planner_for(
+    program: Program,
+    sites: Sequence[Site],
+    statistics: Statistics,
+    method: Method,
+    compensation: Compensation = "none",
+) -> Planner | None:
+    """Make what solves for weights, to be shared by several calls of `analyze`.
+
+    Args:
+        program: the dense program.
+        sites: all its sites.
+        statistics: of a calibration of this program.
+        method: one of `METHODS`.
+        compensation: for `threshold`.
+
+    Returns:
+        The planner; None for `threshold` where nothing is solved for and no second moments were taken.
+
+    Raises:
+        UsageError: the statistics lack what the method needs.
+        CalibrationError: they hold nothing.
+    """
+    if method != "threshold":
+        return Planner(program, tuple(sites), statistics, RECIPES[method])
+    if not statistics.moments and compensation == "none":
+        return None
+    return Planner(program, tuple(sites), statistics, RECIPES[method], compensation)
 
 
 def _by_error(
@@ -107,8 +144,8 @@ def _by_error(
     if policy.align is not None:
         noted["align"] = policy.align
     if isinstance(policy, MaxError):
-        return planner.within_error(policy, noted, on_site)
-    return planner.within_cost(policy, noted, on_site)
+        return planner.with_adapter_maps(planner.within_error(policy, noted, on_site))
+    return planner.with_adapter_maps(planner.within_cost(policy, noted, on_site))
 
 
 def choose_method(

@@ -1,7 +1,7 @@
 """The plan: what stays, site by site. JSON, so that it can be read, edited, compared and replayed.
 
-Weights that were solved for anew (compensation, narrowed heads) are its `updates`: tensors, kept beside the JSON text,
-which names each of them with its digest.
+Weights that were solved for anew (compensation, narrowed heads) are its `updates`, and what that does to an adapter of
+the dense model its `adapter_maps`: tensors, kept beside the JSON text, which names each of them with its digest.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from passes.errors import PlanError
 from passes.site import Kind
 
 FORMAT = 2
+# Before the names of adapter maps, where they lie in one file with updates.
+_MAPS = "adapter_maps/"
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class SlimPlan:
         predicted: what the plan is expected to cost in quality: "relative_mse" of the prediction, and by site its own
             "site_error" on the calibration set and its part "relative_mse" of the prediction's. Where the budget was
             measured, "cost": what it is of, "dense" and "slim", and how it was measured.
+        adapter_maps: by path of a linear whose weights were solved for, what takes an adapter of the dense linear
+            along; see `passes.adapter_maps`.
     """
 
     fingerprint: Mapping[str, Any]
@@ -65,6 +69,7 @@ class SlimPlan:
     policy: Mapping[str, Any] = field(default_factory=dict)
     updates: Mapping[str, Tensor] = field(default_factory=dict)
     predicted: Mapping[str, Any] = field(default_factory=dict)
+    adapter_maps: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, site in self.sites.items():
@@ -89,22 +94,30 @@ class SlimPlan:
                     | ({} if site.width is None else {"width": site.width})
                     for name, site in self.sites.items()
                 },
-                "updates": {path: _digest(value) for path, value in sorted(self.updates.items())},
-            },
+                "updates": _digests(self.updates),
+            }
+            | ({"adapter_maps": _digests(self.adapter_maps)} if self.adapter_maps else {}),
             indent=1,
         )
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Give what belongs beside the JSON text, by name: updates and adapter maps."""
+        return {**self.updates, **{f"{_MAPS}{path}": value for path, value in self.adapter_maps.items()}}
+
     @classmethod
-    def from_json(cls, text: str, updates: Mapping[str, Tensor] | None = None) -> SlimPlan:
+    def from_json(cls, text: str, tensors: Mapping[str, Tensor] | None = None) -> SlimPlan:
         """Read a plan back.
 
         Args:
             text: what `to_json` gave.
-            updates: the plan's updates, which the text names.
+            tensors: what `tensors` gave, which the text names.
 
         Raises:
-            PlanError: the text is no JSON, of another format, holds an impossible site, or names other updates.
+            PlanError: the text is no JSON, of another format, holds an impossible site, or names other tensors.
         """
+        beside = tensors or {}
+        updates = {name: value for name, value in beside.items() if not name.startswith(_MAPS)}
+        maps = {name.removeprefix(_MAPS): value for name, value in beside.items() if name.startswith(_MAPS)}
         try:
             data = json.loads(text)
         except json.JSONDecodeError as error:
@@ -114,16 +127,20 @@ class SlimPlan:
             raise PlanError(f"plan format {found!r} is not {FORMAT}; write it anew with `slimdiff-fx plan`")
         try:
             sites = {name: _site_from(name, value) for name, value in data["sites"].items()}
-            digests = dict(data["updates"])
-            plan = cls(data["fingerprint"], sites, data["policy"], dict(updates or {}), data["predicted"])
+            digests = {**data["updates"], **{f"{_MAPS}{path}": d for path, d in data.get("adapter_maps", {}).items()}}
+            plan = cls(data["fingerprint"], sites, data["policy"], updates, data["predicted"], maps)
         except (KeyError, TypeError, AttributeError) as error:
             raise PlanError(f"the plan lacks or garbles {error}; write it anew with `slimdiff-fx plan`") from error
-        if digests != {path: _digest(value) for path, value in plan.updates.items()}:
+        if digests != _digests(beside):
             raise PlanError(
                 f"the plan names {len(digests)} updated weights, and those that lie beside it are not they: keep the "
                 ".safetensors file with its plan, or write both anew with `slimdiff-fx plan`"
             )
         return plan
+
+
+def _digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    return {path: _digest(value) for path, value in sorted(tensors.items())}
 
 
 def _digest(value: Tensor) -> str:

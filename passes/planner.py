@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor
 
+from passes.adapter_maps import adapter_maps
 from passes.alignment import is_aligned
-from passes.allocate import price_list, unmet
+from passes.allocate import budget_name, price_list, unmet
 from passes.compensation import Compensated, Compensation, compensate, consumer_inputs
 from passes.cost_table import CostTable, params_table
 from passes.error_curves import Choice, ErrorCurve, leverage_curve, narrows, removal_curve, width_curve
@@ -26,6 +27,10 @@ from passes.statistics import Statistics
 _TRIALS = 4  # plans whose whole error is measured, in search of the one that just meets a largest error
 _CLOSE = 0.9  # of the largest error: near enough
 OnSite = Callable[[int, int], None]
+
+
+def _untold(done: int, total: int) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True)
@@ -100,16 +105,36 @@ class Planner:
         ordered = {site.name: entries[site.name] for site in self._sites}
         return SlimPlan(fingerprint(self._program, self._sites), ordered, dict(noted), updates, predicted)
 
+    def with_adapter_maps(self, plan: SlimPlan) -> SlimPlan:
+        """Add what takes adapters of the dense model along: once, for it costs as much as solving for the weights."""
+        changed = [(site, plan.sites[site.name]) for site in self._sites if _changes(site, plan.sites[site.name])]
+        maps: dict[str, Tensor] = {}
+        for site, entry in changed:
+            maps.update(adapter_maps(site, entry, self._sums[site.name], self._compensate(site, entry)))
+        return replace(plan, adapter_maps=maps)
+
     def within_cost(self, policy: Budget, noted: Mapping[str, Any], on_site: OnSite) -> SlimPlan:
         """Find the plan of least expected error that meets a budget.
 
         Raises:
             BudgetError: the smallest size of each site is still more than the budget.
         """
+        entries, additive = self.sizes_within(policy, on_site)
+        return self.plan(entries, {**noted, "budget": {budget_name(policy): policy.fraction}}, additive)
+
+    def sizes_within(self, policy: Budget, on_site: OnSite = _untold) -> tuple[dict[str, SitePlan], float | None]:
+        """Choose what stays of each site within a budget, without solving for any weight.
+
+        Returns:
+            By site what stays; and the prediction's expected relative squared error, summed over the sites, or None
+            where the recipe predicts none.
+
+        Raises:
+            BudgetError: as `within_cost`.
+        """
         costs, budget = price_list(self._program, self._sites, policy)
-        noted = {**noted, "budget": {costs.name: policy.fraction}}
         if self._recipe.uniform:
-            return self.plan(self._uniform(policy, costs, budget, on_site), noted)
+            return self._uniform(policy, costs, budget, on_site), None
         curves, options = self._options(costs, policy.align, on_site)
         rest = costs.rest(self._sites)
         least = rest + sum(min(option.cost for option in each) for each in options.values())
@@ -117,7 +142,19 @@ class Planner:
             raise unmet(policy, costs, least, "the smallest size of each site")
         chosen = allocate_within_cost(options, budget - rest)
         additive = sum(option.error for option in chosen.values())
-        return self.plan(_entries(curves, chosen), noted, additive if self._recipe.weighing == "sensitivity" else None)
+        return _entries(curves, chosen), additive if self._recipe.weighing == "sensitivity" else None
+
+    def expected_errors(self, site: Site) -> list[tuple[Choice, float]]:
+        """Give every size of a site with what it is expected to cost.
+
+        That is its part in the prediction's relative squared error; or, where the recipe measures no sensitivities,
+        the error at the block's output over that output's energy.
+        """
+        curve = self._curve(site, _untold)
+        if self._recipe.uniform:
+            energy = curve.energy if curve.energy > 0 else 1.0
+            return [(choice, choice.error / energy) for choice in curve.choices]
+        return list(zip(curve.choices, self._predict(curve), strict=True))
 
     def within_error(self, policy: MaxError, noted: Mapping[str, Any], on_site: OnSite) -> SlimPlan:
         """Find the plan that removes most while its error, measured whole on the probes, stays within a limit.

@@ -153,7 +153,7 @@ def narrow_values(
     own = [slice(head * head_dim, (head + 1) * head_dim) for head in range(heads)]
     grams = [inputs.matrix[part, part] for part in own]
     alone = zip(own, grams, chosen, strict=True)
-    back = torch.cat([_give_back(weight[:, part], gram, each) for part, gram, each in alone], 1)
+    back = torch.cat([give_back(weight[:, part], gram, each) for part, gram, each in alone], 1)
     if not joint:
         return chosen, refitted(weight, inputs, block_diagonal(chosen), back)
     best = refit(weight, inputs, block_diagonal(chosen), back)
@@ -182,8 +182,17 @@ def block_diagonal(maps: Tensor) -> Tensor:
     return joined
 
 
-def _give_back(weight: Tensor, gram: Tensor, chosen: Tensor) -> Tensor:
-    """Give the least-squares weights on one head's channels by itself."""
+def give_back(weight: Tensor, gram: Tensor, chosen: Tensor) -> Tensor:
+    """Give the least-squares weights on one head's channels by itself.
+
+    Args:
+        weight: float64 [out, head_dim].
+        gram: second moment of the head's output, float64 [head_dim, head_dim].
+        chosen: its channels as maps of that output, float64 [r, head_dim].
+
+    Returns:
+        float64 [out, r].
+    """
     onto = gram @ chosen.T
     found: Tensor = torch.linalg.lstsq(chosen @ onto, onto.T @ weight.T, driver="gelsd").solution
     return found.T

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
+from passes.adapter_maps import adapter_maps
 from passes.compensation import Compensation, compensate
 from passes.errors import UsageError
 from passes.masking import mask
@@ -66,7 +67,7 @@ def solve_sequentially(
     for start, end in list(pairwise(ends))[1:]:
         group = tuple(sites[start:end])
         seen = observe(mask(program, _plan_of(plan, sites[:start])), group)
-        updates = dict(plan.updates)
+        updates, maps = dict(plan.updates), dict(plan.adapter_maps)
         errors = {name: dict(each) for name, each in plan.predicted.get("sites", {}).items()}
         for site in group:
             entry = plan.sites[site.name]
@@ -77,8 +78,10 @@ def solve_sequentially(
                     site, entry, sums, parameters, compensation, implied_scale=scaled, as_published=as_published
                 )
                 updates.update(found.updates)
+                maps.update(adapter_maps(site, entry, sums, found))
                 errors[site.name] = {"site_error": found.error}
-        plan = replace(plan, updates=updates, predicted={**plan.predicted, "sites": errors})
+        predicted = {**plan.predicted, "sites": errors}
+        plan = replace(plan, updates=updates, predicted=predicted, adapter_maps=maps)
     changes = [(site, plan.sites[site.name], plan.updates) for site in sites]
     error = prober.relative_mse([change for change in changes if is_changed(*change)])
     # what sensitivities said was about the former weights

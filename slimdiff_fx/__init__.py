@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from slimdiff_fx.export_onnx import export_onnx
     from slimdiff_fx.export_pt2 import export_pt2
     from slimdiff_fx.latency.budget import KeepLatency
+    from slimdiff_fx.lora import slice_lora
     from slimdiff_fx.slim import SlimResult, slim
     from slimdiff_fx.slim_models import (
         SlimDiTTransformer2DModel,
@@ -48,6 +49,7 @@ _HOME = {
     "export_onnx": "slimdiff_fx.export_onnx",
     "export_pt2": "slimdiff_fx.export_pt2",
     "apply_plan": "slimdiff_fx.apply_plan",
+    "slice_lora": "slimdiff_fx.lora",
     "Threshold": "passes.allocate",
     "KeepParams": "passes.allocate",
     "KeepMacs": "passes.allocate",
@@ -76,6 +78,7 @@ __all__ = [
     "export_onnx",
     "export_pt2",
     "apply_plan",
+    "slice_lora",
     "Threshold",
     "KeepParams",
     "KeepMacs",

@@ -147,7 +147,9 @@ def mend_head_count(model: nn.Module, site: Site, kept: int, width: int | None =
     owner = model.get_submodule(site.name)
     if not isinstance(owner, Attention):
         return
-    owner.heads = owner.sliceable_head_dim = kept
+    owner.heads = kept
+    # Attention slicing halves this, and takes slices over batch and heads: half of one head would be none.
+    owner.sliceable_head_dim = max(kept, 2)
     owner.inner_dim = owner.inner_kv_dim = kept * (width or site.unit_width)
     if width is not None and width != site.unit_width and owner.scale_qk:
         # Fused attention takes 1/√width whatever this says; processors that write attention out shall agree with it.

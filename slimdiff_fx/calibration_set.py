@@ -11,6 +11,7 @@ from passes.errors import UsageError
 from slimdiff_fx.images import CaptionedImage, read_images
 from slimdiff_fx.listener import SILENT, Listener
 from slimdiff_fx.prompts import choose_samples, read_captions
+from slimdiff_fx.residual_inputs import pipeline_residuals
 from slimdiff_fx.sampling import condition, denoiser_name
 from slimdiff_fx.trajectory import Sample
 
@@ -42,8 +43,14 @@ def gather_samples(
             then their captions are the prompts; "pictures" adds noise to them. By default pictures, where there are.
 
     Raises:
-        UsageError: there is nothing to calibrate on, or what is given contradicts itself.
+        UsageError: there is nothing to calibrate on, what is given contradicts itself, or the pipeline needs a control
+            picture for each prompt.
     """
+    if pipeline_residuals(pipe):
+        raise UsageError(
+            f"{type(pipe).__name__} wants a control picture for each prompt, and calibration has none; slim the unet "
+            "in the pipeline without it, and pass the slim one on: from_pipe(..., unet=slim.unet, controlnet=...)"
+        )
     if calibrate_on not in (None, *CALIBRATE_ON):
         raise UsageError(f"calibrate on {calibrate_on!r}? there are {' and '.join(CALIBRATE_ON)}")
     if prompts is not None and images is not None:

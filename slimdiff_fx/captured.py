@@ -22,6 +22,7 @@ from slimdiff_fx.denoiser_call import translate_call
 from slimdiff_fx.denoisers import DenoiserInputs, describe
 from slimdiff_fx.disk_sums import sums_in
 from slimdiff_fx.listener import SILENT, Listener
+from slimdiff_fx.residual_inputs import pipeline_residuals
 from slimdiff_fx.sampling import denoiser_name, token_count
 from slimdiff_fx.shares import Share
 from slimdiff_fx.statistics_file import StoredStatistics
@@ -45,21 +46,33 @@ class CapturedDenoiser:
     sites: tuple[Site, ...]
 
 
-def capture_pipeline(pipe: DiffusionPipeline) -> CapturedDenoiser:
+def capture_pipeline(pipe: DiffusionPipeline, *, residuals: Sequence[str] = ()) -> CapturedDenoiser:
     """Capture a pipeline's denoiser and find its sites.
+
+    Args:
+        pipe: the pipeline. What its own ControlNet or T2I-Adapter adds inside the denoiser are inputs of the program.
+        residuals: further ones, as `slimdiff_fx.denoisers.describe` takes them.
 
     Raises:
         UsageError: the denoiser is compiled, or of a class that can't be captured.
         CaptureError: it could not be captured.
     """
-    return capture_model(getattr(pipe, denoiser_name(pipe)), tokens=token_count(pipe))
+    model = getattr(pipe, denoiser_name(pipe))
+    kinds = dict.fromkeys((*pipeline_residuals(pipe), *residuals))
+    return capture_model(model, tokens=token_count(pipe), residuals=tuple(kinds))
 
 
-def capture_model(model: ModelMixin, *, tokens: int | None = None) -> CapturedDenoiser:
-    """Capture a denoiser and find its sites; see `capture_pipeline`. `tokens` is the example length of the text."""
+def capture_model(model: ModelMixin, *, tokens: int | None = None, residuals: Sequence[str] = ()) -> CapturedDenoiser:
+    """Capture a denoiser and find its sites; see `capture_pipeline`.
+
+    Args:
+        model: the denoiser.
+        tokens: example length of the text.
+        residuals: as `slimdiff_fx.denoisers.describe` takes them.
+    """
     if hasattr(model, "_orig_mod"):
         raise UsageError("the denoiser is compiled already; slim first, then torch.compile the slim one")
-    inputs = describe(model, tokens=tokens)
+    inputs = describe(model, tokens=tokens, residuals=residuals)
     program = capture(
         inputs.module,
         inputs.args,
@@ -110,7 +123,7 @@ def observe_pipeline(
     idle = ranks.world - len(range(0, len(samples), settings.batch))
     if ranks.several and idle > 0:
         listener.note(f"{idle} of {ranks.world} ranks have no batch to run; give a smaller --batch")
-    with listener.steps("calibrate", calls * share.total, calls * done):
+    with listener.steps("calibrate", calls * share.total, calls * done, "samples", calls):
         stored = calibrate_pipeline(pipe, instrumented, observed, samples, settings, listener.advance)
     if settings.moments and ranks.rank == 0:
         parameters = dict(captured.program.graph_module.named_parameters())

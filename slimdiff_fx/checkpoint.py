@@ -1,4 +1,4 @@
-"""The saved folder: a whole diffusers pipeline, the plan, the statistics and the report. JSON and safetensors only."""
+"""The saved folder: a whole diffusers pipeline, the plan, statistics, report and card. JSON and safetensors only."""
 
 from __future__ import annotations
 
@@ -12,27 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import DiffusionPipeline
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from passes.errors import CheckpointError, UsageError
-from passes.plan import SlimPlan
-from slimdiff_fx.atomic_write import replaced_file, replaced_folder
+from passes.errors import UsageError
+from slimdiff_fx.atomic_write import replaced_folder
+from slimdiff_fx.model_card import CARD_FILE, DENSE_CARD_FILE, model_card
+from slimdiff_fx.plan_file import PLAN_FILE, load_plan, save_plan
 from slimdiff_fx.quiet import quiet_libraries
 from slimdiff_fx.report import build_report
-from slimdiff_fx.sampling import denoiser_name
+from slimdiff_fx.site_analysis import ANALYSIS_FILE
 from slimdiff_fx.statistics_file import save_statistics
 
 if TYPE_CHECKING:
     from slimdiff_fx.slim import SlimResult
 
-PLAN_FILE = "slim_plan.json"
 STATISTICS_FILE = "statistics.safetensors"
 REPORT_FILE = "report.json"
 # What may lie beside model_index.json and belongs to the pipeline: captions, sampling defaults, licences and credits.
 _COMPANIONS = (".json", ".md", ".txt", "")
-_NOT_COMPANIONS = ("model_index.json", REPORT_FILE)
+_NOT_COMPANIONS = ("model_index.json", REPORT_FILE, ANALYSIS_FILE)
 
 
 def save_result(
@@ -50,7 +48,7 @@ def save_result(
         folder: where to; written beside it and renamed.
         overwrite: replace what is there.
         report: for report.json; made from the result if None.
-        files: more files for the folder, by name, such as pictures.
+        files: more files for the folder, by name or by folder/name, such as pictures.
 
     Raises:
         UsageError: the result holds no pipeline.
@@ -62,16 +60,22 @@ def save_result(
     source = Path(str(pipe.config.get("_name_or_path") or ""))
     with replaced_folder(folder, overwrite=overwrite) as partial:
         save_pipeline(pipe, partial)
-        save_plan(result.plan, partial / denoiser_name(pipe) / PLAN_FILE)
         if result.statistics is not None:
             # Second moments are large, and what they were for is in the weights.
             light = replace(result.statistics, statistics=result.statistics.statistics.light())
             save_statistics(light, partial / STATISTICS_FILE)
-        text = json.dumps(report if report is not None else build_report(result), indent=1)
-        (partial / REPORT_FILE).write_text(text, encoding="utf-8")
+        report = report if report is not None else build_report(result)
+        (partial / REPORT_FILE).write_text(json.dumps(report, indent=1), encoding="utf-8")
+        if result.analysis is not None:
+            (partial / ANALYSIS_FILE).write_text(json.dumps(result.analysis, separators=(",", ":")), encoding="utf-8")
         for companion in _companions(source):
-            shutil.copyfile(companion, partial / companion.name)
+            name = DENSE_CARD_FILE if companion.name == CARD_FILE else companion.name
+            shutil.copyfile(companion, partial / name)
+        picture = next((name for name in files or () if name.endswith(".png")), None)
+        card = model_card(pipe, report, source=source, picture=picture)
+        (partial / CARD_FILE).write_text(card, encoding="utf-8")
         for name, content in (files or {}).items():
+            (partial / name).parent.mkdir(exist_ok=True)
             (partial / name).write_bytes(content)
 
 
@@ -91,43 +95,6 @@ def save_pipeline(pipe: DiffusionPipeline, folder: Path) -> None:
             # transformers loads in the dtype that the configuration names, whatever the file holds.
             data["dtype"] = "float32"
         config.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-
-
-def save_plan(plan: SlimPlan, file: Path) -> None:
-    """Write a plan as JSON, and its updates, if it has any, as .safetensors under the same name.
-
-    Raises:
-        CheckpointError: a file can't be written.
-    """
-    if plan.updates:
-        with replaced_file(updates_file(file)) as partial:
-            save_file({name: value.contiguous() for name, value in plan.updates.items()}, partial)
-    with replaced_file(file) as partial:
-        partial.write_text(plan.to_json(), encoding="utf-8")
-
-
-def updates_file(plan_file: Path) -> Path:
-    """Name the file beside a plan that holds its updates."""
-    return plan_file.with_suffix(".safetensors")
-
-
-def load_plan(file: Path) -> SlimPlan:
-    """Read a plan back.
-
-    Raises:
-        CheckpointError: the file is missing or no text.
-        PlanError: it holds no plan.
-    """
-    if not file.is_file():
-        raise CheckpointError(f"there is no plan at {file}; make one with `slimdiff-fx plan`")
-    try:
-        beside = updates_file(file)
-        updates = load_file(beside) if beside.is_file() else {}
-        return SlimPlan.from_json(file.read_text(encoding="utf-8"), updates)
-    except (UnicodeDecodeError, OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{file} can't be read as a plan ({error}); make it anew with `slimdiff-fx plan`"
-        ) from error
 
 
 @contextmanager

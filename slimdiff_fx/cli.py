@@ -1,4 +1,4 @@
-"""The command line: `slimdiff-fx slim|inspect|calibrate|plan|apply|export`."""
+"""The command line: `slimdiff-fx slim|inspect|calibrate|plan|apply|export|report`."""
 
 from __future__ import annotations
 
@@ -111,6 +111,7 @@ def slim(
     moments_folder: opt.MomentsFolder = None,
     batch: opt.Batch = 16,
     pictures: opt.Pictures = 8,
+    sweep: opt.Sweep = 0,
     device: opt.Device = "cpu",
     dtype: opt.LoadDtype = opt.Dtype.float32,
     overwrite: opt.Overwrite = False,
@@ -163,6 +164,7 @@ def slim(
         compensate and compensate.value,
         sequential=sequential,
         pictures=pictures,
+        sweep=sweep,
         overwrite=overwrite,
         console=_console(),
     )
@@ -344,6 +346,10 @@ def export(
     ] = None,
     steps: opt.Steps = None,
     seed: opt.Seed = 0,
+    residuals: Annotated[
+        list[opt.Residuals] | None,
+        typer.Option("--residuals", help="Make inputs of what these add inside the UNet; can be given twice."),
+    ] = None,
     overwrite: opt.Overwrite = False,
     debug: opt.Debug = False,
 ) -> None:
@@ -359,5 +365,23 @@ def export(
         samples=samples,
         steps=steps,
         seed=seed,
+        residuals=[each.value for each in residuals or ()],
     )
     export_command.export_command(model, format.value, out, options, overwrite, _console())
+
+
+@app.command()
+@_guarded
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `slim` or `apply` wrote.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Page to write; report.html in the folder by default.")
+    ] = None,
+    overwrite: opt.Overwrite = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Write one self-contained HTML page on what was slimmed, that opens with no network."""
+    from slimdiff_fx.page.write_page import write_page
+
+    file = write_page(folder, out, overwrite=overwrite)
+    _console().print(f"page: {file}", highlight=False, soft_wrap=True)

@@ -81,6 +81,13 @@ class Target(StrEnum):
     onnxruntime = "onnxruntime"
 
 
+class Residuals(StrEnum):
+    """What adds to a UNet's activations."""
+
+    controlnet = "controlnet"
+    t2i_adapter = "t2i_adapter"
+
+
 class Align(StrEnum):
     """Multiples that kernels like."""
 
@@ -230,6 +237,16 @@ NormalizeOption = Annotated[
 ]
 Pictures = Annotated[
     int, typer.Option("--pictures", help="Draw this many pictures with dense and slim side by side; 0 for none.")
+]
+
+Sweep = Annotated[
+    int,
+    typer.Option(
+        "--sweep",
+        min=0,
+        max=20,
+        help="Measure error and latency at so many other sizes too, for the report; each takes a plan and a drawing.",
+    ),
 ]
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from passes.compensation import COMPENSATIONS
 from passes.criteria import check_measured, choose
-from passes.errors import CheckpointError
+from passes.errors import CheckpointError, UsageError
 from passes.methods import choose_method
 from passes.moments import moment_bytes
 from passes.plan import SlimPlan
@@ -27,10 +27,11 @@ from slimdiff_fx.calibration_run import CalibrationSettings, statistics_of
 from slimdiff_fx.calibration_set import gather_samples
 from slimdiff_fx.captured import capture_pipeline, observe_pipeline
 from slimdiff_fx.checkpoint import load_plan, save_plan, save_result
-from slimdiff_fx.compare import PICTURE_FILE, compare, report_entries
+from slimdiff_fx.compare import PICTURE_FILE, compare, picture_files, report_entries
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.outcome import expected_ratio
 from slimdiff_fx.listener import SILENT, Listener, timed
+from slimdiff_fx.measured_sweep import measure_sweep
 from slimdiff_fx.models import LoadedPipeline, load_pipeline
 from slimdiff_fx.pictures import png_bytes, side_by_side
 from slimdiff_fx.prompts import read_prompts
@@ -94,11 +95,14 @@ def slim_command(
     *,
     sequential: int | None,
     pictures: int,
+    sweep: int,
     overwrite: bool,
     console: Console,
 ) -> None:
     """Do the main job and say what came out."""
     seconds: dict[str, float] = {}
+    if sweep and not pictures:
+        raise UsageError("--sweep measures while pictures are drawn: give --pictures too")
     checkpoint = _beside(out, ".calibration.safetensors")
     with joined_ranks(options.device) as ranks:
         refuse_occupied(out, overwrite=overwrite)
@@ -110,7 +114,7 @@ def slim_command(
             attention_weights=planning.needs_attention_weights
             or (options.resume and has_attention_weights(checkpoint)),
         )
-        listener = _listener(console, ranks)
+        listener = _listener(console, ranks, _stages_of(policy, sequential, sweep))
         prompts = None if options.prompts is None else read_prompts(options.prompts)
         loaded = _load(model, ranks.device, options.dtype, listener)
         planning = planning.for_pipeline(loaded.pipe, loaded.sampling.given(None, options.guidance).guidance)
@@ -124,9 +128,24 @@ def slim_command(
     with timed("draw", seconds, listener):
         sampling = loaded.sampling.given(options.steps, options.guidance)
         comparison = compare(loaded, result, prompts, pictures, sampling, options.seed)
+    if sweep and comparison is not None:
+        conditions = comparison.conditions
+        with timed("sweep", seconds):
+            measured = measure_sweep(
+                loaded.pipe,
+                run.captured.program,
+                result,
+                sweep,
+                conditions,
+                sampling,
+                seed=options.seed,
+                listener=listener,
+            )
+        result = replace(result, analysis={**(result.analysis or {}), "measured": measured})
     console.print(slim_table(result.summary))
     files = {}
     if comparison is not None:
+        files = picture_files(comparison)
         files[PICTURE_FILE] = png_bytes(side_by_side(comparison, f"{model}: {_gone(result)}"))
     with listener.stage("save"):
         report = build_report(result, model=model, **report_entries(comparison, options.seed))
@@ -223,8 +242,19 @@ def _load(model: str, device: str, dtype: str, listener: Listener) -> LoadedPipe
         return load_pipeline(model, device=device, dtype=dtype)
 
 
-def _listener(console: Console, ranks: Ranks) -> Listener:
-    return TerminalListener(console) if ranks.rank == 0 else SILENT
+def _listener(console: Console, ranks: Ranks, stages: Sequence[str] = ()) -> Listener:
+    return TerminalListener(console, stages) if ranks.rank == 0 else SILENT
+
+
+def _stages_of(policy: Policy | KeepLatency | None, sequential: int | None, sweep: int) -> tuple[str, ...]:
+    """List what `slim` will go through, in the words of the listener."""
+    maybe = {
+        "recalibrate": sequential is not None,
+        "time": isinstance(policy, KeepLatency),
+        "sweep": sweep > 0,
+    }
+    stages = "load", "capture", "calibrate", "analyze", "recalibrate", "rewrite", "validate", "time", "draw", "sweep"
+    return (*(name for name in stages if maybe.get(name, True)), "save")
 
 
 def _calibrate(

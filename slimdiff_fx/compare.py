@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from slimdiff_fx.models import LoadedPipeline
-from slimdiff_fx.pictures import Comparison, pick_conditions
+from slimdiff_fx.pictures import Comparison, pick_conditions, png_bytes
 from slimdiff_fx.prediction_error import measured_error
 from slimdiff_fx.prompts import read_captions
 from slimdiff_fx.sampling import Sampling, draw
 from slimdiff_fx.slim import SlimResult
 
 PICTURE_FILE = "dense_and_slim.png"
+PICTURE_FOLDER = "pictures"
 
 
 def compare(
@@ -57,5 +58,15 @@ def report_entries(comparison: Comparison | None, seed: int) -> dict[str, Any]:
     psnr = dict(zip(comparison.conditions, decibels, strict=True))
     return {
         "measured": {"relative_mse": comparison.relative_mse, "prompts": len(comparison.conditions)},
-        "pictures": {"file": PICTURE_FILE, "seed": seed, "psnr_db": psnr},
+        "pictures": {"file": PICTURE_FILE, "folder": PICTURE_FOLDER, "seed": seed, "psnr_db": psnr},
+    }
+
+
+def picture_files(comparison: Comparison) -> dict[str, bytes]:
+    """Give every picture by itself, as PNG by the name that it has in the saved folder, in the order of the prompts."""
+    pairs = enumerate(zip(comparison.dense, comparison.slim, strict=True))
+    return {
+        f"{PICTURE_FOLDER}/{number:02}-{word}.png": png_bytes(picture)
+        for number, pair in pairs
+        for word, picture in zip(("dense", "slim"), pair, strict=True)
     }

@@ -49,7 +49,7 @@ def translate_call(
         if name not in _IGNORED and not _empty(value):
             raise UsageError(
                 f"the pipeline gives {type(denoiser).__name__} {name}, which the captured program doesn't take; "
-                "unload adapters and ControlNets for calibration"
+                "unload adapters for calibration, and calibrate without a ControlNet"
             )
     positional = tuple(taken[name] for name in names[: len(inputs.args)])
     return positional, {name: taken[name] for name in inputs.kwargs}
@@ -66,6 +66,13 @@ def _fit(name: str, value: Any, example: Any, batch: int, denoiser: torch.nn.Mod
                 "unload adapters for calibration"
             )
         return {key: _fit(key, value[key], example[key], batch, denoiser) for key in example}
+    if isinstance(example, tuple):
+        if len(value) != len(example):
+            raise UsageError(
+                f"the pipeline gives {type(denoiser).__name__} {len(value)} {name}, the captured program takes "
+                f"{len(example)}"
+            )
+        return tuple(_fit(name, each, other, batch, denoiser) for each, other in zip(value, example, strict=True))
     tensor = torch.as_tensor(value, device=example.device).to(example.dtype)
     if tensor.dim() < example.dim():
         tensor = tensor.reshape(-1).expand(batch)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +11,27 @@ import torch
 from diffusers import DiTTransformer2DModel, PixArtTransformer2DModel, UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.utils._pytree import tree_map
 
 from passes.capture import capture
 from passes.errors import UsageError
 from passes.program import Program
 from passes.refuse_quantized import refuse_quantized
+from slimdiff_fx.altered_models import refuse_altered
+from slimdiff_fx.denoiser_wrappers import (
+    ROOT,
+    AddedUNet,
+    ClassTextUNet,
+    ClassUNet,
+    DiT,
+    GuidedUNet,
+    PixArt,
+    PlainUNet,
+    ResidualUNet,
+    TextUNet,
+)
+from slimdiff_fx.residual_inputs import residual_inputs
 
-ROOT = "denoiser"
 SUPPORTED = ("UNet2DConditionModel", "UNet2DModel", "PixArtTransformer2DModel", "DiTTransformer2DModel")
 
 
@@ -41,102 +56,6 @@ class DenoiserInputs:
     root: str = ROOT
 
 
-class _Wrapper(nn.Module):
-    def __init__(self, denoiser: nn.Module) -> None:
-        super().__init__()
-        self.denoiser = denoiser
-
-
-class _TextUNet(_Wrapper):
-    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
-        result: Tensor = self.denoiser(sample, timestep, encoder_hidden_states, return_dict=False)[0]
-        return result
-
-
-class _AddedUNet(_Wrapper):
-    def forward(
-        self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, added_cond_kwargs: dict[str, Tensor]
-    ) -> Tensor:
-        result: Tensor = self.denoiser(
-            sample, timestep, encoder_hidden_states, added_cond_kwargs=added_cond_kwargs, return_dict=False
-        )[0]
-        return result
-
-
-class _GuidedUNet(_Wrapper):
-    """A UNet distilled with guidance as an input (latent consistency models)."""
-
-    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, timestep_cond: Tensor) -> Tensor:
-        result: Tensor = self.denoiser(
-            sample, timestep, encoder_hidden_states, timestep_cond=timestep_cond, return_dict=False
-        )[0]
-        return result
-
-
-class _ClassTextUNet(_Wrapper):
-    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, class_labels: Tensor) -> Tensor:
-        result: Tensor = self.denoiser(
-            sample, timestep, encoder_hidden_states, class_labels=class_labels, return_dict=False
-        )[0]
-        return result
-
-
-class _PlainUNet(_Wrapper):
-    def forward(self, sample: Tensor, timestep: Tensor) -> Tensor:
-        result: Tensor = self.denoiser(sample, timestep, return_dict=False)[0]
-        return result
-
-
-class _ClassUNet(_Wrapper):
-    def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor) -> Tensor:
-        result: Tensor = self.denoiser(sample, timestep, class_labels=class_labels, return_dict=False)[0]
-        return result
-
-
-class _PixArt(_Wrapper):
-    def forward(
-        self,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        timestep: Tensor,
-        encoder_attention_mask: Tensor,
-        added_cond_kwargs: dict[str, Tensor] | None = None,
-    ) -> Tensor:
-        with _any_size(self.denoiser):
-            result: Tensor = self.denoiser(
-                hidden_states,
-                encoder_hidden_states=encoder_hidden_states,
-                timestep=timestep,
-                added_cond_kwargs=added_cond_kwargs or {"resolution": None, "aspect_ratio": None},
-                encoder_attention_mask=encoder_attention_mask,
-                return_dict=False,
-            )[0]
-        return result
-
-
-class _DiT(_Wrapper):
-    def forward(self, hidden_states: Tensor, timestep: Tensor, class_labels: Tensor) -> Tensor:
-        result: Tensor = self.denoiser(hidden_states, timestep, class_labels, return_dict=False)[0]
-        return result
-
-
-class _any_size:
-    """Make the patch embedding compute its positions, as it does for every size but the one it was built for.
-
-    At that one size it reads a table of the same values; a captured graph would be bound to it.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._embed: Any = model.pos_embed
-
-    def __enter__(self) -> None:
-        self._height = self._embed.height
-        self._embed.height = -1
-
-    def __exit__(self, *_: object) -> None:
-        self._embed.height = self._height
-
-
 def describe(
     model: nn.Module,
     *,
@@ -145,6 +64,7 @@ def describe(
     width: int | None = None,
     tokens: int | None = None,
     seed: int = 0,
+    residuals: Sequence[str] = (),
 ) -> DenoiserInputs:
     """Say how a denoiser is called.
 
@@ -155,22 +75,27 @@ def describe(
         width: example width likewise.
         tokens: example length of the text, 77 by default (120 in PixArt).
         seed: of the random example inputs.
+        residuals: "controlnet", "t2i_adapter" or both, of a UNet with text: what those add becomes inputs of the graph,
+            under diffusers' own names.
 
     Returns:
         The wrapper to capture, example inputs and what stays dynamic.
 
     Raises:
-        UsageError: the model is of a class, or has conditions, that this doesn't know, or is quantized already; or a
-            size is impossible.
+        UsageError: the model is of a class, or has conditions, that this doesn't know; it is quantized already; an
+            adapter or a processor is on it; or a size is impossible.
     """
     refuse_quantized(model)
     if batch < 2:
         raise UsageError(f"the example batch is {batch}; use 2 or more: a batch of 1 captures as a constant")
     if not isinstance(model, (UNet2DConditionModel, UNet2DModel, PixArtTransformer2DModel, DiTTransformer2DModel)):
         raise UsageError(f"{type(model).__name__} is not a denoiser this knows; supported are {', '.join(SUPPORTED)}")
+    refuse_altered(model)
     example = _Example(model, batch, height, width, tokens, seed)
+    further = residual_inputs(model, residuals, example.height, example.width, example.normal)
     if isinstance(model, UNet2DConditionModel):
-        return _describe_unet(model, example)
+        found = _describe_unet(model, example)
+        return _with_residuals(model, found, further) if further else found
     if isinstance(model, UNet2DModel):
         return _describe_plain_unet(model, example)
     if isinstance(model, PixArtTransformer2DModel):
@@ -252,15 +177,15 @@ def _describe_unet(model: Any, example: _Example) -> DenoiserInputs:
     if len(extras) > 1:
         raise UsageError(f"UNet2DConditionModel with {' and '.join(extras)} at once is not supported")
     if not extras:
-        return DenoiserInputs(_TextUNet(model), args, {}, shapes)
+        return DenoiserInputs(TextUNet(model), args, {}, shapes)
     if extras == ["time_cond_proj_dim"]:
         guidance = example.normal(config.time_cond_proj_dim)
-        return DenoiserInputs(_GuidedUNet(model), (*args, guidance), {}, (*shapes, {0: BATCH}))
+        return DenoiserInputs(GuidedUNet(model), (*args, guidance), {}, (*shapes, {0: BATCH}))
     if extras == ["class_embed_type"]:
         if config.class_embed_type not in (None, "timestep"):
             raise UsageError(f"UNet2DConditionModel with class_embed_type {config.class_embed_type!r} is not supported")
         labels = example.below(config.num_class_embeds or 1000)
-        return DenoiserInputs(_ClassTextUNet(model), (*args, labels), {}, (*shapes, {0: BATCH}))
+        return DenoiserInputs(ClassTextUNet(model), (*args, labels), {}, (*shapes, {0: BATCH}))
     if config.addition_embed_type != "text_time":
         raise UsageError(
             f"UNet2DConditionModel with addition_embed_type {config.addition_embed_type!r} is not supported; "
@@ -269,7 +194,16 @@ def _describe_unet(model: Any, example: _Example) -> DenoiserInputs:
     ids = time_ids(config)
     pooled = config.projection_class_embeddings_input_dim - ids * config.addition_time_embed_dim
     added = {"text_embeds": example.normal(pooled), "time_ids": example.normal(ids)}
-    return DenoiserInputs(_AddedUNet(model), (*args, added), {}, (*shapes, {name: {0: BATCH} for name in added}))
+    return DenoiserInputs(AddedUNet(model), (*args, added), {}, (*shapes, {name: {0: BATCH} for name in added}))
+
+
+def _with_residuals(model: nn.Module, plain: DenoiserInputs, residuals: Mapping[str, Any]) -> DenoiserInputs:
+    """Add residuals to the inputs of a UNet; its own conditions go by name too then."""
+    names = list(inspect.signature(plain.module.forward).parameters)
+    conditions = dict(zip(names[3:], plain.args[3:], strict=True))
+    shapes = dict(zip(names, plain.dynamic_shapes, strict=True))
+    shapes |= {name: tree_map(lambda _: _IMAGE, value) for name, value in residuals.items()}
+    return DenoiserInputs(ResidualUNet(model), plain.args[:3], {**conditions, **residuals}, shapes)
 
 
 def time_ids(config: Any) -> int:
@@ -287,11 +221,11 @@ def _describe_plain_unet(model: Any, example: _Example) -> DenoiserInputs:
     args: tuple[Any, ...] = (example.image(config.in_channels), example.timestep())
     shapes: tuple[Any, ...] = (_IMAGE, {0: BATCH})
     if config.class_embed_type is None and config.num_class_embeds is None:
-        return DenoiserInputs(_PlainUNet(model), args, {}, shapes)
+        return DenoiserInputs(PlainUNet(model), args, {}, shapes)
     if config.class_embed_type == "identity":
         raise UsageError("UNet2DModel with class_embed_type 'identity' is not supported")
     labels = example.below(config.num_class_embeds or 1000)
-    return DenoiserInputs(_ClassUNet(model), (*args, labels), {}, (*shapes, {0: BATCH}))
+    return DenoiserInputs(ClassUNet(model), (*args, labels), {}, (*shapes, {0: BATCH}))
 
 
 def _describe_pixart(model: Any, example: _Example) -> DenoiserInputs:
@@ -314,7 +248,7 @@ def _describe_pixart(model: Any, example: _Example) -> DenoiserInputs:
             "aspect_ratio": torch.ones(example.batch, 1, dtype=example.dtype, device=example.device),
         }
         args, shapes = (*args, added), (*shapes, {name: {0: BATCH} for name in added})
-    return DenoiserInputs(_PixArt(model), args, {}, shapes)
+    return DenoiserInputs(PixArt(model), args, {}, shapes)
 
 
 def _describe_dit(model: Any, example: _Example) -> DenoiserInputs:
@@ -324,7 +258,7 @@ def _describe_dit(model: Any, example: _Example) -> DenoiserInputs:
         raise UsageError(f"DiT draws squares only, not {example.height} by {example.width}")
     args = (example.image(config.in_channels), example.timestep(), example.below(config.num_embeds_ada_norm))
     # The model takes the root of the token count as a number: its size is fixed, its batch is not.
-    return DenoiserInputs(_DiT(model), args, {}, ({0: BATCH}, {0: BATCH}, {0: BATCH}))
+    return DenoiserInputs(DiT(model), args, {}, ({0: BATCH}, {0: BATCH}, {0: BATCH}))
 
 
 def capture_denoiser(model: nn.Module, **sizes: Any) -> Program:

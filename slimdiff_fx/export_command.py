@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,7 @@ class ExportOptions:
         samples: how many of them.
         steps: denoising steps of a sample.
         seed: of the choice and of the noise.
+        residuals: who adds to the UNet's features: see `slimdiff_fx.residual_inputs`.
     """
 
     dtype: str = "float32"
@@ -53,6 +55,7 @@ class ExportOptions:
     samples: int | None = None
     steps: int | None = None
     seed: int = 0
+    residuals: Sequence[str] = ()
 
     def check(self, format: str) -> None:
         """Refuse options that contradict each other or the format.
@@ -65,6 +68,10 @@ class ExportOptions:
         if format == "executorch" and self.dtype != "float32":
             raise UsageError("--format executorch writes float32; leave --dtype out")
         if self.int8 is not None:
+            if self.residuals:
+                raise UsageError(
+                    "--int8 is calibrated on plain sampling, which gives no residuals; leave --residuals out"
+                )
             check_int8(format, self.int8)
             if self.dtype != "float32":
                 raise UsageError(f"--int8 quantizes float32 weights; leave --dtype {self.dtype} out")
@@ -93,7 +100,7 @@ def export_command(
         raise CheckpointError(f"{file} is a folder, and a file is to be written there; choose another output")
     if file.exists() and not overwrite:
         raise CheckpointError(f"{file} exists; choose another output, or pass --overwrite to replace it")
-    captured = capture_pipeline(loaded.pipe)
+    captured = capture_pipeline(loaded.pipe, residuals=options.residuals)
     if options.int8 is not None:
         onnx = OnnxOptions(options.opset, options.target)
         _tell_int8(export_int8(loaded, captured, format, file, options.int8, calibration, onnx), console)

@@ -19,8 +19,16 @@ class Listener:
         """Hear something the user should know, in one line."""
 
     @contextmanager
-    def steps(self, name: str, total: int, done: int) -> Iterator[None]:
-        """Wrap a stage that counts: `total` denoiser calls over all samples, `done` of them before a resume."""
+    def steps(self, name: str, total: int, done: int, unit: str, each: int = 1) -> Iterator[None]:
+        """Wrap a stage that counts.
+
+        Args:
+            name: of the stage.
+            total: its steps.
+            done: how many of them were done before a resume.
+            unit: what is counted, in the plural: samples, sites, sizes.
+            each: steps that one of these takes.
+        """
         yield
 
     def advance(self, count: int) -> None:

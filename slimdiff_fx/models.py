@@ -18,7 +18,7 @@ from passes.errors import CheckpointError, SlimDiffError, UsageError
 from passes.refuse_quantized import is_quantized
 from slimdiff_fx.quiet import quiet_libraries
 from slimdiff_fx.sampling import Sampling, read_sampling
-from slimdiff_fx.slim_models import check_digests
+from slimdiff_fx.slim_files import check_digests
 
 EMOJI = "emoji"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

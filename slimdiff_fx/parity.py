@@ -129,7 +129,8 @@ def _untraced_input(program: Program, index: int, batch: int, seed: int) -> list
 
 def _assignments(roles: Mapping[Any, tuple[str, int]], index: int, batch: int) -> Iterator[dict[Any, int]]:
     """Propose sizes by symbol: the least not traced, then multiples of the traced, then the traced picture."""
-    hints: dict[str, int] = dict(roles.values())
+    # Pictures inside the network are smaller than its input: they keep their share of it.
+    hints = {role: max(hint for other, hint in roles.values() if other == role) for role, _ in roles.values()}
     traced = (hints.get("height"), hints.get("width"))
     tall, wide = SHAPES[index % len(SHAPES)]
     pictures = []
@@ -139,7 +140,10 @@ def _assignments(roles: Mapping[Any, tuple[str, int]], index: int, batch: int) -
     pictures.append(((traced[0] or 1) * tall, (traced[1] or 1) * wide))
     for height, width in pictures:
         values = {"batch": batch, "height": height, "width": width, "size": max(height, width)}
-        yield {symbol: values.get(role, hint + 1 + 3 * index) for symbol, (role, hint) in roles.items()}
+        yield {
+            symbol: values[role] * hint // hints[role] if role in values else hint + 1 + 3 * index
+            for symbol, (role, hint) in roles.items()
+        }
     yield {symbol: batch if role == "batch" else hint for symbol, (role, hint) in roles.items()}
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from diffusers import DiffusionPipeline, ModelMixin
 from torch import nn
@@ -15,9 +16,10 @@ from passes.compensation import Compensation
 from passes.criteria import needs_attention_weights
 from passes.errors import UsageError
 from passes.instrument import instrument
-from passes.methods import RECIPES, Method, analyze, choose_method
+from passes.methods import RECIPES, Method, analyze, choose_method, planner_for
 from passes.output_criteria import OUTPUT_CRITERIA
 from passes.plan import SlimPlan
+from passes.planner import Planner
 from passes.policies import Policy
 from passes.program import Program
 from passes.rewrite import rewrite
@@ -38,6 +40,7 @@ from slimdiff_fx.ranks import ALONE, Ranks
 from slimdiff_fx.runtimes import require
 from slimdiff_fx.sampling import Sampling, denoiser_name
 from slimdiff_fx.shared_plan import plan_of_rank_0
+from slimdiff_fx.site_analysis import site_analysis
 from slimdiff_fx.slim_models import make_slim
 from slimdiff_fx.statistics_file import StoredStatistics
 from slimdiff_fx.summary import Summary, summarize
@@ -60,6 +63,8 @@ class SlimResult:
         validation: how far slim is from masked dense; None if it was switched off.
         seconds: wall time of each stage.
         latency: of dense and slim in turn, where latency was the budget.
+        analysis: what the plan was made from, see `slimdiff_fx.site_analysis`; None where a given plan was carried out.
+        replan: makes a plan from the same calibration by another policy; None likewise.
     """
 
     plan: SlimPlan
@@ -71,6 +76,8 @@ class SlimResult:
     validation: ValidationReport | None
     seconds: dict[str, float] = field(default_factory=dict)
     latency: Latency | None = None
+    analysis: Mapping[str, Any] | None = None
+    replan: Callable[[Policy], SlimPlan] | None = field(default=None, repr=False, compare=False)
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Save a pipeline folder that `DiffusionPipeline.from_pretrained` loads; see `slimdiff_fx.checkpoint`.
@@ -82,6 +89,29 @@ class SlimResult:
         from slimdiff_fx.checkpoint import save_result
 
         save_result(self, Path(folder), overwrite=overwrite)
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool | None = None, token: str | None = None, create_pr: bool = False
+    ) -> str:
+        """Upload what `save_pretrained` writes, the model card included, to a repository of the hub.
+
+        A folder that was saved already is uploaded as well by `hf upload owner/name FOLDER`.
+
+        Args:
+            repo_id: "owner/name"; made if there is none.
+            private: whether a new repository is private; the owner's default if None.
+            token: the one that `hf auth login` has kept if None.
+            create_pr: propose the files in place of committing them.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            UsageError: a bare model was slimmed, so there is no pipeline to upload.
+        """
+        from slimdiff_fx.hub import push_result
+
+        return push_result(self, repo_id, private=private, token=token, create_pr=create_pr)
 
 
 def slim(
@@ -283,8 +313,11 @@ def finish(
 ) -> SlimResult:
     """Plan from statistics, then carry the plan out."""
     seconds = {} if seconds is None else seconds
+    program, sites = captured.program, captured.sites
     with timed("analyze", seconds, listener):
-        plan = plan_from(captured, statistics, planning, listener)
+        planner = planner_for(program, sites, statistics, planning.method, planning.compensation or "none")
+        plan = plan_from(captured, statistics, planning, listener, planner)
+        analysis = site_analysis(program, sites, statistics, plan, planner, planning.criterion)
     if planning.sequential is not None and recalibrate is not None:
         with timed("recalibrate", seconds):
             plan = solve_sequentially(
@@ -304,11 +337,19 @@ def finish(
         with timed("time", seconds, listener):
             latency = measure_latency(planning.policy, captured.program, plan, captured.model)
         result = replace(result, latency=latency)
-    return result
+
+    def replan(policy: Policy) -> SlimPlan:
+        return plan_from(captured, statistics, replace(planning, policy=policy), planner=planner)
+
+    return replace(result, analysis=analysis, replan=replan)
 
 
 def plan_from(
-    captured: CapturedDenoiser, statistics: Statistics, planning: Planning, listener: Listener = SILENT
+    captured: CapturedDenoiser,
+    statistics: Statistics,
+    planning: Planning,
+    listener: Listener = SILENT,
+    planner: Planner | None = None,
 ) -> SlimPlan:
     """Plan from statistics, telling the listener how it goes on; a budget of latency is measured first."""
     policy, done = planning.policy, 0
@@ -327,7 +368,7 @@ def plan_from(
         listener.advance(number - done)
         done = number
 
-    with listener.steps("plan", len(captured.sites), 0):
+    with listener.steps("plan", len(captured.sites), 0, "sites"):
         return analyze(
             captured.program,
             captured.sites,
@@ -337,6 +378,7 @@ def plan_from(
             method=planning.method,
             compensation=planning.compensation,
             on_site=on_site,
+            planner=planner,
         )
 
 

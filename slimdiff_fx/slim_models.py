@@ -1,17 +1,15 @@
 """Diffusers models that know their slim widths, so that a saved folder loads with `DiffusionPipeline.from_pretrained`.
 
-Each class is its diffusers class plus one configuration entry, `slim_units`: which sites were cut, from how many units
-to how many, and how wide their heads are. The model is built dense, on no memory when diffusers loads it, and its
-linears are replaced by smaller ones before weights come in. Nothing is pickled and nothing in a folder can run code.
+Each class is its diffusers class plus two configuration entries. `slim_units`: which sites were cut, from how many
+units to how many, and how wide their heads are; `slim_plan`: the digest of the plan that did it. The model is built
+dense, on no memory when diffusers loads it, and its linears are replaced by smaller ones before weights come in.
+Nothing is pickled and nothing in a folder can run code.
 """
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from diffusers import DiTTransformer2DModel, ModelMixin, PixArtTransformer2DModel, UNet2DConditionModel, UNet2DModel
@@ -20,48 +18,39 @@ from torch import nn
 from passes.errors import CheckpointError, PlanError, UsageError
 from passes.plan import SitePlan, SlimPlan
 from slimdiff_fx.apply_plan import apply_plan, eager_site, mend_head_count
-from slimdiff_fx.atomic_write import replaced_file
+from slimdiff_fx.plan_file import plan_digest
+from slimdiff_fx.slim_files import SlimModelMixin
+from slimdiff_fx.slim_ip_adapter import SlimIPAdapterMixin
+from slimdiff_fx.slim_lora import SlimLoraMixin
 
-CHECKSUMS_FILE = "checksums.json"
 _Model = TypeVar("_Model", bound=type)
+_ENTRIES = ("slim_units", "slim_plan")
 
 
-class SlimModelMixin:
-    """What the slim classes add to their diffusers class: checked files, and the widths (see `_with_widths`)."""
-
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Save as diffusers does, and the digest of each weight file beside it."""
-        super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
-        folder = Path(save_directory)
-        digests = {file.name: _digest(file) for file in sorted(folder.glob("*.safetensors"))}
-        with replaced_file(folder / CHECKSUMS_FILE) as partial:
-            partial.write_text(json.dumps(digests, indent=1), encoding="utf-8")
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> Any:
-        """Load as diffusers does, after comparing the weight files with their digests.
-
-        Raises:
-            CheckpointError: a weight file is not the one that was saved.
-        """
-        check_digests(Path(folder) / str(kwargs.get("subfolder") or ""))
-        return super().from_pretrained(folder, **kwargs)  # type: ignore[misc]
+def _dense_class(slim_class: type) -> type:
+    return slim_class.__bases__[-1]
 
 
 def _with_widths(cls: _Model) -> _Model:
-    """Give a class an `__init__` that takes its dense class's arguments and `slim_units`, and cuts the linears."""
-    dense: Any = cls.__mro__[2]
+    """Give a class an `__init__` that takes its dense class's arguments and the widths, and cuts the linears."""
+    dense: Any = _dense_class(cls)
     dense_signature = inspect.signature(dense.__init__)
 
-    def __init__(self: Any, *args: Any, slim_units: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self: Any,
+        *args: Any,
+        slim_units: Mapping[str, Any] | None = None,
+        slim_plan: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         dense.__init__(self, *args, **kwargs)
         for name, entry in (slim_units or {}).items():
             _narrow(self, name, entry)
-        self.register_to_config(slim_units=dict(slim_units or {}))
+        self.register_to_config(slim_units=dict(slim_units or {}), slim_plan=slim_plan)
 
     # diffusers reads the signature to know which configuration entries to pass.
-    widths = inspect.Parameter("slim_units", inspect.Parameter.KEYWORD_ONLY, default=None)
-    parameters = (*dense_signature.parameters.values(), widths)
+    ours = (inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in _ENTRIES)
+    parameters = (*dense_signature.parameters.values(), *ours)
     __init__.__signature__ = dense_signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     cls.__init__ = __init__  # type: ignore[misc]
     # diffusers writes the module into model_index.json as the library to load the class from.
@@ -70,7 +59,7 @@ def _with_widths(cls: _Model) -> _Model:
 
 
 @_with_widths
-class SlimUNet2DConditionModel(SlimModelMixin, UNet2DConditionModel):  # type: ignore[misc]
+class SlimUNet2DConditionModel(SlimLoraMixin, SlimIPAdapterMixin, SlimModelMixin, UNet2DConditionModel):  # type: ignore[misc]
     """`UNet2DConditionModel` with fewer heads and neurons."""
 
 
@@ -111,9 +100,9 @@ def make_slim(model: ModelMixin, plan: SlimPlan) -> ModelMixin:
         UsageError: a model class without a slim counterpart.
         PlanError: the plan is of another model.
     """
-    slim_class = next((each for each in SLIM_CLASSES if isinstance(model, each.__mro__[2])), None)
+    slim_class = next((each for each in SLIM_CLASSES if isinstance(model, _dense_class(each))), None)
     if slim_class is None:
-        known = ", ".join(each.__mro__[2].__name__ for each in SLIM_CLASSES)
+        known = ", ".join(_dense_class(each).__name__ for each in SLIM_CLASSES)
         raise UsageError(f"{type(model).__name__} can't be saved slim; supported are {known}")
     before: dict[str, Any] = dict(getattr(model.config, "slim_units", None) or {})
     units = {name: dict(entry) for name, entry in before.items()}
@@ -124,10 +113,11 @@ def make_slim(model: ModelMixin, plan: SlimPlan) -> ModelMixin:
             if entry.width is not None:
                 now["width"] = entry.width
             units[name] = now
-    slim = apply_plan(model, plan)
+    slim: Any = apply_plan(model, plan)
     slim.__class__ = slim_class
-    cast(Any, slim).register_to_config(slim_units=units)
-    return slim
+    slim.register_to_config(slim_units=units, slim_plan=plan_digest(plan))
+    slim._plan = plan
+    return cast(ModelMixin, slim)
 
 
 def _narrow(model: nn.Module, name: str, entry: Mapping[str, Any]) -> None:
@@ -164,33 +154,3 @@ def _resize(model: nn.Module, path: str, *, in_features: int | None = None, out_
         dtype=old.weight.dtype,
     )
     setattr(parent, attribute, new)
-
-
-def check_digests(folder: Path) -> None:
-    """Compare weight files with the digests that lie beside them; a folder without digests passes.
-
-    Raises:
-        CheckpointError: a file is missing or differs.
-    """
-    listed = folder / CHECKSUMS_FILE
-    if not listed.is_file():
-        return
-    try:
-        digests: dict[str, str] = dict(json.loads(listed.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{listed} is garbled; save the pipeline anew") from error
-    for name, digest in digests.items():
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder / name} is missing; save the pipeline anew")
-        if _digest(folder / name) != digest:
-            raise CheckpointError(
-                f"{folder / name} is not the file that was saved (truncated or altered); save it anew"
-            )
-
-
-def _digest(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while chunk := opened.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -102,7 +102,7 @@ class _Measuring:
         distinct = {keys[site.name]: site for site in sites}
         wanted = {key: sizes_timed(site, self.narrow, self.policy.align) for key, site in distinct.items()}
         steps = sum(map(len, wanted.values())) + len(distinct) + len(KINDS)
-        with self.listener.steps("time", steps, 0):
+        with self.listener.steps("time", steps, 0, "sizes"):
             ratios = {key: self._ratios(key, site, wanted[key]) for key, site in distinct.items()}
             dense, parts = self._shares(distinct)
             gains = {kind: self._gain(kind, sites, keys, ratios, parts) for kind in KINDS}

@@ -165,7 +165,7 @@ def test_agreement_is_learned_where_there_is_any() -> None:
 
 def test_plans_are_json(arena: Arena) -> None:
     plan = CONTESTANTS["best"].make(arena, 0.3, 0)
-    assert SlimPlan.from_json(plan.to_json(), plan.updates).to_json() == plan.to_json()
+    assert SlimPlan.from_json(plan.to_json(), plan.tensors()).to_json() == plan.to_json()
 
 
 def test_the_showcase_has_dense_above_slim(arena: Arena, tmp_path: Path) -> None:

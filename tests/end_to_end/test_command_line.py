@@ -46,7 +46,8 @@ def test_slim_prints_the_table_and_what_was_proved(slim):
     _, printed = slim
     for text in ("Dense → slim", "mid_block.attentions.0", "heads", "neurons", "whole denoiser", "slim equals masked"):
         assert text in printed
-    assert "denoiser calls" in printed
+    assert "5 samples, " in printed
+    assert "6 sites, " in printed
 
 
 def test_slim_leaves_a_whole_folder_and_no_checkpoint(slim, folder):
@@ -59,6 +60,8 @@ def test_slim_leaves_a_whole_folder_and_no_checkpoint(slim, folder):
     with Image.open(out / "dense_and_slim.png") as sheet:
         assert sheet.width > 600
     assert load_statistics(out / "statistics.safetensors").done == 5
+    assert json.loads((out / "analysis.json").read_text())["sweep"]["by"] == "keep_params"
+    assert sorted(file.name for file in (out / "pictures").iterdir())[:2] == ["00-dense.png", "00-slim.png"]
     assert not list(folder.glob("*checkpoint*"))
     assert not list(folder.glob("*.calibration.safetensors"))
     assert "_name_or_path" not in (out / "model_index.json").read_text()

@@ -27,7 +27,7 @@ EVERY_FAMILY = pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_slim_equals_the_padded_dense_program_and_the_eager_model(family: str, seed: int) -> None:
     program = captured(family)
     plan = updated_plan(program, seed)
-    plan = SlimPlan.from_json(plan.to_json(), plan.updates)
+    plan = SlimPlan.from_json(plan.to_json(), plan.tensors())
     slim = rewrite(program, plan)
     assert validate(program, plan, slim).relative_error <= 1e-12
     model = apply_plan(FAMILIES[family](0, torch.float64), plan)

@@ -61,7 +61,7 @@ def test_plans_are_proved_and_meet_their_budgets(family: str, method: str) -> No
         assert validate(program, plan, slim).relative_error < 1e-12
         assert size(slim) <= policy.fraction * size(program)
         assert size(slim) > 0.7 * size(program)  # a head of two is half a site
-        assert SlimPlan.from_json(plan.to_json(), plan.updates).to_json() == plan.to_json()
+        assert SlimPlan.from_json(plan.to_json(), plan.tensors()).to_json() == plan.to_json()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

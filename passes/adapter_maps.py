@@ -1,0 +1,61 @@
+"""How a low-rank adapter of the dense model goes along with a site whose weights were solved for.
+
+An adapter adds B A to a linear's weights W. What slimming does to W is linear in W: producers become T W, the consumer
+W P. So the slim model with T B A and B A P is what slimming makes of W + B A. Where whole units go and nothing is
+solved for, T and P are the kept rows and columns, and no map is needed.
+
+Biases are different: a consumer's bias takes over the mean of what is gone, and an adapter has none. So P fits second
+moments here, means included, where the consumer's own weights fit covariances.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from passes.compensation import Compensated
+from passes.least_squares import refit
+from passes.moments import Covariance, Sums, covariance
+from passes.plan import SitePlan
+from passes.projections import block_diagonal, give_back
+from passes.site import Site
+
+
+def adapter_maps(site: Site, entry: SitePlan, sums: Sums, cut: Compensated) -> dict[str, Tensor]:
+    """Solve for the maps of one site.
+
+    Args:
+        site: the dense site.
+        entry: what stays of it.
+        sums: its moments.
+        cut: its new weights.
+
+    Returns:
+        By path. Where heads are narrower: of q, k and v the map T of each head, float32 [heads, width, head_dim]; of
+        the consumer P, float16 [heads * head_dim, heads * width]. Where units are gone and the kept weights of the
+        consumer were refitted: of the consumer what kept inputs give of each that is gone, float16 [gone, kept]. Half
+        precision is finer than what any calibration knows. Empty where nothing was solved for.
+    """
+    if f"{site.consumer}.weight" not in cut.updates:
+        return {}
+    inputs = covariance(site, sums, centred=False)
+    if cut.maps:
+        found = _narrowed(inputs, cut.maps[site.producers[2].path])
+    else:
+        kept = site.channels(entry.mask())
+        gone = torch.eye(len(kept), dtype=torch.float64)[~kept]
+        found = refit(gone, inputs, kept.nonzero().flatten()).weight
+    maps = {path: value.float() for path, value in cut.maps.items()}
+    half = found.half()
+    return {**maps, site.consumer: half if bool(torch.isfinite(half).all()) else found.float()}
+
+
+def _narrowed(inputs: Covariance, values: Tensor) -> Tensor:
+    """Give P, what the channels of narrower heads give of those of the dense ones."""
+    heads, _, head_dim = values.shape
+    parts = [slice(head * head_dim, (head + 1) * head_dim) for head in range(heads)]
+    identity = torch.eye(head_dim, dtype=torch.float64)
+    each = [give_back(identity, inputs.matrix[part, part], values[head]) for head, part in enumerate(parts)]
+    start = block_diagonal(torch.stack(each))
+    everything = torch.eye(heads * head_dim, dtype=torch.float64)
+    return refit(everything, inputs, block_diagonal(values), start).weight

@@ -1,0 +1,188 @@
+"""Take a LoRA of the dense denoiser along: its matrices are sliced as the plan slices the weights.
+
+The adapter adds B A to a linear's weights W. Where units are removed, rows of B go with the rows of W, and columns of A
+with its columns: exactly what the masked dense model with the adapter computes. Where new weights were solved for, the
+plan holds the maps by which they came from W (see `passes.adapter_maps`), and B A goes through the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from diffusers.utils import convert_unet_state_dict_to_peft
+from torch import Tensor
+
+from passes.errors import PlanError, UsageError
+from passes.plan import SitePlan, SlimPlan
+
+_DENOISERS = ("unet", "transformer")
+_KOHYA = ("lora_unet_", "lora_te")
+_A, _B, _BIAS, _ALPHA = "lora_A.weight", "lora_B.weight", "lora_B.bias", "alpha"
+# Linears of a site by kind: producers, whose outputs go, and the consumer, whose inputs do.
+_ATTENTION = (("to_q", "to_k", "to_v"), ("to_out.0",))
+_FEED_FORWARDS = ((("net.0.proj",), ("net.2",)), (("linear_1",), ("linear_2",)))
+
+
+@dataclass(frozen=True)
+class LinearCut:
+    """What becomes of one linear of a changed site.
+
+    Attributes:
+        path: of the linear.
+        entry: what stays of its site.
+        consumes: whether it loses input columns; otherwise it loses output rows.
+        solved: whether the plan has new weights for it.
+        map: how those come from the dense ones, see `passes.adapter_maps`; None if the plan doesn't say.
+    """
+
+    path: str
+    entry: SitePlan
+    consumes: bool
+    solved: bool
+    map: Tensor | None
+
+
+def slice_lora(state_dict: Mapping[str, Tensor], plan: SlimPlan) -> dict[str, Tensor]:
+    """Slice an adapter of the dense model for the slim one.
+
+    Args:
+        state_dict: keys as diffusers and peft write them, with or without "unet." or "transformer." before them; those
+            of text encoders are left as they are.
+        plan: what the slim model was made by.
+
+    Returns:
+        The adapter for the slim model, of the same ranks, in peft's keys. `load_lora_weights` of a slim pipeline does
+        this by itself.
+
+    Raises:
+        UsageError: keys of another format, or an adapter that isn't a plain LoRA, at a site that was cut.
+        PlanError: the adapter is of another model, or the plan solved for new weights and doesn't say by which map.
+    """
+    if any(key.startswith(_KOHYA) for key in state_dict):
+        raise UsageError(
+            "this LoRA has kohya's keys; convert it first: "
+            "state_dict, network_alphas = StableDiffusionPipeline.lora_state_dict(file)"
+        )
+    cuts = linear_cuts(plan)
+    sliced: dict[str, Tensor] = {}
+    for key, value in as_peft(state_dict).items():
+        found = _find(key, cuts)
+        sliced[key] = value if found is None else _slice(key, value, *found)
+    return sliced
+
+
+def as_peft(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Write the denoiser's keys as peft does; those of text encoders are left to diffusers."""
+    texts = {key: value for key, value in state_dict.items() if key.startswith("text_encoder")}
+    own = {key: value for key, value in state_dict.items() if key not in texts}
+    if not any("lora_A" in key for key in own):
+        own = convert_unet_state_dict_to_peft(own)
+    return {**own, **texts}
+
+
+def linear_cuts(plan: SlimPlan) -> dict[str, LinearCut]:
+    """List the linears that a plan changes, by path."""
+    cuts = {}
+    for name, entry in plan.sites.items():
+        if len(entry.kept) == entry.units and entry.width is None:
+            continue
+        parent, _, last = name.rpartition(".")
+        base = parent if entry.kind == "feed_forward" and last == "net" else name
+        for producers, consumers in (_ATTENTION,) if entry.kind == "attention" else _FEED_FORWARDS:
+            for end in (*producers, *consumers):
+                path = f"{base}.{end}"
+                solved = f"{path}.weight" in plan.updates
+                cuts[path] = LinearCut(path, entry, end in consumers, solved, plan.adapter_maps.get(path))
+    return cuts
+
+
+def dense_or_slim(state_dict: Mapping[str, Tensor], cuts: Mapping[str, LinearCut], widths: Mapping[str, int]) -> bool:
+    """Say whether an adapter is of the dense model (False) or was trained on the slim one (True).
+
+    Args:
+        state_dict: in peft's keys.
+        cuts: of the plan.
+        widths: of the slim model: each cut linear's output rows, or input columns where those were cut.
+    """
+    sizes = [
+        value.shape[1 if cut.consumes else 0] == widths[cut.path]
+        for key, value in state_dict.items()
+        for cut, leaf in [_find(key, cuts) or (None, "")]
+        if cut is not None and leaf == (_A if cut.consumes else _B)
+    ]
+    return bool(sizes) and all(sizes)
+
+
+def cut_rows(cut: LinearCut, dense: Tensor) -> Tensor:
+    """Slice a tensor of one linear that loses output rows, [dense, ...] to [slim, ...].
+
+    Raises:
+        PlanError: the tensor is of another model.
+    """
+    return _rows(cut, dense.double()).to(dense.dtype).contiguous()
+
+
+def _find(key: str, cuts: Mapping[str, LinearCut]) -> tuple[LinearCut, str] | None:
+    """Find the cut linear that a key belongs to, and what of it the key names."""
+    first, _, rest = key.partition(".")
+    parts = (rest if first in _DENOISERS else key).split(".")
+    for end in range(len(parts) - 1, 0, -1):
+        cut = cuts.get(".".join(parts[:end]))
+        if cut is not None:
+            return cut, ".".join(parts[end:])
+    return None
+
+
+def _slice(key: str, value: Tensor, cut: LinearCut, leaf: str) -> Tensor:
+    if leaf not in (_A, _B, _BIAS, _ALPHA) or (leaf in (_A, _B) and value.dim() != 2):
+        raise UsageError(
+            f"{key!r} is no matrix of a plain LoRA, and {cut.path!r} was cut; fuse this adapter into the dense model "
+            "(fuse_lora, then unload_lora_weights), and slim that"
+        )
+    if cut.solved and cut.map is None:
+        raise PlanError(
+            f"the plan solved for new weights of {cut.path!r} and doesn't say how an adapter follows them; plan anew "
+            "from statistics with this version, or fuse the adapter into the dense model and slim that"
+        )
+    if leaf == (_A if cut.consumes else _B) or (leaf == _BIAS and not cut.consumes):
+        if not cut.consumes:
+            return cut_rows(cut, value)
+        return _columns(cut, value.double().T).T.to(value.dtype).contiguous()
+    return value
+
+
+def _rows(cut: LinearCut, dense: Tensor) -> Tensor:
+    """Slice along the first axis, output rows: [dense, ...] to [slim, ...]."""
+    if cut.map is not None:
+        heads, _, head_dim = cut.map.shape
+        _check_size(cut, dense, heads * head_dim)
+        return (cut.map.to(dense) @ dense.reshape(heads, head_dim, -1)).reshape(-1, *dense.shape[1:])
+    blocks = len(dense) // cut.entry.units
+    _check_size(cut, dense, blocks * cut.entry.units)
+    if cut.entry.kind == "attention":  # a block is a head
+        return dense.reshape(cut.entry.units, blocks, *dense.shape[1:])[cut.entry.mask()].flatten(0, 1)
+    return dense.reshape(blocks, cut.entry.units, *dense.shape[1:])[:, cut.entry.mask()].flatten(0, 1)
+
+
+def _columns(cut: LinearCut, dense: Tensor) -> Tensor:
+    """Slice along the first axis, which holds the input columns: [dense, rank] to [slim, rank]."""
+    if cut.map is not None and cut.entry.width is not None:
+        _check_size(cut, dense, len(cut.map))
+        return cut.map.to(dense).T @ dense
+    width = len(dense) // cut.entry.units
+    _check_size(cut, dense, width * cut.entry.units)
+    kept = cut.entry.mask().repeat_interleave(width)
+    if cut.map is None:
+        return dense[kept]
+    _check_size(cut, dense, sum(cut.map.shape))
+    return dense[kept] + cut.map.to(dense).T @ dense[~kept]
+
+
+def _check_size(cut: LinearCut, dense: Tensor, expected: int) -> None:
+    if len(dense) != expected or not len(dense):
+        side = "input columns" if cut.consumes else "output rows"
+        raise PlanError(
+            f"the adapter has {len(dense)} {side} at {cut.path!r}, where the dense model of this plan has "
+            f"{expected or 'more'}; it is of another model"
+        )

@@ -1,0 +1,129 @@
+"""From a slim folder to the page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from passes.errors import CheckpointError, UsageError
+from slimdiff_fx.atomic_write import replaced_file
+from slimdiff_fx.page.depth_map import depth_map, short_name
+from slimdiff_fx.page.embedded_pictures import read_pairs, read_sheet
+from slimdiff_fx.page.figures import how_made, key_figures
+from slimdiff_fx.page.missing import find_missing
+from slimdiff_fx.tables import short
+
+PAGE_FILE = "report.html"
+_REPORT, _ANALYSIS = "report.json", "analysis.json"
+_SCRIPTS = ("charts.js", "sweep.js", "sites.js", "page.js")
+
+
+def write_page(folder: Path, out: Path | None = None, *, overwrite: bool = False) -> Path:
+    """Write one HTML page that holds all of its pictures, data, styles and scripts, and asks the network for nothing.
+
+    Args:
+        folder: what `slim` or `apply` wrote. What it lacks, the page says.
+        out: the page; report.html in the folder if None, and then replaced without asking, being made from the folder.
+        overwrite: replace another file at `out`.
+
+    Returns:
+        Where the page is.
+
+    Raises:
+        CheckpointError: there is no report, it is garbled, or the page can't be written.
+        UsageError: jinja2 is not installed.
+    """
+    report = _read(folder / _REPORT)
+    if report is None:
+        raise CheckpointError(f"there is no {_REPORT} in {folder}; give the folder that `slimdiff-fx slim` wrote")
+    analysis = _read(folder / _ANALYSIS)
+    file = folder / PAGE_FILE if out is None else out
+    if out is not None and out.exists() and not overwrite:
+        raise CheckpointError(f"{out} exists; choose another output, or pass --overwrite to replace it")
+    try:
+        page = _render(_context(folder, report, analysis))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise CheckpointError(
+            f"{folder}: {_REPORT} or {_ANALYSIS} lacks or garbles {error}; slim again to write them anew"
+        ) from error
+    with replaced_file(file) as partial:
+        partial.write_text(page, encoding="utf-8")
+    return file
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} can't be read ({error}); slim again to write it anew") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{file} holds no JSON object; slim again to write it anew")
+    return data
+
+
+def _context(folder: Path, report: Mapping[str, Any], analysis: Mapping[str, Any] | None) -> dict[str, Any]:
+    entry = report.get("pictures") or {}
+    pairs = read_pairs(folder, entry)
+    sites = report["summary"]["sites"]
+    return {
+        "model": report.get("model", folder.name),
+        "report": report,
+        "figures": key_figures(report, analysis),
+        "how_made": how_made(report, report["seconds"]),
+        "pairs": pairs,
+        "sheet": None if pairs else read_sheet(folder, entry),
+        "seed": entry.get("seed"),
+        "sites": [{**site, "short": short_name(site["name"])} for site in sites],
+        "map": depth_map([site["name"] for site in sites]),
+        "analysis": analysis,
+        "missing": find_missing(report, analysis, pairs=bool(pairs)),
+        "data": _data(report, analysis),
+    }
+
+
+def _data(report: Mapping[str, Any], analysis: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Put together what the page's scripts draw from."""
+    summary = report["summary"]
+    sites = [
+        {
+            "name": site["name"],
+            "short": short_name(site["name"]),
+            "kind": site["kind"],
+            "channels": site["units"] * site["width"],
+            "kept": site["kept"] * site["width_kept"],
+            "params": site["params"],
+        }
+        for site in summary["sites"]
+    ]
+    totals = {key: summary[key] for key in ("params", "params_kept", "macs", "macs_kept", "site_params")}
+    return {
+        **totals,
+        "sites": sites,
+        "tau": report["policy"].get("tau"),
+        "error": (report.get("predicted") or {}).get("relative_mse"),
+        "analysis": analysis,
+    }
+
+
+def _render(context: Mapping[str, Any]) -> str:
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ModuleNotFoundError as error:
+        raise UsageError("the page is made with jinja2: pip install 'slimdiff-fx[report]'") from error
+    environment = Environment(
+        loader=PackageLoader("slimdiff_fx.page", "assets"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["short"] = short
+    assets = resources.files("slimdiff_fx.page") / "assets"
+    scripts = "\n".join((assets / name).read_text(encoding="utf-8") for name in _SCRIPTS)
+    style = (assets / "page.css").read_text(encoding="utf-8")
+    return environment.get_template("page.html.jinja").render(**context, style=style, scripts=scripts)

@@ -1,0 +1,58 @@
+"""A plan on disk: JSON, and beside it, where weights were solved for, their .safetensors file."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from passes.errors import CheckpointError
+from passes.plan import SlimPlan
+from slimdiff_fx.atomic_write import replaced_file
+
+PLAN_FILE = "slim_plan.json"
+
+
+def save_plan(plan: SlimPlan, file: Path) -> None:
+    """Write a plan as JSON, and its tensors, if it has any, as .safetensors under the same name.
+
+    Raises:
+        CheckpointError: a file can't be written.
+    """
+    tensors = plan.tensors()
+    if tensors:
+        with replaced_file(updates_file(file)) as partial:
+            save_file({name: value.contiguous() for name, value in tensors.items()}, partial)
+    with replaced_file(file) as partial:
+        partial.write_text(plan.to_json(), encoding="utf-8")
+
+
+def updates_file(plan_file: Path) -> Path:
+    """Name the file beside a plan that holds its tensors."""
+    return plan_file.with_suffix(".safetensors")
+
+
+def load_plan(file: Path) -> SlimPlan:
+    """Read a plan back.
+
+    Raises:
+        CheckpointError: the file is missing or no text.
+        PlanError: it holds no plan.
+    """
+    if not file.is_file():
+        raise CheckpointError(f"there is no plan at {file}; make one with `slimdiff-fx plan`")
+    try:
+        beside = updates_file(file)
+        tensors = load_file(beside) if beside.is_file() else {}
+        return SlimPlan.from_json(file.read_text(encoding="utf-8"), tensors)
+    except (UnicodeDecodeError, OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{file} can't be read as a plan ({error}); make it anew with `slimdiff-fx plan`"
+        ) from error
+
+
+def plan_digest(plan: SlimPlan) -> str:
+    """Give the digest by which a slim model knows its plan; the plan's tensors are in it by their own digests."""
+    return hashlib.sha256(plan.to_json().encode()).hexdigest()
