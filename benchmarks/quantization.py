@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from benchmarks.measure import RESULTS, interleave, machine, paired_ratio, write_result
 from benchmarks.readme_blocks import write_block
-from benchmarks.readme_tables import README
 from passes.costs import program_params
 from passes.errors import SlimDiffError, UsageError
 from slimdiff_fx.captured import CapturedDenoiser, capture_pipeline
@@ -43,7 +42,8 @@ from slimdiff_fx.sampling import denoiser_name, draw
 from slimdiff_fx.trajectory import DenoiserOutput, in_place_of
 
 NAME = "quantization"
-PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "quantization.png"
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE, PICTURE = DOCS / "quantization.md", DOCS / "pictures" / "quantization.png"
 SETTINGS = QuantizationSettings()
 SIDE, LABEL = 96, 20
 Run = Callable[[Sequence[Tensor]], Tensor]
@@ -259,7 +259,7 @@ def main(
         raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
     sheet.save(picture)
     print(f"written to {write_result(NAME, result, output)} and {picture}")
-    write_block(NAME, quantization_table(result), README)
+    write_block(NAME, quantization_table(result), PAGE)
 
 
 if __name__ == "__main__":
