@@ -144,7 +144,7 @@ def formats_table(result: dict[str, Any]) -> str:
 def _shown(cell: Cell) -> str:
     size = f"{cell['bytes'] / 1e6:.1f} MB"
     if "largest" in cell:
-        text = f"{cell['largest']:.1e}, {size}"
+        text = f"{format(cell['largest'], '.1e') if cell['largest'] else 'equal'}, {size}"
     else:
         text = f"{cell['relative_mse']:.1e} ({cell['mode']}), {size}"
     return f"its ONNX: {text}; the engine needs a GPU with TensorRT" if cell["needs"] else text
