@@ -12,6 +12,7 @@ from passes.instrument import instrument
 from passes.masking import mask
 from passes.plan import SlimPlan
 from passes.program import Program
+from passes.raise_modules import raise_modules
 from passes.rewrite import changed_sites, rewrite
 from passes.sites import find_sites
 from passes.validate import validate
@@ -27,6 +28,25 @@ class _ProgramPass(PassBase):
     def with_graph(self, graph_module: fx.GraphModule) -> Program:
         """Give the program with this graph in the place of its own."""
         return replace(self.program, graph_module=graph_module)
+
+
+class RaisePass(PassBase):
+    """Run `passes.raise_modules.raise_modules` on the module of somebody's own exported program.
+
+    Give `root`, the dotted prefix that the model's names have there, or "".
+    """
+
+    def __init__(self, root: str = "") -> None:
+        """Take the prefix that every name loses."""
+        self.root = root
+
+    def call(self, graph_module: fx.GraphModule) -> PassResult:
+        """Give the raised graph module; it shares its parameters with the exported one."""
+        tensors = {
+            **dict(graph_module.named_parameters(remove_duplicate=False)),
+            **dict(graph_module.named_buffers(remove_duplicate=False)),
+        }
+        return PassResult(raise_modules(graph_module, self.root, tensors, graph_module.state_dict().keys()), True)
 
 
 class RewritePass(_ProgramPass):

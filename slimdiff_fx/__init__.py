@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from passes.plan import SlimPlan
     from passes.statistics import Statistics
     from slimdiff_fx.apply_plan import apply_plan
+    from slimdiff_fx.compile_backend import compile_backend
     from slimdiff_fx.export_onnx import export_onnx
     from slimdiff_fx.export_pt2 import export_pt2
     from slimdiff_fx.latency.budget import KeepLatency
@@ -50,6 +51,7 @@ _HOME = {
     "export_pt2": "slimdiff_fx.export_pt2",
     "apply_plan": "slimdiff_fx.apply_plan",
     "slice_lora": "slimdiff_fx.lora",
+    "compile_backend": "slimdiff_fx.compile_backend",
     "Threshold": "passes.allocate",
     "KeepParams": "passes.allocate",
     "KeepMacs": "passes.allocate",
@@ -79,6 +81,7 @@ __all__ = [
     "export_pt2",
     "apply_plan",
     "slice_lora",
+    "compile_backend",
     "Threshold",
     "KeepParams",
     "KeepMacs",
