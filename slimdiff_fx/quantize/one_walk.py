@@ -74,7 +74,8 @@ def flatten_modules(program: Program) -> fx.GraphModule:
         with graph.inserting_before(node):
             tensors = [_parameter(graph, module, str(node.target), name) for name in ("weight", "bias")]
             call = graph.call_function(operator, (node.args[0], *tensors, *settings(module)))
-        call.meta = dict(node.meta)
+        # Quantizers find an operator by the module that it came from.
+        call.meta = {**node.meta, "source_fn_stack": [(node.name, type(module))]}
         node.replace_all_uses_with(call)
         graph.erase_node(node)
     graph.lint()
