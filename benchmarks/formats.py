@@ -21,7 +21,7 @@ from benchmarks.measure import RESULTS, machine, write_result
 from benchmarks.readme_blocks import write_block
 from benchmarks.readme_tables import README
 from passes.costs import program_params
-from passes.errors import SlimDiffError, UsageError
+from passes.errors import ExportError, SlimDiffError, UsageError
 from passes.program import Program
 from slimdiff_fx.captured import CapturedDenoiser, capture_pipeline
 from slimdiff_fx.export_aoti import export_aoti
@@ -33,7 +33,7 @@ from slimdiff_fx.export_tensorrt import export_tensorrt
 from slimdiff_fx.models import LoadedPipeline, load_pipeline
 from slimdiff_fx.quantize.calibration_data import QuantizationSettings, record_calibration, record_held_out
 from slimdiff_fx.quantize.export_int8 import export_pt2e_int8
-from slimdiff_fx.quantize.int8_report import Int8Report
+from slimdiff_fx.quantize.int8_report import MAX_ERROR, Int8Report
 from slimdiff_fx.quantize.onnx_int8 import export_onnx_int8
 from slimdiff_fx.quantize.openvino_int8 import export_openvino_int8
 from slimdiff_fx.quantize.recorded_calls import flat_calls
@@ -86,7 +86,10 @@ def measure_formats(
                 path = Path(folder) / f"denoiser.{FORMATS[format][1]}"
                 if model == "slim + int8":
                     data = data or _record(slim, captured["slim"], settings)
-                    cell = _quantized(captured["slim"].program, format, path, *data)
+                    try:
+                        cell = _quantized(captured["slim"].program, format, path, *data)
+                    except ExportError as error:  # it costs too much: that is a result as well
+                        cell = {"refused": str(error), "needs": None}
                 else:
                     cell = _float(captured[model].program, format, path)
                 cell["bytes"] = sum(each.stat().st_size for each in Path(folder).rglob("*") if each.is_file())
@@ -136,12 +139,17 @@ def formats_table(result: dict[str, Any]) -> str:
     cells = result["cells"]
     lines = [f"| `--format` | runtime | {' | '.join(MODELS)} |", "|---|---|---:|---:|---:|"]
     for format, (runtime, _) in FORMATS.items():
-        row = [_shown(cells[f"{format}/{model}"]) if f"{format}/{model}" in cells else "not run" for model in MODELS]
+        row = [
+            _shown(cells[f"{format}/{model}"]) if f"{format}/{model}" in cells else "not measured yet"
+            for model in MODELS
+        ]
         lines.append(f"| `{format}` | {runtime} | {' | '.join(row)} |")
     return "\n".join(lines)
 
 
 def _shown(cell: Cell) -> str:
+    if "refused" in cell:
+        return f"refused: the error is above {MAX_ERROR}"
     size = f"{cell['bytes'] / 1e6:.1f} MB"
     if "largest" in cell:
         text = f"{format(cell['largest'], '.1e') if cell['largest'] else 'equal'}, {size}"

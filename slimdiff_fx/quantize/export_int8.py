@@ -138,7 +138,7 @@ def export_pt2e_int8(
     if format == "executorch":  # holds for the example's sizes
         program = specialize(program)
         rows = int(example_tensors(program)[0].shape[0])
-        calls, held_out = ([[tensor[:rows] for tensor in call] for call in each] for each in (calls, held_out))
+        calls, held_out = _in_rows(calls, rows), _in_rows(held_out, rows)
         quantized = quantize_pt2e(program, calls, xnnpack_quantizer())
     else:
         quantized = quantize_pt2e(program, calls)
@@ -165,6 +165,15 @@ def export_pt2e_int8(
 
         parity = export_pt2(quantized, file)
     return replace(report, runtime=f"PT2E, {parity.runtime}")
+
+
+def _in_rows(calls: Sequence[Sequence[Tensor]], rows: int) -> list[list[Tensor]]:
+    """Split calls into ones of so many rows; guidance's two halves stay side by side, as far apart as they are."""
+    parts = []
+    for call in calls:
+        stride = max(1, call[0].shape[0] // rows)
+        parts += [[tensor[start::stride][:rows] for tensor in call] for start in range(stride)]
+    return parts
 
 
 def _are(modes: tuple[str, ...]) -> str:
