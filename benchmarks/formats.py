@@ -149,6 +149,8 @@ def formats_table(result: dict[str, Any]) -> str:
 
 def _shown(cell: Cell) -> str:
     if "refused" in cell:
+        if "differs from the program" in cell["refused"]:
+            return "refused: the runtime computes something else than the quantized program"
         return f"refused: the error is above {MAX_ERROR}"
     size = f"{cell['bytes'] / 1e6:.1f} MB"
     if "largest" in cell:
