@@ -19,12 +19,12 @@ from rich.console import Console
 
 from benchmarks.measure import RESULTS, Watch, machine, resident, write_result
 from benchmarks.scale import CONFIGS, DTYPES, build
-from passes.allocate import KeepParams
 from passes.errors import SlimDiffError, UsageError
 from passes.fresh_inputs import fresh_inputs
 from passes.instrument import instrument
 from passes.moments import moment_bytes
 from passes.planner import Planner, Recipe
+from passes.policies import KeepParams
 from passes.program import Program
 from passes.sensitivity import Prober
 from passes.sites import find_sites

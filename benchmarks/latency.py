@@ -26,7 +26,7 @@ from rich.table import Table
 
 from benchmarks.measure import RESULTS, machine, write_result
 from benchmarks.scale import CONFIGS, DTYPES, build
-from benchmarks.shaped_plan import even_plan, plan_for_cost, sizes_offered
+from benchmarks.shaped_plan import even_plan, plan_for_cost
 from passes.cost_table import params_table
 from passes.costs import program_macs, program_params
 from passes.errors import SlimDiffError, UsageError
@@ -37,6 +37,7 @@ from slimdiff_fx.captured import CapturedDenoiser, capture_model
 from slimdiff_fx.checkpoint import load_plan
 from slimdiff_fx.latency.bench import Effort, clock_of
 from slimdiff_fx.latency.budget import KeepLatency
+from slimdiff_fx.latency.sizes import sizes_offered
 from slimdiff_fx.latency.table import measured_costs
 from slimdiff_fx.latency.target import Target, make_target
 from slimdiff_fx.parity import example_tensors, input_nodes
@@ -154,7 +155,7 @@ def entrants_of(
 def least_latency(captured: CapturedDenoiser, priced: KeepCost) -> float:
     """Give the share of the latency that is left when each site has its cheapest size."""
     sites, costs = captured.sites, priced.costs
-    cheapest = sum(min(costs.of(site, *size) for size in sizes_offered(site, priced.align)) for site in sites)
+    cheapest = sum(min(costs.of(site, *size) for size in sizes_offered(site, True, priced.align)) for site in sites)
     return (costs.rest(sites) + cheapest) / costs.total
 
 

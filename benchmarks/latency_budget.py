@@ -1,6 +1,6 @@
 """Does a budget of latency give that latency? Predicted against measured, and against a budget of parameters.
 
-    python -m benchmarks.latency_budget emoji --backend ort|eager|inductor|ort-cuda|tensorrt
+    python -m benchmarks.latency_budget emoji --backend ort|eager|inductor|aoti|openvino|ort-cuda|tensorrt
     python -m benchmarks.latency_budget sd15 --backend ort --target 0.8
 
 Of a pipeline, each target's plan stands beside the plan that removes most parameters at the same expected error. Of a
@@ -27,7 +27,7 @@ from benchmarks.shaped_plan import plan_for_cost
 from passes.cost_table import params_table
 from passes.errors import SlimDiffError
 from passes.plan import SlimPlan
-from passes.planner import Planner
+from passes.planner import Planner, untold
 from passes.policies import KeepCost, MaxError
 from slimdiff_fx.calibration_run import CalibrationSettings
 from slimdiff_fx.calibration_set import gather_samples
@@ -102,9 +102,9 @@ def plan_pipeline(
     rows = []
     for fraction in targets:
         policy = KeepCost(fraction, priced.costs, align=priced.align)
-        plan = planner.within_cost(policy, {}, _silent)
+        plan = planner.within_cost(policy, {}, untold)
         error = float(plan.predicted["relative_mse"])
-        by_params = planner.within_error(MaxError(error, priced.align), {}, _silent)
+        by_params = planner.within_error(MaxError(error, priced.align), {}, untold)
         rows.append(Row(fraction, "latency", plan, error))
         rows.append(Row(fraction, "params", by_params, float(by_params.predicted["relative_mse"])))
     return rows
@@ -166,10 +166,6 @@ def measure(name: str, policy: KeepLatency, targets: Sequence[float], samples: i
         "samples": samples if planner is not None else None,
         "plans": measure_budgets(captured, policy, rows, priced, effort),
     }
-
-
-def _silent(done: int, total: int) -> None:
-    """Report no progress."""
 
 
 def _table(result: dict[str, Any]) -> Table:

@@ -2,52 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
-from passes.alignment import is_aligned
 from passes.cost_table import params_table
-from passes.error_curves import narrows, widths_offered
-from passes.fingerprint import fingerprint
 from passes.optimize import Option, allocate_within_cost
-from passes.plan import SitePlan, SlimPlan
+from passes.plan import SlimPlan
 from passes.policies import KeepCost
 from passes.program import Program
 from passes.site import Site
-from slimdiff_fx.latency.measure import first_channels
-
-Size = tuple[int, int]  # units, width of each
-
-
-def sizes_offered(site: Site, align: int | None = None) -> list[Size]:
-    """List a site's sizes, descending: narrower heads where they can be narrowed, fewer units otherwise."""
-    if narrows(site):
-        sizes = [(site.units, width) for width in (site.unit_width, *widths_offered(site))]
-    else:
-        sizes = [(units, site.unit_width) for units in range(site.units, 0, -1)]
-    return [size for size in sizes if is_aligned(site, *size, align)]
-
-
-def shaped_plan(program: Program, sites: Sequence[Site], sizes: Mapping[str, Size]) -> SlimPlan:
-    """Keep the first units, and the first channels of each head.
-
-    Args:
-        program: what the plan is for.
-        sites: all of its sites.
-        sizes: by site name.
-    """
-    parameters = dict(program.graph_module.named_parameters())
-    entries: dict[str, SitePlan] = {}
-    updates: dict[str, Tensor] = {}
-    for site in sites:
-        units, width = sizes[site.name]
-        narrower = width < site.unit_width
-        entries[site.name] = SitePlan(site.kind, site.units, tuple(range(units)), width if narrower else None)
-        if narrower:
-            updates |= first_channels(site, entries[site.name], parameters)
-    return SlimPlan(fingerprint(program, sites), entries, {}, updates)
+from slimdiff_fx.latency.shaped_plan import shaped_plan
+from slimdiff_fx.latency.sizes import Size, sizes_offered
 
 
 def even_plan(program: Program, sites: Sequence[Site], removed: float, align: int | None = None) -> SlimPlan:
@@ -61,7 +27,7 @@ def even_plan(program: Program, sites: Sequence[Site], removed: float, align: in
     """
     params = params_table(program, sites)
     whole = sum(params.whole(site) for site in sites)
-    offered = {site.name: sizes_offered(site, align) for site in sites}
+    offered = {site.name: sizes_offered(site, True, align) for site in sites}
 
     def sizes_at(kept: float) -> dict[str, Size]:
         return {
@@ -93,7 +59,7 @@ def plan_for_cost(program: Program, sites: Sequence[Site], priced: KeepCost, see
     generator = torch.Generator().manual_seed(seed)
     sizes, options = {}, {}
     for site in sites:
-        sizes[site.name] = sizes_offered(site, priced.align)
+        sizes[site.name] = sizes_offered(site, True, priced.align)
         weight = float(torch.rand((), generator=generator)) + 0.1
         options[site.name] = [
             Option(index, priced.costs.of(site, units, width), weight * (1 - units * width / site.width) ** 2)

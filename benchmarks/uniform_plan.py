@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from passes.allocate import KeepMacs, KeepParams, price_list
+from passes.allocate import price_list
 from passes.errors import UsageError
 from passes.fingerprint import fingerprint
 from passes.plan import SitePlan, SlimPlan
+from passes.policies import KeepMacs, KeepParams
 from passes.program import Program
 from passes.site import Site
 

@@ -16,10 +16,8 @@ from passes.errors import BudgetError, CalibrationError, PlanError, UsageError
 from passes.fingerprint import check_fingerprint, fingerprint
 from passes.plan import SitePlan, SlimPlan
 from passes.policies import (
-    DEFAULT_MAX_ERROR,
     Budget,
     KeepCost,
-    KeepMacs,
     KeepParams,
     MaxError,
     Normalization,
@@ -29,25 +27,6 @@ from passes.policies import (
 from passes.program import Program
 from passes.site import Site
 from passes.statistics import Statistics
-
-__all__ = [
-    "DEFAULT_MAX_ERROR",
-    "KeepCost",
-    "KeepMacs",
-    "KeepParams",
-    "MaxError",
-    "Normalization",
-    "Policy",
-    "Threshold",
-    "allocate",
-    "analyze",
-    "budget_name",
-    "check_statistics",
-    "keep",
-    "normalize",
-    "price_list",
-    "unmet",
-]
 
 
 def analyze(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -74,7 +75,7 @@ def unlift(graph_module: fx.GraphModule, example_inputs: Sequence[Any], sites: C
     owner = nn.Module()
     for node in graph.nodes:
         if node.op in ("get_attr", "call_module"):
-            part = _look_up(graph_module, str(node.target))
+            part = attrgetter(str(node.target))(graph_module)
             node.target = str(node.target).removeprefix(root)
             _put(owner, node.target, part)
     for place, path in lifted.items():
@@ -130,13 +131,6 @@ def _root(paths: Sequence[str], sites: Collection[str]) -> str:
             "a break is"
         )
     return root
-
-
-def _look_up(module: nn.Module, path: str) -> Any:
-    part: Any = module
-    for name in path.split("."):
-        part = getattr(part, name)
-    return part
 
 
 def _put(owner: nn.Module, path: str, part: Any) -> None:

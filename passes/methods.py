@@ -20,7 +20,7 @@ from passes.compensation import Compensation
 from passes.criteria import Criterion
 from passes.errors import UsageError
 from passes.plan import SlimPlan
-from passes.planner import OnSite, Planner, Recipe
+from passes.planner import OnSite, Planner, Recipe, untold
 from passes.policies import Budget, KeepCost, MaxError, Policy, Threshold
 from passes.program import Program
 from passes.site import Site
@@ -46,7 +46,7 @@ def analyze(
     *,
     method: str | None = None,
     compensation: Compensation | None = None,
-    on_site: OnSite = lambda done, total: None,
+    on_site: OnSite = untold,
     planner: Planner | None = None,
 ) -> SlimPlan:
     """Plan from statistics.

@@ -29,7 +29,7 @@ _CLOSE = 0.9  # of the largest error: near enough
 OnSite = Callable[[int, int], None]
 
 
-def _untold(done: int, total: int) -> None:
+def untold(done: int, total: int) -> None:
     """Tell nobody."""
 
 
@@ -122,7 +122,7 @@ class Planner:
         entries, additive = self.sizes_within(policy, on_site)
         return self.plan(entries, {**noted, "budget": {budget_name(policy): policy.fraction}}, additive)
 
-    def sizes_within(self, policy: Budget, on_site: OnSite = _untold) -> tuple[dict[str, SitePlan], float | None]:
+    def sizes_within(self, policy: Budget, on_site: OnSite = untold) -> tuple[dict[str, SitePlan], float | None]:
         """Choose what stays of each site within a budget, without solving for any weight.
 
         Returns:
@@ -150,7 +150,7 @@ class Planner:
         That is its part in the prediction's relative squared error; or, where the recipe measures no sensitivities,
         the error at the block's output over that output's energy.
         """
-        curve = self._curve(site, _untold)
+        curve = self._curve(site, untold)
         if self._recipe.uniform:
             energy = curve.energy if curve.energy > 0 else 1.0
             return [(choice, choice.error / energy) for choice in curve.choices]

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diffusers import ModelMixin
 
-    from passes.allocate import KeepMacs, KeepParams, MaxError, Threshold
     from passes.errors import SlimDiffError
     from passes.plan import SlimPlan
+    from passes.policies import KeepMacs, KeepParams, MaxError, Threshold
     from passes.statistics import Statistics
     from slimdiff_fx.apply_plan import apply_plan
     from slimdiff_fx.compile_backend import compile_backend
@@ -27,20 +27,21 @@ if TYPE_CHECKING:
     from slimdiff_fx.export_pt2 import export_pt2
     from slimdiff_fx.latency.budget import KeepLatency
     from slimdiff_fx.lora import slice_lora
-    from slimdiff_fx.slim import SlimResult, slim
+    from slimdiff_fx.slim import slim
     from slimdiff_fx.slim_models import (
         SlimDiTTransformer2DModel,
         SlimPixArtTransformer2DModel,
         SlimUNet2DConditionModel,
         SlimUNet2DModel,
     )
+    from slimdiff_fx.slim_result import SlimResult
     from slimdiff_fx.stages import analyze, calibrate, capture, convert, lower, prepare
 
 __version__ = "0.1.0"
 
 _HOME = {
     "slim": "slimdiff_fx.slim",
-    "SlimResult": "slimdiff_fx.slim",
+    "SlimResult": "slimdiff_fx.slim_result",
     "capture": "slimdiff_fx.stages",
     "prepare": "slimdiff_fx.stages",
     "calibrate": "slimdiff_fx.stages",
@@ -52,11 +53,11 @@ _HOME = {
     "apply_plan": "slimdiff_fx.apply_plan",
     "slice_lora": "slimdiff_fx.lora",
     "compile_backend": "slimdiff_fx.compile_backend",
-    "Threshold": "passes.allocate",
-    "KeepParams": "passes.allocate",
-    "KeepMacs": "passes.allocate",
+    "Threshold": "passes.policies",
+    "KeepParams": "passes.policies",
+    "KeepMacs": "passes.policies",
     "KeepLatency": "slimdiff_fx.latency.budget",
-    "MaxError": "passes.allocate",
+    "MaxError": "passes.policies",
     "SlimPlan": "passes.plan",
     "Statistics": "passes.statistics",
     "SlimDiffError": "passes.errors",

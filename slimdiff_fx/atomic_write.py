@@ -39,7 +39,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
     partial = _partial_beside(path)
     try:
         yield partial
-        _flush_to_disk(partial)
+        flush_to_disk(partial)
         os.replace(partial, path)
     except _WRITE_FAILURES as error:
         raise _write_error(path, error) from error
@@ -62,7 +62,7 @@ def replaced_files(first: Path, *others: Path) -> Iterator[tuple[Path, ...]]:
         partial.mkdir()
         yield tuple(partial / path.name for path in (first, *others))
         for path in (*others, first):
-            _flush_to_disk(partial / path.name)
+            flush_to_disk(partial / path.name)
             os.replace(partial / path.name, path)
     except _WRITE_FAILURES as error:
         raise _write_error(first, error) from error
@@ -95,7 +95,7 @@ def replaced_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
         yield partial
         for file in partial.rglob("*"):
             if file.is_file():
-                _flush_to_disk(file)
+                flush_to_disk(file)
         _swap_into_place(partial, path)
     except _WRITE_FAILURES as error:
         raise _write_error(path, error) from error
@@ -117,6 +117,18 @@ def refuse_occupied(path: Path, *, overwrite: bool) -> None:
         )
 
 
+def refuse_existing_file(path: Path, *, overwrite: bool) -> None:
+    """Refuse an output file that is there already.
+
+    Raises:
+        CheckpointError: `path` is a folder, or a file and `overwrite` is False.
+    """
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder, and a file is to be written there; choose another output")
+    if path.exists() and not overwrite:
+        raise CheckpointError(f"{path} exists; choose another output, or pass --overwrite to replace it")
+
+
 def _partial_beside(path: Path) -> Path:
     return path.absolute().parent / f".{path.name}{_PARTIAL}{os.getpid()}"
 
@@ -131,8 +143,8 @@ def _remove_leftovers(path: Path) -> None:
                 leftover.unlink(missing_ok=True)
 
 
-def _flush_to_disk(file: Path) -> None:
-    # Without this a power cut after the rename could leave an empty file under the final name.
+def flush_to_disk(file: Path) -> None:
+    """Have a file written out: without this a power cut after its rename could leave it empty."""
     descriptor = os.open(file, os.O_RDONLY)
     try:
         os.fsync(descriptor)

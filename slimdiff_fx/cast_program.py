@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
+from passes.errors import ExportError
 from passes.program import Program
 from slimdiff_fx.merged_attention import ATTEND
 
@@ -26,6 +27,16 @@ _STRICT = (
     torch.ops.aten.group_norm.default,
     torch.ops.aten.layer_norm.default,
 )
+
+
+def require_float32(program: Program, runtime: str) -> None:
+    """Refuse a program whose weights aren't all float32.
+
+    Raises:
+        ExportError: names the runtime that takes no other.
+    """
+    if {value.dtype for value in program.graph_module.parameters() if value.is_floating_point()} - {torch.float32}:
+        raise ExportError(f"{runtime} takes a float32 program; load the model with --dtype float32")
 
 
 def cast_program(program: Program, dtype: torch.dtype) -> Program:

@@ -24,7 +24,7 @@ from slimdiff_fx.site_analysis import ANALYSIS_FILE
 from slimdiff_fx.statistics_file import save_statistics
 
 if TYPE_CHECKING:
-    from slimdiff_fx.slim import SlimResult
+    from slimdiff_fx.slim_result import SlimResult
 
 STATISTICS_FILE = "statistics.safetensors"
 REPORT_FILE = "report.json"

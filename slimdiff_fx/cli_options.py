@@ -166,7 +166,7 @@ KeepLatencyOption = Annotated[
 ]
 Backend = Annotated[
     str | None,
-    typer.Option("--backend", help="Whose latency: ort, eager, inductor, ort-cuda, tensorrt. [ort]"),
+    typer.Option("--backend", help="Whose latency: ort, eager, inductor, aoti, openvino, ort-cuda, tensorrt. [ort]"),
 ]
 LatencyBatch = Annotated[
     int | None, typer.Option("--latency-batch", help="Batch to time at; what the pipeline runs for a picture.")

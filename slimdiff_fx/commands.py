@@ -10,13 +10,13 @@ from rich.console import Console
 
 from passes.compensation import COMPENSATIONS
 from passes.criteria import check_measured, choose
-from passes.errors import CheckpointError, UsageError
+from passes.errors import UsageError
 from passes.methods import choose_method
 from passes.moments import moment_bytes
 from passes.plan import SlimPlan
 from passes.policies import Policy
 from passes.sites import find_unsupported
-from slimdiff_fx.atomic_write import refuse_occupied
+from slimdiff_fx.atomic_write import refuse_existing_file, refuse_occupied
 from slimdiff_fx.calibration_checkpoint import (
     forget_checkpoint,
     has_attention_weights,
@@ -34,10 +34,12 @@ from slimdiff_fx.listener import SILENT, Listener, timed
 from slimdiff_fx.measured_sweep import measure_sweep
 from slimdiff_fx.models import LoadedPipeline, load_pipeline
 from slimdiff_fx.pictures import png_bytes, side_by_side
+from slimdiff_fx.planning import Planning, plan_from
 from slimdiff_fx.prompts import read_prompts
 from slimdiff_fx.ranks import Ranks, joined_ranks, refuse_ranks
 from slimdiff_fx.report import build_report
-from slimdiff_fx.slim import Planning, Recalibration, SlimResult, carry_out, finish, plan_from
+from slimdiff_fx.slim import Recalibration, carry_out, finish
+from slimdiff_fx.slim_result import SlimResult
 from slimdiff_fx.statistics_file import StoredStatistics, load_statistics, save_statistics
 from slimdiff_fx.summary import summarize
 from slimdiff_fx.tables import inspect_table, short, slim_table
@@ -177,7 +179,7 @@ def calibrate_command(model: str, out: Path, options: CalibrationOptions, *, ove
     """Write statistics."""
     checkpoint = _beside(out, ".checkpoint")
     with joined_ranks(options.device) as ranks:
-        _refuse_file(out, overwrite)
+        refuse_existing_file(out, overwrite=overwrite)
         listener = _listener(console, ranks)
         prompts = None if options.prompts is None else read_prompts(options.prompts)
         loaded = _load(model, ranks.device, options.dtype, listener)
@@ -205,7 +207,7 @@ def plan_command(
 ) -> None:
     """Write a plan and print what it would leave."""
     refuse_ranks("plan")
-    _refuse_file(out, overwrite)
+    refuse_existing_file(out, overwrite=overwrite)
     planning = _planning(policy, method, criterion, compensation)
     sums = statistics_of(load_statistics(statistics))
     check_measured(sums, criterion)  # before the model is captured
@@ -326,10 +328,3 @@ def _gone(result: SlimResult) -> str:
 
 def _beside(out: Path, ending: str) -> Path:
     return out.absolute().parent / f"{out.name}{ending}"
-
-
-def _refuse_file(out: Path, overwrite: bool) -> None:
-    if out.is_dir():
-        raise CheckpointError(f"{out} is a folder, and a file is to be written there; choose another output")
-    if out.exists() and not overwrite:
-        raise CheckpointError(f"{out} exists; choose another output, or pass --overwrite to replace it")

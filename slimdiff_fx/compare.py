@@ -11,7 +11,7 @@ from slimdiff_fx.pictures import Comparison, pick_conditions, png_bytes
 from slimdiff_fx.prediction_error import measured_error
 from slimdiff_fx.prompts import read_captions
 from slimdiff_fx.sampling import Sampling, draw
-from slimdiff_fx.slim import SlimResult
+from slimdiff_fx.slim_result import SlimResult
 
 PICTURE_FILE = "dense_and_slim.png"
 PICTURE_FOLDER = "pictures"

@@ -15,6 +15,7 @@ from passes.lower import lower
 from passes.program import Program
 from slimdiff_fx.atomic_write import replaced_file
 from slimdiff_fx.cast_program import cast_program
+from slimdiff_fx.first_line import first_line
 from slimdiff_fx.parity import ParityReport, example_tensors, measure_parity, unflatten, untraced_inputs
 
 # Fused kernels sum in another order than eager ones.
@@ -67,7 +68,7 @@ def export_aoti(
                 module = torch._inductor.aoti_load_package(str(package))
             package.replace(partial)
         except Exception as error:  # the compiler raises what its parts raise
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            reason = first_line(error)
             raise ExportError(f"AOTInductor can't compile the program: {reason}") from error
         finally:
             package.unlink(missing_ok=True)

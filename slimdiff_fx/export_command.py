@@ -8,8 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from passes.errors import CheckpointError, UsageError
+from passes.errors import UsageError
 from passes.program import Program
+from slimdiff_fx.atomic_write import refuse_existing_file
 from slimdiff_fx.captured import capture_pipeline
 from slimdiff_fx.models import DTYPES, load_pipeline
 from slimdiff_fx.parity import ParityReport
@@ -96,10 +97,7 @@ def export_command(
     inside = loaded.folder if loaded.folder is not None and model != "emoji" else Path()
     int8 = "" if options.int8 is None else ".int8"
     file = inside / f"{denoiser_name(loaded.pipe)}{int8}.{_ENDINGS[format]}" if out is None else out
-    if file.is_dir():
-        raise CheckpointError(f"{file} is a folder, and a file is to be written there; choose another output")
-    if file.exists() and not overwrite:
-        raise CheckpointError(f"{file} exists; choose another output, or pass --overwrite to replace it")
+    refuse_existing_file(file, overwrite=overwrite)
     captured = capture_pipeline(loaded.pipe, residuals=options.residuals)
     if options.int8 is not None:
         onnx = OnnxOptions(options.opset, options.target)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,8 +16,10 @@ from passes.lower import lower
 from passes.program import Program
 from passes.specialize import specialize
 from slimdiff_fx.atomic_write import replaced_file
-from slimdiff_fx.onnx_runtime import first_line
+from slimdiff_fx.cast_program import require_float32
+from slimdiff_fx.first_line import first_line
 from slimdiff_fx.parity import ParityReport, example_tensors, input_nodes, measure_parity, random_inputs
+from slimdiff_fx.quiet import quiet_logging
 
 # XNNPACK sums in another order than torch; what is measured on UNets is 1e-6, on transformers 2e-5.
 TOLERANCE = 1e-4
@@ -48,9 +49,7 @@ def export_executorch(
         CheckpointError: the file can't be written.
     """
     path = Path(path)
-    dtypes = {value.dtype for value in program.graph_module.parameters() if value.is_floating_point()}
-    if dtypes - {torch.float32}:
-        raise ExportError("ExecuTorch's XNNPACK backend takes a float32 program; load the model with --dtype float32")
+    require_float32(program, "ExecuTorch's XNNPACK backend")
     with _executorch(), replaced_file(path) as partial:
         partial.write_bytes(_compile(program))
         return measure_parity(
@@ -109,16 +108,11 @@ def _version() -> str:
 @contextmanager
 def _executorch() -> Iterator[None]:
     """Name what is missing, and keep what the compiler reports about itself off the terminal."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                import executorch.exir
-                import executorch.runtime  # noqa: F401
-            except ImportError as error:
-                raise ExportError("executorch is not installed: pip install 'slimdiff-fx[mobile]'") from error
-            yield
-    finally:
-        logging.disable(before)
+    with quiet_logging(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            import executorch.exir
+            import executorch.runtime  # noqa: F401
+        except ImportError as error:
+            raise ExportError("executorch is not installed: pip install 'slimdiff-fx[mobile]'") from error
+        yield

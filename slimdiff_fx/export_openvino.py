@@ -14,14 +14,15 @@ from passes.errors import ExportError
 from passes.lower import lower
 from passes.program import Program
 from slimdiff_fx.atomic_write import replaced_files
-from slimdiff_fx.parity import ParityReport, Runner, input_nodes, measure_parity, untraced_inputs
+from slimdiff_fx.cast_program import require_float32
+from slimdiff_fx.first_line import first_line
+from slimdiff_fx.parity import ParityReport, Runner, input_names, measure_parity, untraced_inputs
 
 if TYPE_CHECKING:
     import openvino
 
 # Largest difference over the largest prediction; what is measured on UNets is about 1e-6.
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2}
-_NESTED = "added_cond_kwargs_"
 
 
 def export_openvino(
@@ -92,18 +93,16 @@ def convert(program: Program) -> openvino.Model:
     """
     import openvino
 
-    dtypes = {value.dtype for value in program.graph_module.parameters() if value.is_floating_point()}
-    if dtypes - {torch.float32}:
-        raise ExportError("OpenVINO takes a float32 program; load the model with --dtype float32")
+    require_float32(program, "OpenVINO")
     exported = lower(program)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model = openvino.convert_model(exported)
     except Exception as error:  # its frontend raises what its parts raise
-        raise ExportError(f"OpenVINO can't convert the program: {str(error).strip().splitlines()[0][:300]}") from error
-    for value, node in zip(model.inputs, input_nodes(program), strict=True):
-        value.set_names({node.name.removeprefix(_NESTED)})
+        raise ExportError(f"OpenVINO can't convert the program: {first_line(error)}") from error
+    for value, name in zip(model.inputs, input_names(program), strict=True):
+        value.set_names({name})
     return model
 
 

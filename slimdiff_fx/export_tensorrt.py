@@ -14,7 +14,7 @@ from passes.program import Program
 from slimdiff_fx.export_onnx import export_onnx
 from slimdiff_fx.onnx_runtime import onnx_runner
 from slimdiff_fx.onnxruntime_sessions import PROVIDERS, require_onnxruntime
-from slimdiff_fx.parity import ParityReport, example_tensors, input_nodes, measure_parity, random_inputs
+from slimdiff_fx.parity import ParityReport, example_tensors, input_names, input_nodes, measure_parity, random_inputs
 
 # TensorRT multiplies in TF32 unless told otherwise: 10 bits of each factor count, as in half precision.
 TOLERANCE = 1e-2
@@ -89,8 +89,8 @@ def trtexec_command(program: Program, path: Path, *, half: bool = False, int8: b
 def profiles(program: Program) -> dict[str, str]:
     """Give the shapes, "sample:2x4x64x64,...", that an engine is built for: at least, at best, at most."""
     named = [
-        (node.name.removeprefix("added_cond_kwargs_"), tensor, _dynamic(node.meta["val"]))
-        for node, tensor in zip(input_nodes(program), example_tensors(program), strict=True)
+        (name, tensor, _dynamic(node.meta["val"]))
+        for name, node, tensor in zip(input_names(program), input_nodes(program), example_tensors(program), strict=True)
     ]
     return {
         bound: ",".join(f"{name}:{_shape(tensor, bound)}" for name, tensor, dynamic in named if dynamic)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub import create_repo, upload_folder
 
 if TYPE_CHECKING:
-    from slimdiff_fx.slim import SlimResult
+    from slimdiff_fx.slim_result import SlimResult
 
 
 def push_result(

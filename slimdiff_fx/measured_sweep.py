@@ -17,8 +17,8 @@ from slimdiff_fx.latency.target import Target, guided_batch, make_target
 from slimdiff_fx.listener import SILENT, Listener
 from slimdiff_fx.prediction_error import measured_error
 from slimdiff_fx.sampling import Sampling, denoiser_name, draw
-from slimdiff_fx.slim import SlimResult
 from slimdiff_fx.slim_models import make_slim
+from slimdiff_fx.slim_result import SlimResult
 from slimdiff_fx.timing import paired_ratio
 
 _LARGEST = 0.9  # of the sites' weights gone, at the far end

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from passes.errors import CheckpointError, SlimDiffError
-from slimdiff_fx.onnx_runtime import first_line
+from slimdiff_fx.atomic_write import flush_to_disk
+from slimdiff_fx.first_line import first_line
 
 
 @contextmanager
@@ -33,7 +34,7 @@ def placed(path: Path) -> Iterator[Path]:
         # The file last, so that it is never there without the data it names.
         for name in (f"{path.name}.data", path.name):
             if (scratch / name).exists():
-                _flush(scratch / name)
+                flush_to_disk(scratch / name)
                 os.replace(scratch / name, path.with_name(name))
     except SlimDiffError:
         raise
@@ -43,9 +44,3 @@ def placed(path: Path) -> Iterator[Path]:
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _flush(file: Path) -> None:
-    # Without this a power cut after the rename could leave an empty file under the final name.
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())

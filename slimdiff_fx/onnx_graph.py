@@ -20,15 +20,14 @@ from passes.lower import lower
 from passes.program import Program
 from slimdiff_fx.cast_program import cast_program
 from slimdiff_fx.drop_identities import drop_identities
+from slimdiff_fx.first_line import first_line
 from slimdiff_fx.merged_attention import merge_attention
-from slimdiff_fx.onnx_runtime import first_line
 from slimdiff_fx.onnx_tidy import tidy
 from slimdiff_fx.onnx_translations import translations
-from slimdiff_fx.parity import input_nodes, symbol_roles
+from slimdiff_fx.parity import input_names, input_nodes, symbol_roles
 
 # Where optimum and diffusers' ONNX pipelines look for them.
 OUTPUT_NAME = "out_sample"
-_NESTED = "added_cond_kwargs_"
 # Weights beyond this go beside the file. Protobuf's own bound is 2 GiB, but it holds everything twice while it writes.
 EMBEDDED_BYTES = 2**30
 
@@ -45,7 +44,7 @@ def onnx_graph(program: Program, *, dtype: torch.dtype | None, opset: int, onnxr
     Raises:
         ExportError: the exporter failed, or a dynamic size got baked in.
     """
-    names = [node.name.removeprefix(_NESTED) for node in input_nodes(program)]
+    names = input_names(program)
     # Identities first: whether a cast is one is known as long as every tensor has the dtype that was traced.
     prepared = merge_attention(drop_identities(program))
     if dtype is not None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from passes.errors import ExportError
+from slimdiff_fx.first_line import first_line
 from slimdiff_fx.parity import Runner
 
 
@@ -46,7 +47,7 @@ def onnx_runner(path: Path, providers: Sequence[Any] = ("CPUExecutionProvider",)
         session = onnxruntime.InferenceSession(str(path), providers=list(providers))
     except Exception as error:  # ONNX Runtime's own exceptions share no base but Exception
         raise ExportError(f"ONNX Runtime refuses {path.name}: {first_line(error)}") from error
-    expected = [(value.name, _NUMPY[value.type]) for value in session.get_inputs()]
+    expected = [(value.name, NUMPY[value.type]) for value in session.get_inputs()]
 
     def run(tensors: Sequence[Tensor]) -> Tensor:
         feeds = {name: tensor.numpy().astype(kind) for (name, kind), tensor in zip(expected, tensors, strict=True)}
@@ -66,7 +67,8 @@ def quiet_onnxruntime() -> None:
     onnxruntime.set_default_logger_severity(4)
 
 
-_NUMPY = {
+# Of ONNX Runtime's names for types.
+NUMPY = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
     "tensor(double)": "float64",
@@ -74,9 +76,3 @@ _NUMPY = {
     "tensor(int32)": "int32",
     "tensor(bool)": "bool",
 }
-
-
-def first_line(error: BaseException) -> str:
-    """Give what matters of an error's message, which in exporters and runtimes can be pages."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]

@@ -13,8 +13,9 @@ import torch
 from passes.errors import ExportError
 from passes.program import Program
 from slimdiff_fx.export_onnx import export_onnx
-from slimdiff_fx.onnx_runtime import import_onnxruntime, quiet_onnxruntime
-from slimdiff_fx.parity import example_tensors, input_nodes, symbol_roles
+from slimdiff_fx.first_line import first_line
+from slimdiff_fx.onnx_runtime import NUMPY, import_onnxruntime, quiet_onnxruntime
+from slimdiff_fx.parity import example_tensors, input_names, symbol_roles
 
 # Shared libraries each provider loads, in the order in which they are usually missing, and where they come from.
 _DRIVER = ("libcuda.so.1", "an NVIDIA driver")
@@ -92,7 +93,7 @@ def prepare_onnxruntime(
     device = "cpu" if backend == "ort" else "cuda"
     binding = session.io_binding()
     for value, tensor in zip(session.get_inputs(), example_tensors(program), strict=True):
-        array = tensor.numpy().astype(_numpy_type(value.type))
+        array = tensor.numpy().astype(NUMPY[value.type])
         binding.bind_ortvalue_input(value.name, onnxruntime.OrtValue.ortvalue_from_numpy(array, device, 0))
     # Input and result stay on the device, as in a pipeline's loop: the bus is not what is timed.
     binding.bind_output(session.get_outputs()[0].name, device)
@@ -106,10 +107,9 @@ def prepare_onnxruntime(
 
 def _tensorrt_settings(program: Program, folder: Path, dtype: torch.dtype | None) -> dict[str, Any]:
     # An engine is built for a range of shapes: here exactly the shapes that are timed.
-    names = [node.name.removeprefix("added_cond_kwargs_") for node in input_nodes(program)]
     shapes = ",".join(
         f"{name}:{'x'.join(map(str, tensor.shape))}"
-        for name, tensor in zip(names, example_tensors(program), strict=True)
+        for name, tensor in zip(input_names(program), example_tensors(program), strict=True)
         if tensor.dim()
     )
     settings: dict[str, Any] = {
@@ -151,7 +151,7 @@ def _refusal(provider: str) -> str | None:
             return f"ONNX Runtime falls back to {session.get_providers()[0]}"
         session.run(None, {"x": np.zeros(1, np.float32)})
     except Exception as error:  # ONNX Runtime's own exceptions share no base but Exception
-        return str(error).strip().splitlines()[0][:300]
+        return first_line(error)
     return None
 
 
@@ -161,9 +161,3 @@ def _silently(call: Callable[[], Any]) -> None:
 
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
         call()
-
-
-def _numpy_type(onnx_type: str) -> str:
-    return {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}.get(
-        onnx_type, onnx_type.removeprefix("tensor(").removesuffix(")")
-    )

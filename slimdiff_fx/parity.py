@@ -202,6 +202,11 @@ def input_nodes(program: Program) -> list[fx.Node]:
     return [node for node in program.graph.nodes if node.op == "placeholder"]
 
 
+def input_names(program: Program) -> list[str]:
+    """Name the inputs as exported files name them: by the pipeline's own words, without the dictionary they are in."""
+    return [node.name.removeprefix("added_cond_kwargs_") for node in input_nodes(program)]
+
+
 def example_tensors(program: Program) -> list[Tensor]:
     """Give the traced inputs, one tensor for each placeholder.
 

@@ -18,6 +18,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from passes.errors import RankError, SilentRankError, SlimDiffError, UsageError
+from slimdiff_fx.first_line import first_line
 
 # A rank that makes no denoiser call for so long hangs, or is lost on another machine.
 PATIENCE = timedelta(minutes=30)
@@ -59,7 +60,7 @@ class Ranks:
         try:
             self.store.add(f"beat/{self.rank}", 1)
         except RuntimeError as error:
-            raise RankError(f"the ranks can't reach one another any more ({_first_line(error)}); {_GO_ON}") from error
+            raise RankError(f"the ranks can't reach one another any more ({first_line(error)}); {_GO_ON}") from error
 
 
 ALONE = Ranks()
@@ -193,7 +194,7 @@ def lost_ranks(ranks: Ranks) -> list[int]:
 
 def lost_on_the_way(error: Exception) -> RankError:
     """Make the error of a collective operation that a lost rank has broken."""
-    return RankError(f"a rank was lost while the ranks exchanged what they saw ({_first_line(error)}); {_GO_ON}")
+    return RankError(f"a rank was lost while the ranks exchanged what they saw ({first_line(error)}); {_GO_ON}")
 
 
 def _meet(device: str) -> Ranks:
@@ -202,7 +203,7 @@ def _meet(device: str) -> Ranks:
         store.set_timeout(PATIENCE)
         store.set(f"process/{rank}", f"{os.environ.get(_AGENT, '')}:{os.getpid()}")
     except (RuntimeError, ValueError) as error:
-        raise RankError(f"the ranks can't meet ({_first_line(error)}); start them with torchrun") from error
+        raise RankError(f"the ranks can't meet ({first_line(error)}); start them with torchrun") from error
     return Ranks(rank, world, device, store)
 
 
@@ -224,7 +225,7 @@ def _connect(ranks: Ranks) -> None:
         )
     except (RuntimeError, ValueError) as error:
         raise RankError(
-            f"the ranks can't be connected ({_first_line(error)}); see that every one of them started"
+            f"the ranks can't be connected ({first_line(error)}); see that every one of them started"
         ) from error
 
 
@@ -257,10 +258,6 @@ def _as_told(ranks: Ranks, error: BaseException) -> BaseException:
 def _named(lost: list[int]) -> str:
     numbers = ", ".join(map(str, lost))
     return f"rank {numbers} was" if len(lost) == 1 else f"ranks {numbers} were"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _alive(process: int) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from slimdiff_fx.slim import SlimResult
+    from slimdiff_fx.slim_result import SlimResult
 
 _PACKAGES = ("slimdiff-fx", "torch", "diffusers", "transformers", "torch-pruning", "safetensors")
 

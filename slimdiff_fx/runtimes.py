@@ -109,12 +109,15 @@ def _prepare_torch(
 ) -> Forward:
     # torch's own pool has the threads that the caller gave it
     module: Any = torch.compile(contestant.module) if compiled else contestant.module
-    args, kwargs = contestant.program.args, dict(contestant.program.kwargs)
+    return _calling(module, contestant.program)
+
+
+def _calling(module: Callable[..., Tensor], program: Program) -> Forward:
+    args, kwargs = program.args, dict(program.kwargs)
 
     def forward() -> Tensor:
         with torch.inference_mode():
-            result: Tensor = module(*args, **kwargs)
-        return result
+            return module(*args, **kwargs)
 
     return forward
 
@@ -126,14 +129,7 @@ def _prepare_aoti(contestant: Contestant, folder: Path, threads: int, dtype: tor
     # One comparison, at the sizes that are timed: a fast wrong answer is worth nothing.
     export_aoti(program, path, inputs=[example_tensors(program)])
     package: Any = torch._inductor.aoti_load_package(str(path))
-    args, kwargs = program.args, dict(program.kwargs)
-
-    def forward() -> Tensor:
-        with torch.inference_mode():
-            result: Tensor = package(*args, **kwargs)
-        return result
-
-    return forward
+    return _calling(package, program)
 
 
 def _refuse_dtype(backend: str, dtype: torch.dtype | None) -> None:

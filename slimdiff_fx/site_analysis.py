@@ -21,8 +21,7 @@ from passes.sweep import TAUS, SweepPoint, sweep_budgets, sweep_thresholds
 
 ANALYSIS_FILE = "analysis.json"
 FORMAT = 1
-# Where the bars of a score distribution begin and end: below a thousandth, then twelve to a decade.
-EDGES = (0.0, *(10 ** (step / 12 - 3) for step in range(37)))
+EDGES = TAUS  # where the bars of a score distribution begin and end: where the thresholds of the sweep are
 QUANTILES = (0.1, 0.5, 0.9)
 _CURVE = 24  # sizes of a site that its error curve shows, at most
 _STATISTICS = {"mean_abs": "abs", "mean_square": "square"}

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from diffusers import DiffusionPipeline, ModelMixin
 from torch import nn
 
 from passes.calibrate import Batch, calibrate
 from passes.compensation import Compensation
-from passes.criteria import needs_attention_weights
 from passes.errors import UsageError
 from passes.instrument import instrument
-from passes.methods import RECIPES, Method, analyze, choose_method, planner_for
-from passes.output_criteria import OUTPUT_CRITERIA
+from passes.methods import RECIPES, Method, choose_method, planner_for
 from passes.plan import SlimPlan
-from passes.planner import Planner
 from passes.policies import Policy
 from passes.program import Program
 from passes.rewrite import rewrite
@@ -27,91 +23,23 @@ from passes.sequential import Observe, solve_sequentially
 from passes.site import Site
 from passes.sites import find_unsupported
 from passes.statistics import Statistics
-from passes.validate import ValidationReport, validate
+from passes.validate import validate
 from slimdiff_fx.calibration_run import CalibrationSettings
 from slimdiff_fx.calibration_set import gather_samples
 from slimdiff_fx.captured import CapturedDenoiser, capture_model, capture_pipeline, observe_pipeline
 from slimdiff_fx.latency.budget import KeepLatency
-from slimdiff_fx.latency.outcome import Latency, measure_latency
-from slimdiff_fx.latency.table import measured_costs
-from slimdiff_fx.latency.target import guided_batch
+from slimdiff_fx.latency.outcome import measure_latency
 from slimdiff_fx.listener import SILENT, Listener, timed
+from slimdiff_fx.planning import Planning, plan_from
 from slimdiff_fx.ranks import ALONE, Ranks
-from slimdiff_fx.runtimes import require
 from slimdiff_fx.sampling import Sampling, denoiser_name
 from slimdiff_fx.shared_plan import plan_of_rank_0
 from slimdiff_fx.site_analysis import site_analysis
 from slimdiff_fx.slim_models import make_slim
-from slimdiff_fx.statistics_file import StoredStatistics
-from slimdiff_fx.summary import Summary, summarize
+from slimdiff_fx.slim_result import SlimResult
+from slimdiff_fx.summary import summarize
 from slimdiff_fx.timestep_weights import DEFAULT_WEIGHTS, bucket_weights
 from slimdiff_fx.trajectory import Sample
-
-
-@dataclass(frozen=True)
-class SlimResult:
-    """What slimming gave.
-
-    Attributes:
-        plan: which units stay.
-        program: the slim graph.
-        model: the slim eager model.
-        pipe: the pipeline with the slim model in it, or None when a bare model was slimmed. It shares its other
-            components with the dense pipeline.
-        summary: what was there and what stays, site by site.
-        statistics: what calibration saw.
-        validation: how far slim is from masked dense; None if it was switched off.
-        seconds: wall time of each stage.
-        latency: of dense and slim in turn, where latency was the budget.
-        analysis: what the plan was made from, see `slimdiff_fx.site_analysis`; None where a given plan was carried out.
-        replan: makes a plan from the same calibration by another policy; None likewise.
-    """
-
-    plan: SlimPlan
-    program: Program
-    model: ModelMixin
-    pipe: DiffusionPipeline | None
-    summary: Summary
-    statistics: StoredStatistics | None
-    validation: ValidationReport | None
-    seconds: dict[str, float] = field(default_factory=dict)
-    latency: Latency | None = None
-    analysis: Mapping[str, Any] | None = None
-    replan: Callable[[Policy], SlimPlan] | None = field(default=None, repr=False, compare=False)
-
-    def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Save a pipeline folder that `DiffusionPipeline.from_pretrained` loads; see `slimdiff_fx.checkpoint`.
-
-        Raises:
-            UsageError: a bare model was slimmed, so there is no pipeline to save.
-            CheckpointError: the folder is in the way or can't be written; nothing is half-written.
-        """
-        from slimdiff_fx.checkpoint import save_result
-
-        save_result(self, Path(folder), overwrite=overwrite)
-
-    def push_to_hub(
-        self, repo_id: str, *, private: bool | None = None, token: str | None = None, create_pr: bool = False
-    ) -> str:
-        """Upload what `save_pretrained` writes, the model card included, to a repository of the hub.
-
-        A folder that was saved already is uploaded as well by `hf upload owner/name FOLDER`.
-
-        Args:
-            repo_id: "owner/name"; made if there is none.
-            private: whether a new repository is private; the owner's default if None.
-            token: the one that `hf auth login` has kept if None.
-            create_pr: propose the files in place of committing them.
-
-        Returns:
-            The address of the commit.
-
-        Raises:
-            UsageError: a bare model was slimmed, so there is no pipeline to upload.
-        """
-        from slimdiff_fx.hub import push_result
-
-        return push_result(self, repo_id, private=private, token=token, create_pr=create_pr)
 
 
 def slim(
@@ -241,48 +169,6 @@ def slim(
 
 
 @dataclass(frozen=True)
-class Planning:
-    """How statistics become a plan; see `passes.methods.analyze`."""
-
-    method: Method
-    policy: Policy | KeepLatency | None = None
-    criterion: str | Sequence[str] | None = None
-    compensation: Compensation | None = None
-    sequential: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.sequential is not None and self.method == "threshold" and self.compensation in (None, "none"):
-            raise UsageError("--sequential solves for new weights: give --compensate with --method threshold")
-
-    def check(self) -> None:
-        """Refuse what can't be timed on this machine, before hours of calibration.
-
-        Raises:
-            ExportError: the runtime lacks something.
-        """
-        if isinstance(self.policy, KeepLatency):
-            require(self.policy.backend)
-
-    def for_pipeline(self, pipe: DiffusionPipeline, guidance: float | None) -> Planning:
-        """Fill in what the pipeline says about the denoiser's calls."""
-        if not isinstance(self.policy, KeepLatency) or self.policy.batch is not None:
-            return self
-        return replace(self, policy=replace(self.policy, batch=guided_batch(pipe, guidance)))
-
-    @property
-    def needs_moments(self) -> bool:
-        """Whether calibration has to take second moments for it."""
-        named = [self.criterion] if isinstance(self.criterion, str) else self.criterion or ()
-        by_output = any(name in OUTPUT_CRITERIA for name in named)
-        return self.method != "threshold" or self.compensation not in (None, "none") or by_output
-
-    @property
-    def needs_attention_weights(self) -> bool:
-        """Whether calibration has to measure attention's weights for it."""
-        return needs_attention_weights(self.criterion)
-
-
-@dataclass(frozen=True)
 class Recalibration:
     """Runs the calibration again, in this process alone, with another program in the denoiser's place."""
 
@@ -342,44 +228,6 @@ def finish(
         return plan_from(captured, statistics, replace(planning, policy=policy), planner=planner)
 
     return replace(result, analysis=analysis, replan=replan)
-
-
-def plan_from(
-    captured: CapturedDenoiser,
-    statistics: Statistics,
-    planning: Planning,
-    listener: Listener = SILENT,
-    planner: Planner | None = None,
-) -> SlimPlan:
-    """Plan from statistics, telling the listener how it goes on; a budget of latency is measured first."""
-    policy, done = planning.policy, 0
-    if isinstance(policy, KeepLatency):
-        policy = measured_costs(
-            policy,
-            captured.program,
-            captured.sites,
-            narrow=RECIPES[planning.method].heads == "narrow",
-            model=captured.model,
-            listener=listener,
-        )
-
-    def on_site(number: int, total: int) -> None:
-        nonlocal done
-        listener.advance(number - done)
-        done = number
-
-    with listener.steps("plan", len(captured.sites), 0, "sites"):
-        return analyze(
-            captured.program,
-            captured.sites,
-            statistics,
-            policy,
-            planning.criterion,
-            method=planning.method,
-            compensation=planning.compensation,
-            on_site=on_site,
-            planner=planner,
-        )
 
 
 def carry_out(

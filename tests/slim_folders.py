@@ -14,9 +14,10 @@ from slimdiff_fx.latency.bench import Effort
 from slimdiff_fx.measured_sweep import measure_sweep
 from slimdiff_fx.models import load_pipeline
 from slimdiff_fx.pictures import png_bytes, side_by_side
+from slimdiff_fx.planning import Planning
 from slimdiff_fx.report import build_report
 from slimdiff_fx.sampling import Sampling
-from slimdiff_fx.slim import Planning, carry_out, finish
+from slimdiff_fx.slim import carry_out, finish
 from slimdiff_fx.trajectory import Sample
 
 PROMPTS = ("red apple", "cat face", "pizza", "rose")

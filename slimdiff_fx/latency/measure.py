@@ -10,16 +10,11 @@ Everything is a ratio within one turn, so that a machine that is busy for a whil
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
-from torch import Tensor
-
-from passes.fingerprint import fingerprint
-from passes.plan import SitePlan, SlimPlan
+from passes.plan import SlimPlan
 from passes.site import Kind, Site
-from passes.updates import slim_shapes
 from slimdiff_fx.latency.bench import Bench
-from slimdiff_fx.latency.sizes import Size, nearest_half
+from slimdiff_fx.latency.sizes import Size
 from slimdiff_fx.latency.target import Target
 from slimdiff_fx.runtimes import Forward
 from slimdiff_fx.timing import paired_ratio
@@ -58,38 +53,7 @@ def shares(target: Target, dense: Forward, sites: Mapping[str, Site], bench: Ben
     return timings[_DENSE].median, {key: paired_ratio(timings[key], timings[_DENSE]) for key in sites}
 
 
-@dataclass(frozen=True)
-class Half:
-    """A denoiser with one kind of site about half as wide.
-
-    Attributes:
-        sizes: of each site of the kind, by name.
-        plan: which gives them.
-    """
-
-    sizes: Mapping[str, Size]
-    plan: SlimPlan
-
-
-def half_plan(target: Target, kind: Kind, narrow: bool, align: int | None) -> Half:
-    """Plan a denoiser for timing alone: half of each site of a kind, whichever units come first."""
-    parameters = dict(target.program.graph_module.named_parameters())
-    entries: dict[str, SitePlan] = {}
-    updates: dict[str, Tensor] = {}
-    sizes: dict[str, Size] = {}
-    for site in target.places:
-        units, width = nearest_half(site, narrow, align) if site.kind == kind else (site.units, site.unit_width)
-        narrower = width < site.unit_width
-        entry = SitePlan(site.kind, site.units, tuple(range(units)), width if narrower else None)
-        entries[site.name] = entry
-        if narrower:
-            updates |= first_channels(site, entry, parameters)
-        if site.kind == kind:
-            sizes[site.name] = (units, width)
-    return Half(sizes, SlimPlan(fingerprint(target.program, tuple(target.places)), entries, {}, updates))
-
-
-def gain(target: Target, dense: Forward, half: Half, expected: float, most: float, bench: Bench) -> float:
+def gain(target: Target, dense: Forward, half: SlimPlan, expected: float, most: float, bench: Bench) -> float:
     """Time a half denoiser against the dense one.
 
     It also takes out what interrupts long runs more often than short ones: on a busy machine a site alone seems a
@@ -98,7 +62,7 @@ def gain(target: Target, dense: Forward, half: Half, expected: float, most: floa
     Args:
         target: the denoiser.
         dense: runs it.
-        half: see `half_plan`.
+        half: the plan of that denoiser; see `shaped_plan`.
         expected: what it should save, as a share of the dense one, by its sites' own times.
         most: the largest answer that can be true: all sites of the kind take the whole time.
         bench: where.
@@ -108,20 +72,6 @@ def gain(target: Target, dense: Forward, half: Half, expected: float, most: floa
     """
     if expected <= 0:
         return 1.0  # sites that cost nothing, or don't shrink: nothing to correct
-    timings = bench.whole({_DENSE: dense, "half": bench.ready(target.whole("half", half.plan))})
+    timings = bench.whole({_DENSE: dense, "half": bench.ready(target.whole("half", half))})
     saved = 1 - paired_ratio(timings["half"], timings[_DENSE])
     return min(max(saved / expected, 0.0), most)
-
-
-def first_channels(site: Site, entry: SitePlan, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give weights of the right shape for a site whose heads become narrower."""
-    mask = entry.mask()
-    columns = site.columns(mask, entry.width)
-    made = {}
-    for name, _ in slim_shapes(site, entry, parameters):
-        dense = parameters[name].detach()
-        if name == f"{site.consumer}.weight":
-            made[name] = dense.index_select(1, columns.to(dense.device))
-        elif not name.startswith(f"{site.consumer}."):
-            made[name] = dense.index_select(0, columns.to(dense.device))
-    return made

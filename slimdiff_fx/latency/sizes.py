@@ -13,8 +13,8 @@ _POINTS = 7
 _COLUMNS = 16
 
 
-def sizes_timed(site: Site, narrow: bool, align: int | None) -> list[Size]:
-    """List the sizes at which a site is timed, from the whole one to the smallest that is offered.
+def sizes_offered(site: Site, narrow: bool, align: int | None) -> list[Size]:
+    """List the sizes of a site that a plan may choose, from the whole one down.
 
     Args:
         site: the dense site.
@@ -22,14 +22,17 @@ def sizes_timed(site: Site, narrow: bool, align: int | None) -> list[Size]:
         align: as policies have it.
     """
     if narrow and narrows(site):
-        offered = [(site.units, width) for width in widths_offered(site)]
-    elif site.kind == "attention":
-        offered = [(units, site.unit_width) for units in range(site.units - 1, 0, -1)]
+        smaller = [(site.units, width) for width in widths_offered(site)]
     else:
-        offered = [(units, 1) for units in range(site.units - 1, 0, -1)]
-    aligned = [size for size in offered if is_aligned(site, size[0], size[1], align)]
-    even = [size for size in aligned if size[0] * size[1] % step_of(site) == 0]
-    return [(site.units, site.unit_width), *_spread(even or aligned, _POINTS)]
+        smaller = [(units, site.unit_width) for units in range(site.units - 1, 0, -1)]
+    return [(site.units, site.unit_width), *(size for size in smaller if is_aligned(site, *size, align))]
+
+
+def sizes_timed(site: Site, narrow: bool, align: int | None) -> list[Size]:
+    """List the sizes at which a site is timed: some of those offered, the whole one and the smallest among them."""
+    whole, *smaller = sizes_offered(site, narrow, align)
+    even = [size for size in smaller if size[0] * size[1] % step_of(site) == 0]
+    return [whole, *_spread(even or smaller, _POINTS)]
 
 
 def step_of(site: Site) -> int:

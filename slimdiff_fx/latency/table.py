@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from diffusers import ModelMixin
-from torch import Tensor
 
 from passes.cost_table import CostTable
 from passes.error_curves import narrows
@@ -19,8 +18,9 @@ from passes.site_program import signature, site_program
 from slimdiff_fx.latency.bench import Bench, Effort, opened
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.cache import LatencyCache, cache_folder, digest, environment
-from slimdiff_fx.latency.measure import KINDS, gain, half_plan, shares, site_ratios
-from slimdiff_fx.latency.sizes import sizes_timed, step_of
+from slimdiff_fx.latency.measure import KINDS, gain, shares, site_ratios
+from slimdiff_fx.latency.shaped_plan import shaped_plan
+from slimdiff_fx.latency.sizes import Size, nearest_half, sizes_timed, step_of
 from slimdiff_fx.latency.target import Target, make_target
 from slimdiff_fx.listener import SILENT, Listener
 from slimdiff_fx.parity import example_tensors
@@ -118,7 +118,7 @@ class _Measuring:
             "backend": self.policy.backend,
             "threads": self.bench.threads,
             "clock": self.bench.clock,
-            "inputs": [list(value.shape) for value in _tensors(self.target)],
+            "inputs": [list(value.shape) for value in example_tensors(self.target.fixed)],
             "gains": {kind: round(value, 4) for kind, value in gains.items()},
         }
         table = CostTable("latency", f"latency on {self.policy.backend}", total, curves, record)
@@ -128,7 +128,7 @@ class _Measuring:
         dense = site_program(self.target.fixed, site, self.target.places[site], site.units)
         return digest(f"{site.kind} {site.units} {site.unit_width}\n{signature(dense)}")
 
-    @property
+    @cached_property
     def _whole(self) -> str:
         runs = "graph" if self.target.model is None else type(self.target.model).__name__
         return digest(f"{runs}\n{signature(self.target.fixed)}")
@@ -155,7 +155,7 @@ class _Measuring:
         known = self.cache.get(f"whole {self._whole}")
         if known is None:
             seconds, parts = shares(self.target, self._dense, distinct, self.bench)
-            known = {"inputs": [list(value.shape) for value in _tensors(self.target)], "seconds": seconds}
+            known = {"inputs": [list(value.shape) for value in example_tensors(self.target.fixed)], "seconds": seconds}
             known["shares"] = parts
             self.cache.put(f"whole {self._whole}", known)
         self.listener.advance(len(distinct))
@@ -172,11 +172,12 @@ class _Measuring:
         place = f"gain {self._whole} {kind} {'narrow' if self.narrow else 'remove'} {self.policy.align}"
         known = self.cache.get(place)
         if known is None:
-            half = half_plan(self.target, kind, self.narrow, self.policy.align)
+            halves = {site.name: self._half_of(site, kind) for site in sites}
+            half = shaped_plan(self.target.program, sites, halves)
             expected = 0.0
             for site in sites:
                 if site.kind == kind:
-                    units, width = half.sizes[site.name]
+                    units, width = halves[site.name]
                     expected += parts[keys[site.name]] * (1 - ratios[keys[site.name]][units * width])
             together = sum(parts[keys[site.name]] for site in sites if site.kind == kind)
             known = gain(self.target, self._dense, half, expected, 1 / max(together, 1e-9), self.bench)
@@ -184,10 +185,12 @@ class _Measuring:
         self.listener.advance(1)
         return float(known)
 
+    def _half_of(self, site: Site, kind: Kind) -> Size:
+        """Give about half of a site of the kind, the whole of another."""
+        if site.kind != kind:
+            return site.units, site.unit_width
+        return nearest_half(site, self.narrow, self.policy.align)
+
 
 def _describe(site: Site) -> str:
     return f"{site.kind}, {site.units} units of {site.unit_width}"
-
-
-def _tensors(target: Target) -> list[Tensor]:
-    return example_tensors(target.fixed)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from passes.errors import CheckpointError, UsageError
-from slimdiff_fx.atomic_write import replaced_file
+from slimdiff_fx.atomic_write import refuse_existing_file, replaced_file
 from slimdiff_fx.page.depth_map import depth_map, short_name
 from slimdiff_fx.page.embedded_pictures import read_pairs, read_sheet
 from slimdiff_fx.page.figures import how_made, key_figures
@@ -41,8 +41,8 @@ def write_page(folder: Path, out: Path | None = None, *, overwrite: bool = False
         raise CheckpointError(f"there is no {_REPORT} in {folder}; give the folder that `slimdiff-fx slim` wrote")
     analysis = _read(folder / _ANALYSIS)
     file = folder / PAGE_FILE if out is None else out
-    if out is not None and out.exists() and not overwrite:
-        raise CheckpointError(f"{out} exists; choose another output, or pass --overwrite to replace it")
+    if out is not None:
+        refuse_existing_file(out, overwrite=overwrite)
     try:
         page = _render(_context(folder, report, analysis))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:

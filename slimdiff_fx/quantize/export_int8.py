@@ -53,10 +53,7 @@ def check_int8(format: str, mode: str) -> None:
     """
     modes = INT8_MODES.get(format)
     if modes is None:
-        offered = " and ".join(INT8_MODES)
-        raise UsageError(
-            f"--int8 is of {offered}; {format} is quantized before it is exported, see docs/quantization.md"
-        )
+        raise UsageError(f"no export format {format!r}; int8 is offered with {', '.join(INT8_MODES)}")
     if mode not in modes:
         raise UsageError(f"--int8 {mode} is not offered with --format {format}; there {_are(modes)}")
 

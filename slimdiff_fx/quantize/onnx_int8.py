@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,12 @@ from torch import Tensor
 from passes.errors import ExportError, UsageError
 from passes.program import Program
 from slimdiff_fx.export_onnx import OPSET, TARGETS
+from slimdiff_fx.first_line import first_line
 from slimdiff_fx.onnx_file import placed
 from slimdiff_fx.onnx_graph import onnx_graph, save_graph
-from slimdiff_fx.onnx_runtime import first_line, onnx_runner, quiet_onnxruntime
+from slimdiff_fx.onnx_runtime import onnx_runner, quiet_onnxruntime
 from slimdiff_fx.quantize.int8_report import MAX_ERROR, Int8Report, measure_int8
+from slimdiff_fx.quiet import quiet_logging
 
 MODES = ("static", "dynamic")
 # Dynamic convolutions have slow kernels and no scale for each channel.
@@ -74,7 +74,8 @@ def export_onnx_int8(
         plain = scratch.with_name(f"float-{scratch.name}")
         save_graph(onnx_graph(program, dtype=None, opset=opset, onnxruntime=target == "onnxruntime"), plain)
         try:
-            with _quiet():
+            quiet_onnxruntime()
+            with quiet_logging():  # the quantizer advises its user through the root logger
                 _quantize(plain, scratch, mode, calls, reduce_range=reduce_range, symmetric=symmetric)
         except Exception as error:  # the quantizer raises what its parts raise
             raise ExportError(f"ONNX Runtime can't quantize the graph: {first_line(error)}") from error
@@ -168,15 +169,3 @@ def _nearest(start: Iterable[onnx.NodeProto], following: Callable[[onnx.NodeProt
         else:
             waiting += following(node)
     return found
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    # The quantizer advises its user through the root logger; there is nothing in it that we don't do.
-    quiet_onnxruntime()
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

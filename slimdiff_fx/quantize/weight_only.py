@@ -10,7 +10,7 @@ from torch import nn
 
 from passes.errors import ExportError, UsageError
 from passes.refuse_quantized import quantized_places
-from slimdiff_fx.onnx_runtime import first_line
+from slimdiff_fx.first_line import first_line
 
 Model = TypeVar("Model", bound=nn.Module)
 

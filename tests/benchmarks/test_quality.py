@@ -20,9 +20,9 @@ from benchmarks.quality.report import tables, values, write_report
 from benchmarks.quality.showcase import draw_showcase
 from benchmarks.quality.torch_pruning_l1 import removal_scores
 from benchmarks.uniform_plan import plan_uniformly
-from passes.allocate import KeepMacs, KeepParams, Policy
 from passes.costs import program_macs, program_params
 from passes.plan import SlimPlan
+from passes.policies import KeepMacs, KeepParams, Policy
 from passes.rewrite import rewrite
 from passes.sites import find_sites
 from tests.toy_block import build, capture_block, site_of, toy

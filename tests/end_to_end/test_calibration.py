@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from passes.allocate import Threshold, analyze
+from passes.allocate import analyze
 from passes.errors import CalibrationError, CheckpointError
+from passes.policies import Threshold
 from passes.statistics import merge
 from slimdiff_fx.calibration_run import CalibrationSettings
 from slimdiff_fx.captured import capture_pipeline, observe_pipeline

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from passes import costs
-from passes.allocate import KeepMacs, KeepParams, Normalization, Policy, Threshold, allocate, analyze, keep, normalize
+from passes.allocate import allocate, analyze, keep, normalize
 from passes.calibrate import calibrate
 from passes.errors import BudgetError, CalibrationError, PlanError, UsageError
 from passes.instrument import instrument
 from passes.plan import SlimPlan
+from passes.policies import KeepMacs, KeepParams, Normalization, Policy, Threshold
 from passes.program import Program
 from passes.site import Site
 from passes.sites import find_sites

@@ -7,7 +7,6 @@ from functools import cache
 import pytest
 import torch
 
-from passes.allocate import KeepMacs, KeepParams, MaxError, Policy, Threshold
 from passes.calibrate import calibrate
 from passes.compensation import Compensation
 from passes.costs import program_macs, program_params
@@ -15,6 +14,7 @@ from passes.errors import BudgetError, UsageError
 from passes.instrument import instrument
 from passes.methods import METHODS, analyze, choose_method
 from passes.plan import SlimPlan
+from passes.policies import KeepMacs, KeepParams, MaxError, Policy, Threshold
 from passes.program import Program
 from passes.rewrite import rewrite
 from passes.sites import find_sites

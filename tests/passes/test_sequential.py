@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from passes.allocate import KeepParams
 from passes.calibrate import calibrate
 from passes.compensation import consumer_inputs
 from passes.errors import UsageError
@@ -15,6 +14,7 @@ from passes.instrument import instrument
 from passes.masking import mask
 from passes.methods import analyze
 from passes.plan import SitePlan, SlimPlan
+from passes.policies import KeepParams
 from passes.program import Program
 from passes.rewrite import rewrite
 from passes.sequential import solve_sequentially

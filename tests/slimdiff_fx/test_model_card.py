@@ -11,8 +11,8 @@ from huggingface_hub import ModelCard
 from slimdiff_fx import hub
 from slimdiff_fx.model_card import base_model, model_card
 from slimdiff_fx.report import build_report
-from slimdiff_fx.slim import SlimResult
 from slimdiff_fx.slim_models import make_slim
+from slimdiff_fx.slim_result import SlimResult
 from slimdiff_fx.summary import SiteSummary, Summary
 from tests.slimdiff_fx.test_slim_models import random_plan
 

@@ -1,0 +1,48 @@
+"""Plans by shape alone: for questions of speed, where weights don't matter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from passes.fingerprint import fingerprint
+from passes.plan import SitePlan, SlimPlan
+from passes.program import Program
+from passes.site import Site
+from passes.updates import slim_shapes
+from slimdiff_fx.latency.sizes import Size
+
+
+def shaped_plan(program: Program, sites: Sequence[Site], sizes: Mapping[str, Size]) -> SlimPlan:
+    """Keep the first units, and the first channels of each head.
+
+    Args:
+        program: what the plan is for.
+        sites: all of its sites.
+        sizes: by site name.
+    """
+    parameters = dict(program.graph_module.named_parameters())
+    entries: dict[str, SitePlan] = {}
+    updates: dict[str, Tensor] = {}
+    for site in sites:
+        units, width = sizes[site.name]
+        narrower = width < site.unit_width
+        entries[site.name] = SitePlan(site.kind, site.units, tuple(range(units)), width if narrower else None)
+        if narrower:
+            updates |= _first_channels(site, entries[site.name], parameters)
+    return SlimPlan(fingerprint(program, sites), entries, {}, updates)
+
+
+def _first_channels(site: Site, entry: SitePlan, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give weights of the right shape for a site whose heads become narrower."""
+    mask = entry.mask()
+    columns = site.columns(mask, entry.width)
+    made = {}
+    for name, _ in slim_shapes(site, entry, parameters):
+        dense = parameters[name].detach()
+        if name == f"{site.consumer}.weight":
+            made[name] = dense.index_select(1, columns.to(dense.device))
+        elif not name.startswith(f"{site.consumer}."):
+            made[name] = dense.index_select(0, columns.to(dense.device))
+    return made

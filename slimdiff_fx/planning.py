@@ -1,0 +1,104 @@
+"""How statistics become a plan: by which method, within which policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from diffusers import DiffusionPipeline
+
+from passes.compensation import Compensation
+from passes.criteria import needs_attention_weights
+from passes.errors import UsageError
+from passes.methods import RECIPES, Method, analyze
+from passes.output_criteria import OUTPUT_CRITERIA
+from passes.plan import SlimPlan
+from passes.planner import Planner
+from passes.policies import Policy
+from passes.statistics import Statistics
+from slimdiff_fx.captured import CapturedDenoiser
+from slimdiff_fx.latency.budget import KeepLatency
+from slimdiff_fx.latency.table import measured_costs
+from slimdiff_fx.latency.target import guided_batch
+from slimdiff_fx.listener import SILENT, Listener
+from slimdiff_fx.runtimes import require
+
+
+@dataclass(frozen=True)
+class Planning:
+    """How statistics become a plan; see `passes.methods.analyze`."""
+
+    method: Method
+    policy: Policy | KeepLatency | None = None
+    criterion: str | Sequence[str] | None = None
+    compensation: Compensation | None = None
+    sequential: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.sequential is not None and self.method == "threshold" and self.compensation in (None, "none"):
+            raise UsageError("--sequential solves for new weights: give --compensate with --method threshold")
+
+    def check(self) -> None:
+        """Refuse what can't be timed on this machine, before hours of calibration.
+
+        Raises:
+            ExportError: the runtime lacks something.
+        """
+        if isinstance(self.policy, KeepLatency):
+            require(self.policy.backend)
+
+    def for_pipeline(self, pipe: DiffusionPipeline, guidance: float | None) -> Planning:
+        """Fill in what the pipeline says about the denoiser's calls."""
+        if not isinstance(self.policy, KeepLatency) or self.policy.batch is not None:
+            return self
+        return replace(self, policy=replace(self.policy, batch=guided_batch(pipe, guidance)))
+
+    @property
+    def needs_moments(self) -> bool:
+        """Whether calibration has to take second moments for it."""
+        named = [self.criterion] if isinstance(self.criterion, str) else self.criterion or ()
+        by_output = any(name in OUTPUT_CRITERIA for name in named)
+        return self.method != "threshold" or self.compensation not in (None, "none") or by_output
+
+    @property
+    def needs_attention_weights(self) -> bool:
+        """Whether calibration has to measure attention's weights for it."""
+        return needs_attention_weights(self.criterion)
+
+
+def plan_from(
+    captured: CapturedDenoiser,
+    statistics: Statistics,
+    planning: Planning,
+    listener: Listener = SILENT,
+    planner: Planner | None = None,
+) -> SlimPlan:
+    """Plan from statistics, telling the listener how it goes on; a budget of latency is measured first."""
+    policy, done = planning.policy, 0
+    if isinstance(policy, KeepLatency):
+        policy = measured_costs(
+            policy,
+            captured.program,
+            captured.sites,
+            narrow=RECIPES[planning.method].heads == "narrow",
+            model=captured.model,
+            listener=listener,
+        )
+
+    def on_site(number: int, total: int) -> None:
+        nonlocal done
+        listener.advance(number - done)
+        done = number
+
+    with listener.steps("plan", len(captured.sites), 0, "sites"):
+        return analyze(
+            captured.program,
+            captured.sites,
+            statistics,
+            policy,
+            planning.criterion,
+            method=planning.method,
+            compensation=planning.compensation,
+            on_site=on_site,
+            planner=planner,
+        )

@@ -1,0 +1,84 @@
+"""What slimming gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diffusers import DiffusionPipeline, ModelMixin
+
+from passes.plan import SlimPlan
+from passes.policies import Policy
+from passes.program import Program
+from passes.validate import ValidationReport
+from slimdiff_fx.latency.outcome import Latency
+from slimdiff_fx.statistics_file import StoredStatistics
+from slimdiff_fx.summary import Summary
+
+
+@dataclass(frozen=True)
+class SlimResult:
+    """What slimming gave.
+
+    Attributes:
+        plan: which units stay.
+        program: the slim graph.
+        model: the slim eager model.
+        pipe: the pipeline with the slim model in it, or None when a bare model was slimmed. It shares its other
+            components with the dense pipeline.
+        summary: what was there and what stays, site by site.
+        statistics: what calibration saw.
+        validation: how far slim is from masked dense; None if it was switched off.
+        seconds: wall time of each stage.
+        latency: of dense and slim in turn, where latency was the budget.
+        analysis: what the plan was made from, see `slimdiff_fx.site_analysis`; None where a given plan was carried out.
+        replan: makes a plan from the same calibration by another policy; None likewise.
+    """
+
+    plan: SlimPlan
+    program: Program
+    model: ModelMixin
+    pipe: DiffusionPipeline | None
+    summary: Summary
+    statistics: StoredStatistics | None
+    validation: ValidationReport | None
+    seconds: dict[str, float] = field(default_factory=dict)
+    latency: Latency | None = None
+    analysis: Mapping[str, Any] | None = None
+    replan: Callable[[Policy], SlimPlan] | None = field(default=None, repr=False, compare=False)
+
+    def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Save a pipeline folder that `DiffusionPipeline.from_pretrained` loads; see `slimdiff_fx.checkpoint`.
+
+        Raises:
+            UsageError: a bare model was slimmed, so there is no pipeline to save.
+            CheckpointError: the folder is in the way or can't be written; nothing is half-written.
+        """
+        from slimdiff_fx.checkpoint import save_result
+
+        save_result(self, Path(folder), overwrite=overwrite)
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool | None = None, token: str | None = None, create_pr: bool = False
+    ) -> str:
+        """Upload what `save_pretrained` writes, the model card included, to a repository of the hub.
+
+        A folder that was saved already is uploaded as well by `hf upload owner/name FOLDER`.
+
+        Args:
+            repo_id: "owner/name"; made if there is none.
+            private: whether a new repository is private; the owner's default if None.
+            token: the one that `hf auth login` has kept if None.
+            create_pr: propose the files in place of committing them.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            UsageError: a bare model was slimmed, so there is no pipeline to upload.
+        """
+        from slimdiff_fx.hub import push_result
+
+        return push_result(self, repo_id, private=private, token=token, create_pr=create_pr)
