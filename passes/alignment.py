@@ -21,7 +21,7 @@ def is_aligned(site: Site, units: int, width: int | None, align: int | None) -> 
 
     Products see a site's channels: its neurons, or its heads times their width. Both halves of a gated linear have as
     many rows as there are neurons. Attention kernels see a head by itself, so one that was made narrower has to be a
-    multiple too, unless the dense one is smaller than that already.
+    multiple too, unless the dense one is no wider than that: it could not be cut at all.
 
     Args:
         site: the dense site.
@@ -37,7 +37,7 @@ def is_aligned(site: Site, units: int, width: int | None, align: int | None) -> 
     width = width or site.unit_width
     if align is None or units * width == site.width:
         return True
-    narrowed = width < site.unit_width and site.unit_width >= align
+    narrowed = width < site.unit_width and site.unit_width > align
     return units * width % align == 0 and (not narrowed or width % align == 0)
 
 

@@ -54,6 +54,8 @@ def test_heads_are_held_to_multiples_each_and_together() -> None:
     offered = {align: [each for each in range(1, 41) if is_aligned(heads, 8, each, align)] for align in (8, 16, 64)}
     assert offered == {8: [8, 16, 24, 32, 40], 16: [16, 32, 40], 64: [8, 16, 24, 32, 40]}
     assert [each for each in range(1, 9) if is_aligned(heads, each, None, 64)] == [8]
+    small = Site("site", "attention", 4, 8, (), "out")  # as wide as the multiple: all heads together are held to it
+    assert [each for each in range(1, 9) if is_aligned(small, 4, each, 8)] == [2, 4, 6, 8]
     assert [each for each in range(1, 9) if is_aligned(heads, each, None, 16)] == [2, 4, 6, 8]
 
 
