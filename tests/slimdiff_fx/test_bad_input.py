@@ -1,64 +1,10 @@
 """Every bad input gives one line on stderr, exit code 2 for usage or 1 for failure, and nothing half-written."""
 
-import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
 from slimdiff_fx.cli import app
-
-QUICK = ("--samples", "2", "--steps", "1", "--pictures", "0")
-runner = CliRunner()
-
-
-def run(*arguments, expect):
-    """Run a command that must fail, and give its one line."""
-    result = runner.invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == expect, result.output
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("error: ")
-    assert "Traceback" not in result.output
-    return lines[0]
-
-
-@pytest.fixture
-def pipeline(toy_pipeline, tmp_path):
-    """Give a pipeline folder that may be damaged."""
-    return Path(shutil.copytree(toy_pipeline, tmp_path / "pipeline"))
-
-
-@pytest.fixture(scope="module")
-def statistics(toy_pipeline, tmp_path_factory):
-    """Give statistics of the toy pipeline."""
-    file = tmp_path_factory.mktemp("statistics") / "statistics.safetensors"
-    result = runner.invoke(app, ["calibrate", str(toy_pipeline), "-o", str(file), "--samples", "2", "--steps", "2"])
-    assert result.exit_code == 0, result.output
-    return file
-
-
-@pytest.fixture(scope="module")
-def plan(toy_pipeline, statistics):
-    """Give a plan of the toy pipeline."""
-    file = statistics.with_name("plan.json")
-    result = runner.invoke(
-        app, ["plan", str(toy_pipeline), "--statistics", str(statistics), "--tau", "0.2", "-o", str(file)]
-    )
-    assert result.exit_code == 0, result.output
-    return file
-
-
-def only(folder, *names):
-    return sorted(os.listdir(folder)) == sorted(names)
+from tests.failing_command import QUICK, only, run, runner
 
 
 def test_not_a_pipeline_folder(tmp_path):
@@ -179,84 +125,6 @@ def test_unknown_device(toy_pipeline):
     assert "--device cpu" in line
 
 
-def test_plan_of_another_model(pipeline, tmp_path, plan):
-    file = pipeline / "unet" / "diffusion_pytorch_model.safetensors"
-    weights = {name: values * 1.5 for name, values in load_file(file).items()}
-    save_file(weights, file, {"format": "pt"})
-    line = run("apply", pipeline, "--plan", plan, "-o", tmp_path / "out", expect=1)
-    assert "another" in line or "differ" in line
-    assert only(tmp_path, "pipeline")
-
-
-def test_statistics_of_another_model(pipeline, tmp_path, statistics):
-    file = pipeline / "unet" / "diffusion_pytorch_model.safetensors"
-    weights = {name: values * 1.5 for name, values in load_file(file).items()}
-    save_file(weights, file, {"format": "pt"})
-    line = run("plan", pipeline, "--statistics", statistics, "-o", tmp_path / "plan.json", expect=1)
-    assert "not of this model" in line
-    assert only(tmp_path, "pipeline")
-
-
-@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
-def test_truncated_safetensors(pipeline, component):
-    file = next((pipeline / component).glob("*.safetensors"))
-    file.write_bytes(file.read_bytes()[:-100])
-    line = run("inspect", pipeline, expect=1)
-    assert str(file) in line
-    assert "truncated" in line
-
-
-def test_safetensors_of_other_shapes(pipeline):
-    file = pipeline / "unet" / "diffusion_pytorch_model.safetensors"
-    weights = load_file(file)
-    weights["conv_in.weight"] = weights["conv_in.weight"][:-1].clone()
-    save_file(weights, file, {"format": "pt"})
-    line = run("inspect", pipeline, expect=1)
-    assert str(pipeline) in line
-    assert "conv_in.weight" in line
-
-
-def test_safetensors_that_lack_a_weight(pipeline):
-    file = pipeline / "unet" / "diffusion_pytorch_model.safetensors"
-    weights = load_file(file)
-    del weights["conv_in.weight"]
-    save_file(weights, file, {"format": "pt"})
-    line = run("inspect", pipeline, expect=1)
-    assert "conv_in.weight" in line
-
-
-def test_garbled_configuration(pipeline):
-    (pipeline / "unet" / "config.json").write_text("{")
-    line = run("inspect", pipeline, expect=1)
-    assert "config.json is no valid JSON" in line
-
-
-@pytest.mark.parametrize("change", ["truncate", "kept", "site", "format", "empty"])
-def test_tampered_plan(toy_pipeline, tmp_path, plan, change):
-    data = json.loads(plan.read_text())
-    name = next(iter(data["sites"]))
-    if change == "kept":
-        data["sites"][name]["kept"] = [0, 10**6]
-    elif change == "site":
-        data["sites"]["nowhere"] = data["sites"].pop(name)
-    elif change == "format":
-        data["format"] = 99
-    elif change == "empty":
-        data["sites"][name]["kept"] = []
-    text = json.dumps(data)
-    (tmp_path / "plan.json").write_text(text[:-20] if change == "truncate" else text)
-    run("apply", toy_pipeline, "--plan", tmp_path / "plan.json", "-o", tmp_path / "out", expect=1)
-    assert only(tmp_path, "plan.json")
-
-
-def test_truncated_statistics(toy_pipeline, tmp_path, statistics):
-    file = tmp_path / "statistics.safetensors"
-    file.write_bytes(statistics.read_bytes()[:-10])
-    line = run("plan", toy_pipeline, "--statistics", file, "-o", tmp_path / "plan.json", expect=1)
-    assert str(file) in line
-    assert only(tmp_path, "statistics.safetensors")
-
-
 def test_occupied_output_is_refused_before_any_work(toy_pipeline, tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
     for command in (
@@ -268,17 +136,6 @@ def test_occupied_output_is_refused_before_any_work(toy_pipeline, tmp_path):
         assert "--overwrite" in line
     assert (tmp_path / "mine.txt").read_text() == "precious"
     assert only(tmp_path, "mine.txt")
-
-
-def test_nan_weights(pipeline, tmp_path):
-    file = pipeline / "unet" / "diffusion_pytorch_model.safetensors"
-    weights = load_file(file)
-    weights["conv_out.weight"][0, 0, 0, 0] = torch.nan
-    save_file(weights, file, {"format": "pt"})
-    line = run("slim", pipeline, "-o", tmp_path / "out", *QUICK, expect=1)
-    assert "NaN" in line
-    assert "conv_out.weight" in line
-    assert only(tmp_path, "pipeline")
 
 
 def test_debug_shows_the_traceback(tmp_path):
@@ -299,48 +156,6 @@ def test_an_unforeseen_error_is_one_line_too(toy_pipeline, monkeypatch):
 def test_resume_without_a_checkpoint(toy_pipeline, tmp_path):
     line = run("calibrate", toy_pipeline, "-o", tmp_path / "s", "--samples", "2", "--steps", "1", "--resume", expect=1)
     assert "no checkpoint" in line
-
-
-OVERWRITE = """
-    import resource, signal, sys
-    from slimdiff_fx import checkpoint
-    from slimdiff_fx.cli import app
-    {before}
-    app(["apply", {model!r}, "--plan", {plan!r}, "-o", {out!r}, "--overwrite"])
-"""
-
-
-def overwrite_in_new_process(model, plan, out, before):
-    script = textwrap.dedent(OVERWRITE.format(before=before, model=str(model), plan=str(plan), out=str(out)))
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-
-
-def test_full_disk_leaves_the_old_folder(toy_pipeline, tmp_path, plan):
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "old.txt").write_text("old")
-    # A limit on file sizes fails a write in the middle, as a full disk does.
-    done = overwrite_in_new_process(
-        toy_pipeline, plan, out, "resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))"
-    )
-    assert done.returncode == 1, done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: could not write")  # torchao may have printed before it
-    assert len(done.stderr.splitlines()) == 1
-    assert only(out, "old.txt")
-    assert only(tmp_path, "out")
-
-
-def test_kill_in_mid_save_leaves_the_old_folder(toy_pipeline, tmp_path, plan):
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "old.txt").write_text("old")
-    before = (
-        "import os; save = checkpoint.save_pipeline; "
-        "checkpoint.save_pipeline = lambda *arguments: (save(*arguments), os.kill(os.getpid(), signal.SIGKILL))"
-    )
-    done = overwrite_in_new_process(toy_pipeline, plan, out, before)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert only(out, "old.txt")
 
 
 def test_captured_operator_that_nobody_handles(pipeline, monkeypatch):
@@ -389,16 +204,6 @@ def test_methods_without_second_moments(toy_pipeline, tmp_path):
     line = run("plan", toy_pipeline, "--statistics", file, "-o", tmp_path / "plan.json", expect=2)
     assert "has no second moments" in line
     assert "--method threshold" in line
-
-
-def test_a_plan_that_lost_its_weights(toy_pipeline, statistics, tmp_path):
-    plan = tmp_path / "plan.json"
-    arguments = ["plan", toy_pipeline, "--statistics", statistics, "--keep-params", "0.95", "-o", plan]
-    assert runner.invoke(app, [str(each) for each in arguments]).exit_code == 0
-    plan.with_suffix(".safetensors").unlink()
-    line = run("apply", toy_pipeline, "--plan", plan, "-o", tmp_path / "out", expect=1)
-    assert "keep the .safetensors file with its plan" in line
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_moments_folder_that_is_a_file(toy_pipeline, tmp_path):
