@@ -16,6 +16,7 @@ from torch import nn
 
 from passes.errors import UsageError
 from slimdiff_fx.atomic_write import replaced_folder
+from slimdiff_fx.compare import PICTURE_FILE
 from slimdiff_fx.model_card import CARD_FILE, DENSE_CARD_FILE, model_card
 from slimdiff_fx.plan_file import PLAN_FILE, load_plan, save_plan
 from slimdiff_fx.quiet import quiet_libraries
@@ -71,7 +72,7 @@ def save_result(
         for companion in _companions(source):
             name = DENSE_CARD_FILE if companion.name == CARD_FILE else companion.name
             shutil.copyfile(companion, partial / name)
-        picture = next((name for name in files or () if name.endswith(".png")), None)
+        picture = PICTURE_FILE if PICTURE_FILE in (files or {}) else None
         card = model_card(pipe, report, source=source, picture=picture)
         (partial / CARD_FILE).write_text(card, encoding="utf-8")
         for name, content in (files or {}).items():

@@ -57,6 +57,7 @@ def test_slim_leaves_a_whole_folder_and_no_checkpoint(slim, folder):
     assert report["calibration"]["samples"] == 5
     assert set(report["seconds"]) == {"capture", "calibrate", "analyze", "rewrite", "validate", "draw"}
     assert list(report["pictures"]["psnr_db"]) == ["mushroom", "watermelon"]
+    assert "](dense_and_slim.png)" in (out / "README.md").read_text()
     with Image.open(out / "dense_and_slim.png") as sheet:
         assert sheet.width > 600
     assert load_statistics(out / "statistics.safetensors").done == 5
