@@ -130,6 +130,8 @@ class TerminalListener(Listener):
             self._live.start()
         total = task.pop("total", None)
         row = self._progress.add_task(self._title(name), total=total, **task)  # type: ignore[arg-type]
+        if self._live is not None:
+            self._live.refresh()  # a stage shorter than the time between refreshes is shown all the same
         try:
             yield start
         finally:

@@ -74,6 +74,13 @@ def test_a_terminal_shows_stages_progress_speed_and_time_left() -> None:
     assert re.fullmatch(r"analyze +\d+\.\d s", last[-1])
 
 
+def test_a_stage_too_short_for_a_refresh_is_shown() -> None:
+    script = SCRIPT + "\nwith listener.steps('save', 9, 0, 'files'):\n    pass\n"
+    written, code = _on_a_terminal([sys.executable, "-c", script])
+    assert code == 0, written
+    assert re.search(r"4/4 save .*0/9 files", _plain(written))
+
+
 def test_a_file_gets_plain_lines_and_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slimdiff_fx.terminal, "_LINE_EVERY", 0.0)
     out = io.StringIO()
