@@ -1,5 +1,7 @@
 """What does watching cost? Instrumented forwards against plain ones, in turn, in one process.
 
+All samples are at one timestep, as in a pipeline's step: sums go to one row, and the same tokens are sampled of all.
+
 Part of `python -m benchmarks.cost`.
 """
 
@@ -7,14 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map
 
 from benchmarks.measure import Timing, interleave, machine, paired_ratio
 from passes.instrument import Instrumented, instrument
 from passes.program import Program
 from passes.sites import find_sites
+from slimdiff_fx.parity import example_tensors, input_nodes
 
 # Sampled tokens wait until a batch of samples has gone through all its steps: so many forwards share one sum.
 FORWARDS = 25
@@ -53,6 +58,7 @@ def measure_overhead(
         SlimDiffError: the program has no sites.
     """
     record = machine()
+    program = _at_one_timestep(program)
     sites = find_sites(program)
     instrumented = {name: instrument(program, sites, **WATCHED[name]) for name in watched}
     forwards: dict[str, Callable[[], None]] = {"plain": lambda: _forward(program, program)}
@@ -68,6 +74,16 @@ def measure_overhead(
         "plain": plain.to_dict(),
         "watched": found,
     }
+
+
+def _at_one_timestep(program: Program) -> Program:
+    pairs = zip(input_nodes(program), example_tensors(program), strict=True)
+    steps = [tensor for node, tensor in pairs if node.target == program.timestep]
+    args, kwargs = tree_map(
+        lambda value: value[:1].expand(len(value)).clone() if any(value is step for step in steps) else value,
+        (program.args, dict(program.kwargs)),
+    )
+    return replace(program, args=args, kwargs=kwargs)
 
 
 def _forward(call: Callable[..., Any], program: Program) -> None:

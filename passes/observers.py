@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -89,9 +89,12 @@ class UnitObserver(nn.Module):
         """Measure and record; the arguments are those of `measure`."""
         if self.ledger is None or isinstance(activation, FakeTensor):  # shape propagation measures nothing
             return
-        device = activation.device.type
-        autocast = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
-        with torch.no_grad(), autocast:
+        # Switched off only where it is on: on small models each switch between two layers shows in the time.
+        with ExitStack() as stack:
+            if torch.is_grad_enabled():
+                stack.enter_context(torch.no_grad())
+            if torch.is_autocast_enabled(device := activation.device.type):
+                stack.enter_context(torch.autocast(device, enabled=False))
             values = self.measure(activation, query, key, mask)
             self.ledger.record(self.site.name, values, self.tokens(activation))
             if self.site.name in self.ledger.moments.sums:
@@ -244,8 +247,7 @@ def _magnitudes(values: Tensor) -> list[Tensor]:
 
 def _norms(values: Tensor) -> list[Tensor]:
     """Give Σ‖o‖₁ and Σ‖o‖₂ over the tokens of [B, T, H, D]."""
-    magnitude = values.abs()
-    return [magnitude.sum(1).sum(2), magnitude.square_().sum(3).sqrt_().sum(1)]
+    return [values.abs().sum(1).sum(2), torch.linalg.vector_norm(values, 2, 3).sum(1)]
 
 
 def _exact(tensor: Tensor) -> Tensor:
