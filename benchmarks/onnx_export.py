@@ -35,8 +35,10 @@ from passes.rewrite import rewrite
 from passes.sites import find_sites
 from slimdiff_fx.denoisers import capture_denoiser, describe
 from slimdiff_fx.export_onnx import export_onnx
+from slimdiff_fx.latency.bench import clock_of
 from slimdiff_fx.onnx_runtime import onnx_runner, quiet_onnxruntime
 from slimdiff_fx.parity import example_tensors
+from slimdiff_fx.timing import CLOCKS
 
 Export = Callable[[torch.nn.Module, Program, Path], None]
 # What a runtime has one kernel for, or what a graph has too much of.
@@ -164,12 +166,13 @@ def measure_exports(name: str, forms: list[str], *, repeats: int, warmup: int, f
             rows[form] = {"failed": (done.stderr.strip().splitlines() or ["no message"])[-1][:300]}
             continue
         rows[form] = json.loads((folder / f"{form}.json").read_text()) | count(path, torch.get_num_threads())
-        runners[form] = onnx_runner(path)[0]
+        runners[form] = onnx_runner(path, threads=torch.get_num_threads())[0]
     model, tokens = load(name)
     inputs = example_tensors(capture_denoiser(model, tokens=tokens))
     del model
     forwards = {form: functools.partial(run, inputs) for form, run in runners.items()}
-    timings = interleave(forwards, repeats=repeats, warmup=warmup) if forwards else {}
+    clock = clock_of("ort", torch.get_num_threads())
+    timings = interleave(forwards, repeats=repeats, warmup=warmup, clock=CLOCKS[clock]) if forwards else {}
     for form, timing in timings.items():
         rows[form] |= {**timing.to_dict(), "time_ratio": round(paired_ratio(timing, next(iter(timings.values()))), 4)}
     shapes = [list(tensor.shape) for tensor in inputs]

@@ -2,8 +2,8 @@
 
     python -m benchmarks.quantization [--slim DIR]
 
-ONNX Runtime (static and dynamic int8) and eager torch (torchao's int8 weights). Errors are against the dense float
-model's prediction, on prompts that neither the plan nor the quantizer has seen.
+ONNX Runtime (static and dynamic int8), Inductor (PT2E's static int8) and eager torch (torchao's int8 weights). Errors
+are against the dense float model's prediction, on prompts that neither the plan nor the quantizer has seen.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,16 +28,19 @@ from passes.errors import SlimDiffError, UsageError
 from slimdiff_fx.captured import CapturedDenoiser, capture_pipeline
 from slimdiff_fx.denoiser_call import translate_call
 from slimdiff_fx.export_onnx import export_onnx
+from slimdiff_fx.latency.bench import clock_of
 from slimdiff_fx.models import LoadedPipeline, load_pipeline
-from slimdiff_fx.onnx_runtime import quiet_onnxruntime
-from slimdiff_fx.parity import example_tensors
+from slimdiff_fx.onnx_runtime import onnx_runner
+from slimdiff_fx.parity import example_tensors, unflatten
 from slimdiff_fx.pictures import pick_conditions
 from slimdiff_fx.prompts import read_captions
 from slimdiff_fx.quantize.calibration_data import QuantizationSettings, record_calibration, record_held_out
 from slimdiff_fx.quantize.onnx_int8 import export_onnx_int8
+from slimdiff_fx.quantize.pt2e import quantize_pt2e
 from slimdiff_fx.quantize.recorded_calls import flat_calls
 from slimdiff_fx.quantize.weight_only import quantize_weights, weight_bytes
 from slimdiff_fx.sampling import denoiser_name, draw
+from slimdiff_fx.timing import CLOCKS
 from slimdiff_fx.trajectory import DenoiserOutput, in_place_of
 
 NAME = "quantization"
@@ -47,6 +49,7 @@ PAGE, PICTURE = DOCS / "quantization.md", DOCS / "pictures" / "quantization.png"
 SETTINGS = QuantizationSettings()
 SIDE, LABEL = 96, 20
 Run = Callable[[Sequence[Tensor]], Tensor]
+Calls = list[list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -84,11 +87,17 @@ def measure_quantization(
     """
     record = machine()
     captured = {"dense": capture_pipeline(dense.pipe), "slim": capture_pipeline(slim.pipe)}
+    calls = {
+        name: flat_calls(record_calibration(loaded, captured[name], settings))
+        for name, loaded in (("dense", dense), ("slim", slim))
+    }
     held_out = flat_calls(record_held_out(dense, captured["dense"], settings))
+    clock = clock_of("ort", torch.get_num_threads())
     example = example_tensors(captured["dense"].program)
     with tempfile.TemporaryDirectory() as folder:
         contestants = [
-            *_onnx(captured, {"dense": dense, "slim": slim}, settings, held_out, Path(folder)),
+            *_onnx(captured, calls, held_out, Path(folder)),
+            *_inductor(captured, calls),
             *_eager(captured),
         ]
         with torch.inference_mode():
@@ -97,8 +106,7 @@ def measure_quantization(
                 repeats=repeats,
                 warmup=3,
                 min_seconds=min_seconds,
-                # With one thread it is what a forward takes, whatever else the machine does meanwhile.
-                clock=time.process_time if torch.get_num_threads() == 1 else time.perf_counter,
+                clock=CLOCKS[clock],
             )
             expected = [contestants[0].run(call).double() for call in held_out]
             rows = []
@@ -127,7 +135,7 @@ def measure_quantization(
         "params": {name: program_params(each.program) for name, each in captured.items()},
         "inputs": {"batch": int(example[0].shape[0]), "sample": list(example[0].shape)},
         "calibration": {"samples": settings.samples, "seed": settings.seed},
-        "clock": "processor time" if torch.get_num_threads() == 1 else "wall",
+        "clock": clock,
         "held_out_calls": len(held_out),
         "machine": record,
         "rows": rows,
@@ -139,11 +147,7 @@ def _key(each: Contestant) -> str:
 
 
 def _onnx(
-    captured: dict[str, CapturedDenoiser],
-    loaded: dict[str, LoadedPipeline],
-    settings: QuantizationSettings,
-    held_out: list[list[Tensor]],
-    folder: Path,
+    captured: dict[str, CapturedDenoiser], calls: dict[str, Calls], held_out: Calls, folder: Path
 ) -> list[Contestant]:
     made = []
     for int8 in ("", "static", "dynamic"):
@@ -152,24 +156,38 @@ def _onnx(
             if not int8:
                 export_onnx(each.program, path, inputs=[example_tensors(each.program)])
             else:
-                calls = flat_calls(record_calibration(loaded[name], each, settings)) if int8 == "static" else []
-                export_onnx_int8(each.program, path, held_out, mode=int8, calls=calls)
-            made.append(Contestant("ONNX Runtime", name, int8, path.stat().st_size, _session(path)))
+                seen = calls[name] if int8 == "static" else []
+                export_onnx_int8(each.program, path, held_out, mode=int8, calls=seen)
+            made.append(
+                Contestant(
+                    "ONNX Runtime",
+                    name,
+                    int8,
+                    path.stat().st_size,
+                    onnx_runner(path, threads=torch.get_num_threads())[0],
+                )
+            )
     return made
 
 
-def _session(path: Path) -> Run:
-    import onnxruntime
+def _inductor(captured: dict[str, CapturedDenoiser], calls: dict[str, Calls]) -> list[Contestant]:
+    made = []
+    for int8 in ("", "static"):
+        for name, each in captured.items():
+            program = quantize_pt2e(each.program, calls[name]) if int8 else each.program
+            # Compiled for each size that it meets: what is timed is what a server with a fixed batch would run.
+            compiled = torch.compile(program.graph_module, dynamic=False)
+            made.append(Contestant("Inductor", name, int8, weight_bytes(program.graph_module), _frozen(compiled, each)))
+    return made
 
-    quiet_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_inputs()]
+
+def _frozen(compiled: Callable[..., Tensor], captured: CapturedDenoiser) -> Run:
+    """Call what is compiled with weights as constants: integer kernels want them packed ahead."""
+    call = _unflattened(compiled, captured)
 
     def run(tensors: Sequence[Tensor]) -> Tensor:
-        feeds = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
-        return torch.from_numpy(session.run(None, feeds)[0])
+        with torch._inductor.config.patch(freezing=True):
+            return call(tensors)
 
     return run
 
@@ -186,12 +204,13 @@ def _eager(captured: dict[str, CapturedDenoiser]) -> list[Contestant]:
 def _module(model: nn.Module, captured: CapturedDenoiser) -> Run:
     wrapper = copy.copy(captured.inputs.module)
     wrapper._modules = {captured.inputs.root: model}
-    spec = torch.utils._pytree.tree_structure((captured.program.args, dict(captured.program.kwargs)))
+    return _unflattened(wrapper, captured)
 
+
+def _unflattened(call: Callable[..., Tensor], captured: CapturedDenoiser) -> Run:
     def run(tensors: Sequence[Tensor]) -> Tensor:
-        args, kwargs = torch.utils._pytree.tree_unflatten(list(tensors), spec)
-        result: Tensor = wrapper(*args, **kwargs)
-        return result
+        args, kwargs = unflatten(captured.program, tensors)
+        return call(*args, **kwargs)
 
     return run
 

@@ -34,7 +34,9 @@ def export_aoti(
     """Compile the program to a package that runs without Python, load it and compare it with the program.
 
     It is compiled for the device that the weights are on, and for this machine's processor. Load it with
-    `torch._inductor.aoti_load_package(path)`, or from C++ with `AOTIModelPackageLoader`.
+    `torch._inductor.aoti_load_package(path)`, or from C++ with `AOTIModelPackageLoader`. Give it contiguous inputs: it
+    takes every tensor for one and reads past the end of an expanded timestep, with no error unless the environment has
+    `AOTI_RUNTIME_CHECK_INPUTS=1`.
 
     Args:
         program: dense or slim.
@@ -75,7 +77,8 @@ def export_aoti(
         examples = example_tensors(compiled)
 
         def run(tensors: Sequence[Tensor]) -> Tensor:
-            same = [tensor.to(example.dtype) for tensor, example in zip(tensors, examples, strict=True)]
+            pairs = zip(tensors, examples, strict=True)
+            same = [tensor.to(example.dtype).contiguous() for tensor, example in pairs]
             args, kwargs = unflatten(program, same)
             with torch.no_grad():
                 result: Tensor = module(*args, **kwargs)

@@ -27,12 +27,15 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def onnx_runner(path: Path, providers: Sequence[Any] = ("CPUExecutionProvider",)) -> tuple[Runner, str]:
+def onnx_runner(
+    path: Path, providers: Sequence[Any] = ("CPUExecutionProvider",), threads: int | None = None
+) -> tuple[Runner, str]:
     """Load an ONNX file into ONNX Runtime.
 
     Args:
         path: the file.
         providers: execution providers, as ONNX Runtime takes them.
+        threads: CPU threads; None leaves that to ONNX Runtime.
 
     Returns:
         what takes one tensor for each input, casts it to the input's dtype, and gives the prediction; and what it is,
@@ -43,8 +46,10 @@ def onnx_runner(path: Path, providers: Sequence[Any] = ("CPUExecutionProvider",)
     """
     onnxruntime = import_onnxruntime()
     quiet_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0  # 0 is its own choice
     try:
-        session = onnxruntime.InferenceSession(str(path), providers=list(providers))
+        session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:  # ONNX Runtime's own exceptions share no base but Exception
         raise ExportError(f"ONNX Runtime refuses {path.name}: {first_line(error)}") from error
     expected = [(value.name, NUMPY[value.type]) for value in session.get_inputs()]

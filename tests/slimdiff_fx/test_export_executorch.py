@@ -49,7 +49,23 @@ def test_int8(program: Program, tmp_path: Path) -> None:
     report = export_pt2e_int8(program, "executorch", tmp_path / "toy.pte", random_inputs(program, 4), held_out)
     assert report.runtime.startswith("PT2E, ExecuTorch")
     assert 1e-7 < report.relative_mse < 0.02
-    assert (tmp_path / "toy.pte").is_file()
+    export_executorch(program, tmp_path / "float.pte")
+    int8, single = ((tmp_path / name).stat().st_size for name in ("toy.pte", "float.pte"))
+    assert int8 < 0.8 * single  # weights are integers; most of so small a file is no weights
+
+
+@needs_executorch
+def test_int8_leaves_additions_in_float(program: Program) -> None:
+    from slimdiff_fx.quantize.pt2e import WEIGHTED, quantize_pt2e, xnnpack_quantizer
+
+    graph = quantize_pt2e(program, random_inputs(program, 2), xnnpack_quantizer()).graph
+    weighted, added = (
+        [node for node in graph.nodes if node.target in targets] for targets in (WEIGHTED, (torch.ops.aten.add.Tensor,))
+    )
+    assert len(weighted) == 6
+    assert all("dequantize" in node.all_input_nodes[0].name for node in weighted)
+    assert len(added) == 3
+    assert not any("quantize" in user.name for node in added for user in node.users)
 
 
 @needs_executorch
