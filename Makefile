@@ -1,7 +1,7 @@
 # `make help` lists the targets. Variables can be set on the command line: make demo OUT=slim-more SLIM_ARGS='--overwrite --max-error 0.003'
 PYTHON ?= python3
 VENV   ?= .venv
-EXTRAS ?= test,dev,bench,deploy
+EXTRAS ?= test,dev,bench,deploy,quant,mobile
 OUT    ?= slim-emoji
 SLIM_ARGS   ?= --overwrite
 PYTEST_ARGS ?=

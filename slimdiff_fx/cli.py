@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import logging
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -15,6 +15,7 @@ from rich.console import Console
 
 from passes.errors import SilentRankError, SlimDiffError, UsageError
 from slimdiff_fx import cli_options as opt
+from slimdiff_fx.quiet_logging import quiet_logging
 
 app = typer.Typer(
     name="slimdiff-fx",
@@ -40,10 +41,11 @@ def _guarded(command: _Command) -> _Command:
     def run(*args: Any, **kwargs: Any) -> None:
         debug = bool(kwargs.get("debug"))
         try:
-            with warnings.catch_warnings():
+            with ExitStack() as quiet:
                 if not debug:
+                    quiet.enter_context(warnings.catch_warnings())
                     warnings.simplefilter("ignore")
-                    logging.getLogger("torch").setLevel(logging.ERROR)
+                    quiet.enter_context(quiet_logging())  # torchao, for one, logs which kernels this machine can't run
                 command(*args, **kwargs)
         except KeyboardInterrupt:
             _complain("interrupted; the same command with --resume continues a calibration that had finished a batch")

@@ -19,7 +19,7 @@ from slimdiff_fx.atomic_write import replaced_file
 from slimdiff_fx.cast_program import require_float32
 from slimdiff_fx.first_line import first_line
 from slimdiff_fx.parity import ParityReport, example_tensors, input_nodes, measure_parity, random_inputs
-from slimdiff_fx.quiet import quiet_logging
+from slimdiff_fx.quiet_logging import quiet_logging
 
 # XNNPACK sums in another order than torch; what is measured on UNets is 1e-6, on transformers 2e-5.
 TOLERANCE = 1e-4

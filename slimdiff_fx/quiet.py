@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,17 +28,6 @@ def quiet_libraries() -> Iterator[None]:
         transformers_logging.set_verbosity(transformers_level)
         diffusers_logging.enable_progress_bar()
         transformers_logging.enable_progress_bar()
-
-
-@contextmanager
-def quiet_logging() -> Iterator[None]:
-    """Hold back everything below an error, whichever logger it comes from."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 @contextmanager

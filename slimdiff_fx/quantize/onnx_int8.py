@@ -18,7 +18,7 @@ from slimdiff_fx.onnx_file import placed
 from slimdiff_fx.onnx_graph import onnx_graph, save_graph
 from slimdiff_fx.onnx_runtime import onnx_runner, quiet_onnxruntime
 from slimdiff_fx.quantize.int8_report import MAX_ERROR, Int8Report, measure_int8
-from slimdiff_fx.quiet import quiet_logging
+from slimdiff_fx.quiet_logging import quiet_logging
 
 MODES = ("static", "dynamic")
 # Dynamic convolutions have slow kernels and no scale for each channel.

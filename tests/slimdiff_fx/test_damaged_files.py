@@ -126,8 +126,8 @@ def test_full_disk_leaves_the_old_folder(toy_pipeline, tmp_path, plan):
         toy_pipeline, plan, out, "resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))"
     )
     assert done.returncode == 1, done.stderr
-    assert done.stderr.startswith("error: could not write")
-    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.splitlines()[-1].startswith("error: could not write")  # what torchao logs comes before
+    assert "Traceback" not in done.stderr
     assert only(out, "old.txt")
     assert only(tmp_path, "out")
 
