@@ -46,6 +46,7 @@ from slimdiff_fx.timing import CLOCKS, Timing, interleave, paired_ratio
 
 # Shares of the weights of attention and feed-forwards; the last is 100M of SD 1.5's, as SlimDiff removes.
 EAGER = ("eager", "inductor")  # run the module
+SINGLE = ("ort", "openvino")  # no kernels for bfloat16 on every CPU: published configurations are built in float32
 REMOVED = (0.15, 0.30, 0.41)
 KEEP_LATENCY = 0.8  # 0.74 is 1.35 times as fast, what SlimDiff states for its 100M; `emoji` can't do that everywhere
 
@@ -290,7 +291,7 @@ def main(
     try:
         require(backend)
         torch.set_num_threads(threads)
-        dense, own_tokens = load_denoiser(names[0])
+        dense, own_tokens = load_denoiser(names[0], backend)
         result = measure_latency(
             Path(names[0]).name,
             dense,
@@ -300,7 +301,7 @@ def main(
             keep_latency=None if keep_latency == 1 else keep_latency,
             align=align,
             plan=None if plan is None else load_plan(plan),
-            beside=[(Path(name).name, load_denoiser(name)[0]) for name in names[1:]],
+            beside=[(Path(name).name, load_denoiser(name, backend)[0]) for name in names[1:]],
             cache=cache,
         )
     except SlimDiffError as error:
@@ -311,8 +312,12 @@ def main(
     console.print(f"written to {write_result('-'.join(['latency', *parts]), result, output)}")
 
 
-def load_denoiser(name: str) -> tuple[ModelMixin, int | None]:
+def load_denoiser(name: str, backend: str = "eager") -> tuple[ModelMixin, int | None]:
     """Load the denoiser of a pipeline folder, a hub id or `emoji`, or build one of `benchmarks.scale.CONFIGS`.
+
+    Args:
+        name: of it.
+        backend: what is to run it.
 
     Returns:
         the denoiser, and how many tokens its pipeline's texts have, if there are texts.
@@ -320,7 +325,7 @@ def load_denoiser(name: str) -> tuple[ModelMixin, int | None]:
     from slimdiff_fx.models import load_pipeline
 
     if name in CONFIGS:
-        return build(CONFIGS[name], DTYPES[name], seed=0), 77
+        return build(CONFIGS[name], torch.float32 if backend in SINGLE else DTYPES[name], seed=0), 77
     pipeline = load_pipeline(name).pipe
     model = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
     if not isinstance(model, ModelMixin):

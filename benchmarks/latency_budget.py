@@ -3,15 +3,16 @@
     python -m benchmarks.latency_budget emoji --backend ort|eager|inductor|aoti|openvino|ort-cuda|tensorrt
     python -m benchmarks.latency_budget sd15 --backend ort --target 0.8
 
-Of a pipeline, each target's plan stands beside the plan that removes most parameters at the same expected error. Of a
-published configuration with random weights only shapes matter: what its sizes would cost in error is made up.
+Plans are made as `slim` makes them: timed, corrected and made again until expected and measured agree, then timed once
+more. Of a pipeline, each target's plan stands beside the plan that removes most parameters at the same expected error.
+Of a published configuration with random weights only shapes matter: what its sizes would cost in error is made up.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +22,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import RESULTS, machine, paired_ratio, write_result
+from benchmarks.measure import RESULTS, machine, write_result
 from benchmarks.scale import CONFIGS, DTYPES, build
 from benchmarks.shaped_plan import plan_for_cost
 from passes.cost_table import params_table
@@ -32,14 +33,16 @@ from passes.policies import KeepCost, MaxError
 from slimdiff_fx.calibration_run import CalibrationSettings
 from slimdiff_fx.calibration_set import gather_samples
 from slimdiff_fx.captured import CapturedDenoiser, capture_model, capture_pipeline, observe_pipeline
-from slimdiff_fx.latency.bench import Effort, opened
+from slimdiff_fx.latency.bench import Effort
 from slimdiff_fx.latency.budget import KeepLatency
+from slimdiff_fx.latency.refine import Refined, plan_timer, refine
 from slimdiff_fx.latency.table import measured_costs
-from slimdiff_fx.latency.target import guided_batch, make_target
+from slimdiff_fx.latency.target import guided_batch
 from slimdiff_fx.models import load_pipeline
 from slimdiff_fx.runtimes import BACKENDS, require
 
 TARGETS = (0.9, 0.8, 0.7)
+TimePlan = Callable[[SlimPlan], float]
 
 
 @dataclass(frozen=True)
@@ -49,18 +52,18 @@ class Row:
     Attributes:
         target: share of the latency that was asked for.
         made_by: "latency" or "params".
-        plan: for the denoiser.
+        refined: the plan, and the costs that it expects.
         error: expected relative squared error of the prediction; None where there is none to expect.
     """
 
     target: float
     made_by: str
-    plan: SlimPlan
+    refined: Refined
     error: float | None
 
 
 def measure_budgets(
-    captured: CapturedDenoiser, policy: KeepLatency, rows: Sequence[Row], priced: KeepCost, effort: Effort
+    captured: CapturedDenoiser, policy: KeepLatency, rows: Iterable[Row], time_plan: TimePlan
 ) -> list[dict[str, Any]]:
     """Time the dense denoiser and each plan's in turn, and put what was expected beside it.
 
@@ -68,46 +71,53 @@ def measure_budgets(
         captured: the dense denoiser.
         policy: what is timed.
         rows: the plans.
-        priced: its costs.
-        effort: how long.
+        time_plan: gives a plan's latency as a share of the dense one; see `plan_timer`.
     """
-    target = make_target(captured.program, captured.model, policy.sizes)
     params, found = params_table(captured.program, captured.sites), []
-    with opened(policy.backend, policy.used_threads, effort) as bench:
-        dense = bench.ready(target.whole("dense"))
-        for row in rows:
-            timings = bench.whole({"dense": dense, "slim": bench.ready(target.whole("slim", row.plan))})
-            expected = priced.costs.kept(captured.sites, row.plan.sites) / priced.costs.total
-            measured = paired_ratio(timings["slim"], timings["dense"])
-            found.append(
-                {
-                    "target": row.target,
-                    "made_by": row.made_by,
-                    "expected": round(expected, 4),
-                    "measured": round(measured, 4),
-                    "off": round(expected / measured - 1, 4),
-                    "error": row.error,
-                    "params_kept": round(params.kept(captured.sites, row.plan.sites) / params.total, 4),
-                    "dense": timings["dense"].to_dict(),
-                    "slim": timings["slim"].to_dict(),
-                }
-            )
+    for row in rows:
+        plan, costs = row.refined.plan, row.refined.priced.costs
+        expected = costs.kept(captured.sites, plan.sites) / costs.total
+        measured = time_plan(plan)
+        found.append(
+            {
+                "target": row.target,
+                "made_by": row.made_by,
+                "tries": [list(each) for each in row.refined.tries],
+                "expected": round(expected, 4),
+                "measured": round(measured, 4),
+                "off": round(expected / measured - 1, 4),
+                "error": row.error,
+                "params_kept": round(params.kept(captured.sites, plan.sites) / params.total, 4),
+            }
+        )
     return found
 
 
 def plan_pipeline(
-    planner: Planner, captured: CapturedDenoiser, priced: KeepCost, targets: Sequence[float]
-) -> list[Row]:
+    planner: Planner, captured: CapturedDenoiser, priced: KeepCost, targets: Sequence[float], time_plan: TimePlan
+) -> Iterator[Row]:
     """Plan each target, and what removes most parameters at the same expected error."""
-    rows = []
     for fraction in targets:
-        policy = KeepCost(fraction, priced.costs, align=priced.align)
-        plan = planner.within_cost(policy, {}, untold)
-        error = float(plan.predicted["relative_mse"])
+        policy = replace(priced, fraction=fraction)
+        refined = refine(policy, captured.sites, lambda each: planner.within_cost(each, {}, untold), time_plan)
+        error = float(refined.plan.predicted["relative_mse"])
+        yield Row(fraction, "latency", refined, error)
         by_params = planner.within_error(MaxError(error, priced.align), {}, untold)
-        rows.append(Row(fraction, "latency", plan, error))
-        rows.append(Row(fraction, "params", by_params, float(by_params.predicted["relative_mse"])))
-    return rows
+        yield Row(
+            fraction, "params", replace(refined, plan=by_params, tries=()), float(by_params.predicted["relative_mse"])
+        )
+
+
+def plan_shapes(
+    captured: CapturedDenoiser, priced: KeepCost, targets: Sequence[float], time_plan: TimePlan
+) -> Iterator[Row]:
+    """Plan each target with made-up errors."""
+    for fraction in targets:
+        policy = replace(priced, fraction=fraction)
+        refined = refine(
+            policy, captured.sites, lambda each: plan_for_cost(captured.program, captured.sites, each), time_plan
+        )
+        yield Row(fraction, "latency", refined, None)
 
 
 def measure(name: str, policy: KeepLatency, targets: Sequence[float], samples: int, effort: Effort) -> dict[str, Any]:
@@ -140,18 +150,12 @@ def measure(name: str, policy: KeepLatency, targets: Sequence[float], samples: i
     start = time.perf_counter()
     priced = measured_costs(policy, captured.program, captured.sites, narrow=True, model=captured.model, effort=effort)
     seconds = time.perf_counter() - start
-    if planner is None:
-        rows = [
-            Row(
-                fraction,
-                "latency",
-                plan_for_cost(captured.program, captured.sites, replace(priced, fraction=fraction)),
-                None,
-            )
-            for fraction in targets
-        ]
-    else:
-        rows = plan_pipeline(planner, captured, priced, targets)
+    with plan_timer(policy, captured.program, captured.model, effort) as time_plan:
+        if planner is None:
+            rows = plan_shapes(captured, priced, targets, time_plan)
+        else:
+            rows = plan_pipeline(planner, captured, priced, targets, time_plan)
+        plans = measure_budgets(captured, policy, rows, time_plan)
     return {
         "benchmark": "latency_budget",
         "model": name,
@@ -164,7 +168,7 @@ def measure(name: str, policy: KeepLatency, targets: Sequence[float], samples: i
             "seconds": round(seconds, 1),
         },
         "samples": samples if planner is not None else None,
-        "plans": measure_budgets(captured, policy, rows, priced, effort),
+        "plans": plans,
     }
 
 

@@ -18,6 +18,7 @@ from passes.policies import Policy
 from passes.statistics import Statistics
 from slimdiff_fx.captured import CapturedDenoiser
 from slimdiff_fx.latency.budget import KeepLatency
+from slimdiff_fx.latency.refine import plan_timer, refine
 from slimdiff_fx.latency.table import measured_costs
 from slimdiff_fx.latency.target import guided_batch
 from slimdiff_fx.listener import SILENT, Listener
@@ -73,32 +74,33 @@ def plan_from(
     listener: Listener = SILENT,
     planner: Planner | None = None,
 ) -> SlimPlan:
-    """Plan from statistics, telling the listener how it goes on; a budget of latency is measured first."""
-    policy, done = planning.policy, 0
-    if isinstance(policy, KeepLatency):
-        policy = measured_costs(
-            policy,
-            captured.program,
-            captured.sites,
-            narrow=RECIPES[planning.method].heads == "narrow",
-            model=captured.model,
-            listener=listener,
-        )
+    """Plan from statistics, telling the listener how it goes on; a budget of latency is measured first, then met."""
+    policy, model = planning.policy, captured.model
 
-    def on_site(number: int, total: int) -> None:
-        nonlocal done
-        listener.advance(number - done)
-        done = number
+    def plan_by(policy: Policy | None) -> SlimPlan:
+        done = 0
 
-    with listener.steps("plan", len(captured.sites), 0, "sites"):
-        return analyze(
-            captured.program,
-            captured.sites,
-            statistics,
-            policy,
-            planning.criterion,
-            method=planning.method,
-            compensation=planning.compensation,
-            on_site=on_site,
-            planner=planner,
-        )
+        def on_site(number: int, total: int) -> None:
+            nonlocal done
+            listener.advance(number - done)
+            done = number
+
+        with listener.steps("plan", len(captured.sites), 0, "sites"):
+            return analyze(
+                captured.program,
+                captured.sites,
+                statistics,
+                policy,
+                planning.criterion,
+                method=planning.method,
+                compensation=planning.compensation,
+                on_site=on_site,
+                planner=planner,
+            )
+
+    if not isinstance(policy, KeepLatency):
+        return plan_by(policy)
+    narrow = RECIPES[planning.method].heads == "narrow"
+    priced = measured_costs(policy, captured.program, captured.sites, narrow=narrow, model=model, listener=listener)
+    with plan_timer(policy, captured.program, model) as time_plan:
+        return refine(priced, captured.sites, plan_by, time_plan).plan

@@ -23,6 +23,7 @@ from passes.sites import find_sites
 from passes.validate import validate
 from slimdiff_fx.denoisers import DenoiserInputs, capture_denoiser
 from slimdiff_fx.latency.budget import KeepLatency
+from slimdiff_fx.latency.refine import plan_timer, refine
 from slimdiff_fx.latency.table import measured_costs
 
 __all__ = ["analyze", "calibrate", "capture", "convert", "lower", "prepare"]
@@ -88,12 +89,18 @@ def analyze(
     statistics = prepared.statistics()
     if not statistics.calls:
         raise CalibrationError("nothing was observed yet; run slimdiff_fx.calibrate(prepared, batches) first")
-    if isinstance(policy, KeepLatency):
-        heads = RECIPES[choose_method(method, policy, criterion, compensation)].heads
-        policy = measured_costs(policy, prepared.dense, prepared.sites, narrow=heads == "narrow")
-    return analyze_statistics(
-        prepared.dense, prepared.sites, statistics, policy, criterion, method=method, compensation=compensation
-    )
+
+    def plan_by(policy: Policy | None) -> SlimPlan:
+        return analyze_statistics(
+            prepared.dense, prepared.sites, statistics, policy, criterion, method=method, compensation=compensation
+        )
+
+    if not isinstance(policy, KeepLatency):
+        return plan_by(policy)
+    heads = RECIPES[choose_method(method, policy, criterion, compensation)].heads
+    priced = measured_costs(policy, prepared.dense, prepared.sites, narrow=heads == "narrow")
+    with plan_timer(policy, prepared.dense) as time_plan:
+        return refine(priced, prepared.sites, plan_by, time_plan).plan
 
 
 def convert(program: Program, plan: SlimPlan, *, check: bool = True) -> Program:

@@ -70,7 +70,7 @@ def test_one_is_planned_for_a_latency(denoiser: ModelMixin, tmp_path: Path, monk
 
 
 def test_command_writes_table_and_json(denoiser: ModelMixin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency, "load_denoiser", lambda name: (denoiser, None))
+    monkeypatch.setattr(latency, "load_denoiser", lambda name, backend: (denoiser, None))
     app = typer.Typer()
     app.command()(latency.main)
     given = ("--backend", "eager", "--keep-latency", "1", "--removed", "0.3", "--align", "4", "--output", str(tmp_path))

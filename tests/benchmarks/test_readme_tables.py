@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from benchmarks.formats import FORMATS, MODELS, formats_table
+from benchmarks.measure import RESULTS
+from benchmarks.quantization import PAGE, quantization_table
 from benchmarks.readme_blocks import read_block, write_block
 from benchmarks.readme_tables import README, blocks, plot_latency, results_of
 
@@ -13,6 +17,18 @@ from benchmarks.readme_tables import README, blocks, plot_latency, results_of
 @pytest.mark.parametrize("name", ["latency", "latency-budget", "cost", "overhead"])
 def test_the_readme_says_what_was_measured(name: str) -> None:
     assert read_block(name, README) == blocks()[name]
+
+
+def test_pages_say_what_was_measured() -> None:
+    for name, page, table in (("formats", README, formats_table), ("quantization", PAGE, quantization_table)):
+        result = json.loads((RESULTS / f"{name}.json").read_text())
+        assert read_block(name, page) == table(result)
+
+
+def test_every_format_was_exported() -> None:
+    cells = json.loads((RESULTS / "formats.json").read_text())["cells"]
+    assert cells.keys() == {f"{each}/{model}" for each in FORMATS for model in MODELS}
+    assert not any("refused" in cell for cell in cells.values())
 
 
 def test_every_cpu_runtime_ran_on_both_models() -> None:

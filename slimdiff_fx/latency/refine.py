@@ -1,0 +1,113 @@
+"""A budget that the whole denoiser meets: plan, time the plan, correct what sites save, plan again.
+
+Sites are timed alone, and what two denoisers of half the width save corrects them (`slimdiff_fx.latency.measure`). A
+plan that takes much from a few sites can still come out otherwise: a runtime fuses across sites, or a cache holds what
+is smaller. Its own time settles that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from diffusers import ModelMixin
+
+from passes.cost_table import CostTable
+from passes.plan import SlimPlan
+from passes.policies import KeepCost
+from passes.program import Program
+from passes.site import Site
+from slimdiff_fx.latency.bench import Effort, opened
+from slimdiff_fx.latency.budget import KeepLatency
+from slimdiff_fx.latency.target import make_target
+from slimdiff_fx.timing import paired_ratio
+
+CORRECTIONS = 2
+NEAR = 0.02  # of expected over measured: about what timing the same denoiser twice differs by
+_LEAST, _MOST = 0.1, 10.0
+
+
+@dataclass(frozen=True)
+class Refined:
+    """A plan whose latency was timed while it was made.
+
+    Attributes:
+        plan: the last one.
+        priced: the budget with the costs that it was made by.
+        tries: expected and measured latency, as shares of the dense one, of each plan that was timed.
+    """
+
+    plan: SlimPlan
+    priced: KeepCost
+    tries: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class _Corrected:
+    curve: Callable[[int], int]
+    whole: int
+    factor: float
+
+    def __call__(self, channels: int) -> int:
+        return max(0, round(self.whole - self.factor * (self.whole - self.curve(channels))))
+
+
+def refine(
+    priced: KeepCost,
+    sites: Sequence[Site],
+    make_plan: Callable[[KeepCost], SlimPlan],
+    time_plan: Callable[[SlimPlan], float],
+) -> Refined:
+    """Plan until what is expected is what is measured, or `CORRECTIONS` were made.
+
+    Args:
+        priced: the budget, with what sites cost by their own times.
+        sites: all sites of the program.
+        make_plan: plans within a budget.
+        time_plan: gives a plan's latency as a share of the dense one.
+
+    Raises:
+        BudgetError: by corrected costs nothing meets the budget.
+    """
+    plan, tries = make_plan(priced), []
+    for _ in range(CORRECTIONS):
+        expected = priced.costs.kept(sites, plan.sites) / priced.costs.total
+        measured = time_plan(plan)
+        tries.append((round(expected, 4), round(measured, 4)))
+        if abs(expected / measured - 1) <= NEAR or expected >= 1:
+            break
+        factor = min(max((1 - measured) / (1 - expected), _LEAST), _MOST)
+        priced = replace(priced, costs=_corrected(priced.costs, sites, factor, tries))
+        plan = make_plan(priced)
+    return Refined(plan, priced, tuple(tries))
+
+
+@contextmanager
+def plan_timer(
+    policy: KeepLatency, program: Program, model: ModelMixin | None = None, effort: Effort | None = None
+) -> Iterator[Callable[[SlimPlan], float]]:
+    """Make the dense denoiser ready, and give what times plans against it; see `refine`.
+
+    Args:
+        policy: says on what, and at which sizes.
+        program: the dense program, with dynamic sizes.
+        model: the eager model, for runtimes that run it; None to time the graph in its place.
+        effort: how long.
+    """
+    target = make_target(program, model, policy.sizes)
+    with opened(policy.backend, policy.used_threads, effort) as bench:
+        dense = bench.ready(target.whole("dense"))
+
+        def time_plan(plan: SlimPlan) -> float:
+            timings = bench.whole({"dense": dense, "slim": bench.ready(target.whole("slim", plan))})
+            return paired_ratio(timings["slim"], timings["dense"])
+
+        yield time_plan
+
+
+def _corrected(
+    costs: CostTable, sites: Sequence[Site], factor: float, tries: Sequence[tuple[float, float]]
+) -> CostTable:
+    curves = {site.name: _Corrected(costs.sites[site.name], costs.whole(site), factor) for site in sites}
+    return replace(costs, sites=curves, record={**costs.record, "tries": [list(each) for each in tries]})

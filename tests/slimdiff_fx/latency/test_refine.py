@@ -1,0 +1,56 @@
+"""A plan's own time corrects what its sites were expected to save."""
+
+from __future__ import annotations
+
+import pytest
+
+from passes.cost_table import macs_table
+from passes.errors import BudgetError
+from passes.methods import analyze
+from passes.plan import SlimPlan
+from passes.policies import KeepCost
+from slimdiff_fx.latency.refine import CORRECTIONS, NEAR, refine
+from tests.observed_block import observed_block
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8, 1.0, 1.4])
+def test_the_budget_is_met_though_sites_save_another_share(share: float) -> None:
+    program, sites, statistics = observed_block()
+    costs = macs_table(program, sites)
+
+    def time_plan(plan: SlimPlan) -> float:
+        return 1 - share * (1 - costs.kept(sites, plan.sites) / costs.total)
+
+    found = refine(KeepCost(0.85, costs), sites, lambda priced: analyze(program, sites, statistics, priced), time_plan)
+    expected = found.priced.costs.kept(sites, found.plan.sites) / costs.total
+    assert expected <= 0.85
+    assert time_plan(found.plan) == pytest.approx(expected, rel=NEAR)
+    assert time_plan(found.plan) > 0.8  # no more than was asked for
+    first, measured = found.tries[0]
+    assert len(found.tries) == 1 + (abs(first / measured - 1) > NEAR)
+    assert ("tries" in found.priced.costs.record) == (len(found.tries) > 1)
+
+
+def test_corrections_come_to_an_end() -> None:
+    program, sites, statistics = observed_block()
+    times = iter([0.95, 0.7, 0.95, 0.7])
+    asked = []
+
+    def make_plan(priced: KeepCost) -> SlimPlan:
+        asked.append(priced)
+        return analyze(program, sites, statistics, priced)
+
+    found = refine(KeepCost(0.85, macs_table(program, sites)), sites, make_plan, lambda plan: next(times))
+    assert len(found.tries) == CORRECTIONS
+    assert len(asked) == CORRECTIONS + 1
+
+
+def test_what_no_plan_can_save_is_refused() -> None:
+    program, sites, statistics = observed_block()
+    with pytest.raises(BudgetError):
+        refine(
+            KeepCost(0.7, macs_table(program, sites)),
+            sites,
+            lambda priced: analyze(program, sites, statistics, priced),
+            lambda plan: 0.99,
+        )
