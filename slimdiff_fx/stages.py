@@ -13,7 +13,7 @@ from passes.compensation import Compensation
 from passes.errors import CalibrationError
 from passes.instrument import TIMESTEPS, Instrumented, instrument
 from passes.lower import lower
-from passes.methods import RECIPES, Method, choose_method
+from passes.methods import RECIPES, Method, choose_method, planner_for
 from passes.methods import analyze as analyze_statistics
 from passes.plan import SlimPlan
 from passes.policies import Policy
@@ -89,16 +89,24 @@ def analyze(
     statistics = prepared.statistics()
     if not statistics.calls:
         raise CalibrationError("nothing was observed yet; run slimdiff_fx.calibrate(prepared, batches) first")
+    chosen = choose_method(method, policy, criterion, compensation)
+    planner = planner_for(prepared.dense, prepared.sites, statistics, chosen, compensation or "none")
 
     def plan_by(policy: Policy | None) -> SlimPlan:
         return analyze_statistics(
-            prepared.dense, prepared.sites, statistics, policy, criterion, method=method, compensation=compensation
+            prepared.dense,
+            prepared.sites,
+            statistics,
+            policy,
+            criterion,
+            method=chosen,
+            compensation=compensation,
+            planner=planner,
         )
 
     if not isinstance(policy, KeepLatency):
         return plan_by(policy)
-    heads = RECIPES[choose_method(method, policy, criterion, compensation)].heads
-    priced = measured_costs(policy, prepared.dense, prepared.sites, narrow=heads == "narrow")
+    priced = measured_costs(policy, prepared.dense, prepared.sites, narrow=RECIPES[chosen].heads == "narrow")
     with plan_timer(policy, prepared.dense) as time_plan:
         return refine(priced, prepared.sites, plan_by, time_plan).plan
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from diffusers import ModelMixin
 
 from passes.cost_table import CostTable
+from passes.errors import BudgetError
 from passes.plan import SlimPlan
 from passes.policies import KeepCost
 from passes.program import Program
@@ -33,7 +34,7 @@ class Refined:
     """A plan whose latency was timed while it was made.
 
     Attributes:
-        plan: the last one.
+        plan: the one that was chosen.
         priced: the budget with the costs that it was made by.
         tries: expected and measured latency, as shares of the dense one, of each plan that was timed.
     """
@@ -61,6 +62,9 @@ def refine(
 ) -> Refined:
     """Plan until what is expected is what is measured, or `CORRECTIONS` were made.
 
+    A runtime whose kernels step answers a small change of a plan with a large one. Where no plan comes near, the slowest
+    of those that were timed and meet the budget is taken, or the fastest if none does.
+
     Args:
         priced: the budget, with what sites cost by their own times.
         sites: all sites of the program.
@@ -68,19 +72,33 @@ def refine(
         time_plan: gives a plan's latency as a share of the dense one.
 
     Raises:
-        BudgetError: by corrected costs nothing meets the budget.
+        BudgetError: by corrected costs nothing meets the budget, and nothing that was timed does.
     """
-    plan, tries = make_plan(priced), []
-    for _ in range(CORRECTIONS):
+    tries: list[tuple[float, float]] = []
+    timed: list[tuple[float, SlimPlan, KeepCost]] = []
+    limit = priced.fraction * (1 + NEAR)
+    for _ in range(CORRECTIONS + 1):
+        try:
+            plan = make_plan(priced)
+        except BudgetError:
+            if not any(measured <= limit for measured, *_ in timed):
+                raise
+            break
         expected = priced.costs.kept(sites, plan.sites) / priced.costs.total
         measured = time_plan(plan)
         tries.append((round(expected, 4), round(measured, 4)))
+        timed.append((measured, plan, priced))
         if abs(expected / measured - 1) <= NEAR or expected >= 1:
-            break
+            return Refined(plan, priced, tuple(tries))
         factor = min(max((1 - measured) / (1 - expected), _LEAST), _MOST)
         priced = replace(priced, costs=_corrected(priced.costs, sites, factor, tries))
-        plan = make_plan(priced)
+    met = [each for each in timed if each[0] <= limit]
+    _, plan, priced = max(met, key=_measured) if met else min(timed, key=_measured)
     return Refined(plan, priced, tuple(tries))
+
+
+def _measured(timed: tuple[float, SlimPlan, KeepCost]) -> float:
+    return timed[0]
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from passes.cost_table import macs_table
@@ -31,18 +33,26 @@ def test_the_budget_is_met_though_sites_save_another_share(share: float) -> None
     assert ("tries" in found.priced.costs.record) == (len(found.tries) > 1)
 
 
-def test_corrections_come_to_an_end() -> None:
+@pytest.mark.parametrize(
+    ("times", "chosen"),
+    [
+        ((0.95, 0.7, 0.95), 1),  # one meets the budget of 0.85
+        ((0.75, 0.7, 0.65), 0),  # all do: the slowest
+        ((0.95, 0.92, 0.95), 1),  # none does: the fastest
+    ],
+)
+def test_of_plans_that_come_out_otherwise_the_nearest_is_taken(times: tuple[float, ...], chosen: int) -> None:
     program, sites, statistics = observed_block()
-    times = iter([0.95, 0.7, 0.95, 0.7])
-    asked = []
+    left, made = iter(times), []
 
     def make_plan(priced: KeepCost) -> SlimPlan:
-        asked.append(priced)
-        return analyze(program, sites, statistics, priced)
+        made.append(analyze(program, sites, statistics, replace(priced, fraction=0.9)))
+        return made[-1]
 
-    found = refine(KeepCost(0.85, macs_table(program, sites)), sites, make_plan, lambda plan: next(times))
-    assert len(found.tries) == CORRECTIONS
-    assert len(asked) == CORRECTIONS + 1
+    found = refine(KeepCost(0.85, macs_table(program, sites)), sites, make_plan, lambda plan: next(left))
+    assert tuple(measured for _, measured in found.tries) == times
+    assert len(made) == CORRECTIONS + 1
+    assert found.plan is made[chosen]
 
 
 def test_what_no_plan_can_save_is_refused() -> None:
