@@ -62,8 +62,8 @@ def refine(
 ) -> Refined:
     """Plan until what is expected is what is measured, or `CORRECTIONS` were made.
 
-    A runtime whose kernels step answers a small change of a plan with a large one. Where no plan comes near, the slowest
-    of those that were timed and meet the budget is taken, or the fastest if none does.
+    A runtime whose kernels step answers a small change of a plan with a large one. Where no plan comes near, it takes
+    the slowest of those that were timed and meet the budget, or the fastest if none does.
 
     Args:
         priced: the budget, with what sites cost by their own times.
