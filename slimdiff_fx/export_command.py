@@ -115,6 +115,13 @@ def export_command(
         from slimdiff_fx.export_executorch import sizes_of
 
         console.print(f"it holds for these sizes: {sizes_of(captured.program)}", highlight=False)
+    if format == "aoti":
+        console.print(
+            "call it with contiguous tensors: it reads an expanded timestep wrongly, with no error unless "
+            "AOTI_RUNTIME_CHECK_INPUTS=1 is set",
+            highlight=False,
+            soft_wrap=True,
+        )
     console.print(f"exported: {file}", highlight=False, soft_wrap=True)
 
 

@@ -13,7 +13,6 @@ import pytest
 import torch
 import typer.main
 
-from benchmarks.readme_blocks import read_block
 from slimdiff_fx.cli import app
 from slimdiff_fx.quantize.export_int8 import INT8_MODES
 
@@ -72,23 +71,3 @@ def test_shown_commands(line: str) -> None:
     assert {word for word in words if word.startswith("--")} <= options
     if "--int8" in words:
         assert words[words.index("--int8") + 1] in INT8_MODES[words[words.index("--format") + 1]]
-
-
-def test_the_table_is_what_was_measured() -> None:
-    import json
-
-    from benchmarks.measure import RESULTS
-    from benchmarks.quantization import quantization_table
-
-    result = json.loads((RESULTS / "quantization.json").read_text())
-    assert read_block("quantization", DOCS / "quantization.md") == quantization_table(result)
-
-
-def test_the_readme_has_the_matrix_of_formats() -> None:
-    import json
-
-    from benchmarks.formats import formats_table
-    from benchmarks.measure import RESULTS
-
-    result = json.loads((RESULTS / "formats.json").read_text())
-    assert read_block("formats", DOCS.parent / "README.md") == formats_table(result)

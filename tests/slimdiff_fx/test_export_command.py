@@ -39,6 +39,24 @@ def test_tensorrt(folder: Path) -> None:
     assert (folder / "unet.tensorrt.onnx").is_file()
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("format", "needs", "file", "hint"),
+    [
+        ("aoti", "torch", "unet.aoti.pt2", "call it with contiguous tensors"),
+        ("executorch", "executorch", "unet.pte", "it holds for these sizes: sample 2×16×8×8"),
+        ("openvino", "openvino", "unet.xml", "equals torch to"),
+    ],
+)
+def test_other_formats(folder: Path, format: str, needs: str, file: str, hint: str) -> None:
+    pytest.importorskip(needs)
+    code, said, failed = _export(folder, "--format", format)
+    assert code == 0, failed
+    assert (folder / file).is_file()
+    assert hint in said
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
