@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -81,7 +80,7 @@ class UnitObserver(nn.Module):
 
     def tokens(self, activation: Tensor) -> int:
         """Count the tokens of one sample of an activation."""
-        return activation.shape[2] if self.site.kind == "attention" else activation[0, ..., 0].numel()
+        return activation.shape[2] if self.site.kind == "attention" else activation.shape[1:-1].numel()
 
     def forward(
         self, activation: Tensor, query: Tensor | None = None, key: Tensor | None = None, mask: Tensor | None = None
@@ -89,14 +88,15 @@ class UnitObserver(nn.Module):
         """Measure and record; the arguments are those of `measure`."""
         if self.ledger is None or isinstance(activation, FakeTensor):  # shape propagation measures nothing
             return
-        # Switched off only where it is on: on small models each switch between two layers shows in the time.
-        with ExitStack() as stack:
-            if torch.is_grad_enabled():
-                stack.enter_context(torch.no_grad())
-            if torch.is_autocast_enabled(device := activation.device.type):
-                stack.enter_context(torch.autocast(device, enabled=False))
-            values = self.measure(activation, query, key, mask)
-            self.ledger.record(self.site.name, values, self.tokens(activation))
+        # Each is switched off only where it is on: on small models a switch between two layers shows in the time.
+        if torch.is_autocast_enabled(device := activation.device.type):
+            with torch.autocast(device, enabled=False):
+                self.forward(activation, query, key, mask)
+        elif torch.is_grad_enabled():
+            with torch.no_grad():
+                self.forward(activation, query, key, mask)
+        else:
+            self.ledger.record(self.site.name, self.measure(activation, query, key, mask), self.tokens(activation))
             if self.site.name in self.ledger.moments.sums:
                 self._sample_tokens(self.ledger, activation, query, key)
 
@@ -132,7 +132,7 @@ class NeuronObserver(UnitObserver):
         self, activation: Tensor, query: Tensor | None, key: Tensor | None, mask: Tensor | None
     ) -> list[Tensor]:
         """Sum |a| and a² over the tokens; see the base."""
-        return _sum_blocks(activation.flatten(1, -2), _magnitudes)
+        return _sum_blocks(activation if activation.dim() == 3 else activation.flatten(1, -2), _magnitudes)
 
 
 class HeadObserver(UnitObserver):
