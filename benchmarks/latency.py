@@ -168,6 +168,7 @@ def measure_latency(
     sizes: dict[str, int | None],
     removed: Sequence[float] = REMOVED,
     keep_latency: float | None = None,
+    plan_on: str | None = None,
     align: int | None = None,
     plan: SlimPlan | None = None,
     beside: Sequence[tuple[str, ModelMixin]] = (),
@@ -182,6 +183,7 @@ def measure_latency(
         sizes: batch, height, width, tokens; None for the model's own.
         removed: shares of the sites' weights, each a slim model.
         keep_latency: share of the latency, for one slim model more.
+        plan_on: the runtime whose times that is planned by; the race's own if None.
         align: hold widths to multiples of this.
         plan: for one slim model more.
         beside: other denoisers, by name.
@@ -199,12 +201,13 @@ def measure_latency(
     target = make_target(captured.program, model if race.backend in EAGER else None, sizes)
     priced = None
     if keep_latency is not None:
-        policy = KeepLatency(keep_latency, race.backend, **sizes, threads=race.threads, cache=cache, align=align)
+        backend = plan_on or race.backend
+        policy = KeepLatency(keep_latency, backend, **sizes, threads=race.threads, cache=cache, align=align)
         effort = Effort(race.repeats, race.warmup, whole_seconds=race.min_seconds)
         priced = measured_costs(policy, captured.program, captured.sites, narrow=True, model=model, effort=effort)
         if (least := least_latency(captured, priced)) > keep_latency:
             raise UsageError(
-                f"no plan has {keep_latency:.0%} of the latency on {race.backend}: {least:.1%} is left of {name} with "
+                f"no plan has {keep_latency:.0%} of the latency on {backend}: {least:.1%} is left of {name} with "
                 "every site at its cheapest; give another --keep-latency, or 1 to leave that plan out"
             )
     entrants = entrants_of(target, captured, removed, priced, align)
@@ -271,6 +274,9 @@ def main(
     backend: Annotated[str, typer.Option(help=" | ".join(BACKENDS))] = "ort",
     removed: Annotated[list[float] | None, typer.Option(help="Share of the sites' weights; several times.")] = None,
     keep_latency: Annotated[float | None, typer.Option(help="Plan one for this share of the latency.")] = KEEP_LATENCY,
+    plan_on: Annotated[
+        str | None, typer.Option(help="Plan that one by this backend's times: AOTInductor runs Inductor's kernels.")
+    ] = None,
     align: Annotated[int | None, typer.Option(help="Hold widths to multiples of this.")] = None,
     plan: Annotated[Path | None, typer.Option(help="Make one by this slim_plan.json too.")] = None,
     batch: Annotated[int, typer.Option(help="Batch size; guidance makes 2 of 1.")] = 2,
@@ -299,6 +305,7 @@ def main(
             sizes={"batch": batch, "height": height, "width": width, "tokens": tokens or own_tokens},
             removed=[share for share in removed or REMOVED if share],
             keep_latency=None if keep_latency == 1 else keep_latency,
+            plan_on=plan_on,
             align=align,
             plan=None if plan is None else load_plan(plan),
             beside=[(Path(name).name, load_denoiser(name, backend)[0]) for name in names[1:]],
