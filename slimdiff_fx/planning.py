@@ -18,8 +18,7 @@ from passes.policies import Policy
 from passes.statistics import Statistics
 from slimdiff_fx.captured import CapturedDenoiser
 from slimdiff_fx.latency.budget import KeepLatency
-from slimdiff_fx.latency.refine import plan_timer, refine
-from slimdiff_fx.latency.table import measured_costs
+from slimdiff_fx.latency.refine import plan_within_latency
 from slimdiff_fx.latency.target import guided_batch
 from slimdiff_fx.listener import SILENT, Listener
 from slimdiff_fx.runtimes import require
@@ -75,7 +74,7 @@ def plan_from(
     planner: Planner | None = None,
 ) -> SlimPlan:
     """Plan from statistics, telling the listener how it goes on; a budget of latency is measured first, then met."""
-    policy, model = planning.policy, captured.model
+    policy = planning.policy
 
     def plan_by(policy: Policy | None) -> SlimPlan:
         done = 0
@@ -100,7 +99,12 @@ def plan_from(
 
     if not isinstance(policy, KeepLatency):
         return plan_by(policy)
-    narrow = RECIPES[planning.method].heads == "narrow"
-    priced = measured_costs(policy, captured.program, captured.sites, narrow=narrow, model=model, listener=listener)
-    with plan_timer(policy, captured.program, model) as time_plan:
-        return refine(priced, captured.sites, plan_by, time_plan).plan
+    return plan_within_latency(
+        policy,
+        captured.program,
+        captured.sites,
+        plan_by,
+        narrow=RECIPES[planning.method].heads == "narrow",
+        model=captured.model,
+        listener=listener,
+    )

@@ -16,6 +16,7 @@ from passes.lower import lower
 from passes.methods import RECIPES, Method, choose_method, planner_for
 from passes.methods import analyze as analyze_statistics
 from passes.plan import SlimPlan
+from passes.planner import Planner
 from passes.policies import Policy
 from passes.program import Program
 from passes.rewrite import rewrite
@@ -23,8 +24,7 @@ from passes.sites import find_sites
 from passes.validate import validate
 from slimdiff_fx.denoisers import DenoiserInputs, capture_denoiser
 from slimdiff_fx.latency.budget import KeepLatency
-from slimdiff_fx.latency.refine import plan_timer, refine
-from slimdiff_fx.latency.table import measured_costs
+from slimdiff_fx.latency.refine import plan_within_latency
 
 __all__ = ["analyze", "calibrate", "capture", "convert", "lower", "prepare"]
 
@@ -90,9 +90,8 @@ def analyze(
     if not statistics.calls:
         raise CalibrationError("nothing was observed yet; run slimdiff_fx.calibrate(prepared, batches) first")
     chosen = choose_method(method, policy, criterion, compensation)
-    planner = planner_for(prepared.dense, prepared.sites, statistics, chosen, compensation or "none")
 
-    def plan_by(policy: Policy | None) -> SlimPlan:
+    def plan_by(policy: Policy | None, planner: Planner | None = None) -> SlimPlan:
         return analyze_statistics(
             prepared.dense,
             prepared.sites,
@@ -106,9 +105,14 @@ def analyze(
 
     if not isinstance(policy, KeepLatency):
         return plan_by(policy)
-    priced = measured_costs(policy, prepared.dense, prepared.sites, narrow=RECIPES[chosen].heads == "narrow")
-    with plan_timer(policy, prepared.dense) as time_plan:
-        return refine(priced, prepared.sites, plan_by, time_plan).plan
+    planner = planner_for(prepared.dense, prepared.sites, statistics, chosen, compensation or "none")
+    return plan_within_latency(
+        policy,
+        prepared.dense,
+        prepared.sites,
+        lambda priced: plan_by(priced, planner),
+        narrow=RECIPES[chosen].heads == "narrow",
+    )
 
 
 def convert(program: Program, plan: SlimPlan, *, check: bool = True) -> Program:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +12,10 @@ from diffusers import ModelMixin
 from passes.errors import UsageError
 from passes.plan import SlimPlan
 from passes.program import Program
-from slimdiff_fx.latency.bench import Clock, Effort, opened
+from slimdiff_fx.latency.bench import Clock, Effort, clock_of, opened
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.target import make_target
-from slimdiff_fx.timing import paired_ratio
+from slimdiff_fx.timing import Timing, paired_ratio
 
 
 @dataclass(frozen=True)
@@ -78,16 +79,12 @@ def measure_latency(
     expected = expected_ratio(plan)
     if expected is None:
         raise UsageError("the plan expects no latency; make it with a budget of latency")
-    target = make_target(program, model, policy.sizes)
-    with opened(policy.backend, policy.used_threads, effort) as bench:
-        timings = bench.whole(
-            {"dense": bench.ready(target.whole("dense")), "slim": bench.ready(target.whole("slim", plan))}
-        )
-    dense, slim = timings["dense"], timings["slim"]
+    with dense_against(policy, program, model, effort) as timed:
+        dense, slim = timed(plan)
     return Latency(
         policy.backend,
         policy.used_threads,
-        bench.clock,
+        clock_of(policy.backend, policy.used_threads),
         expected,
         paired_ratio(slim, dense),
         dense.median * 1e3,
@@ -96,3 +93,19 @@ def measure_latency(
         slim.spread * 1e3,
         len(dense.seconds),
     )
+
+
+@contextmanager
+def dense_against(
+    policy: KeepLatency, program: Program, model: ModelMixin | None = None, effort: Effort | None = None
+) -> Iterator[Callable[[SlimPlan], tuple[Timing, Timing]]]:
+    """Make the dense denoiser ready, and give what times it and a plan's in turn; arguments as of `measure_latency`."""
+    target = make_target(program, model, policy.sizes)
+    with opened(policy.backend, policy.used_threads, effort) as bench:
+        dense = bench.ready(target.whole("dense"))
+
+        def timed(plan: SlimPlan) -> tuple[Timing, Timing]:
+            timings = bench.whole({"dense": dense, "slim": bench.ready(target.whole("slim", plan))})
+            return timings["dense"], timings["slim"]
+
+        yield timed

@@ -19,9 +19,11 @@ from passes.plan import SlimPlan
 from passes.policies import KeepCost
 from passes.program import Program
 from passes.site import Site
-from slimdiff_fx.latency.bench import Effort, opened
+from slimdiff_fx.latency.bench import Effort
 from slimdiff_fx.latency.budget import KeepLatency
-from slimdiff_fx.latency.target import make_target
+from slimdiff_fx.latency.outcome import dense_against
+from slimdiff_fx.latency.table import measured_costs
+from slimdiff_fx.listener import SILENT, Listener
 from slimdiff_fx.timing import paired_ratio
 
 CORRECTIONS = 2
@@ -113,15 +115,29 @@ def plan_timer(
         model: the eager model, for runtimes that run it; None to time the graph in its place.
         effort: how long.
     """
-    target = make_target(program, model, policy.sizes)
-    with opened(policy.backend, policy.used_threads, effort) as bench:
-        dense = bench.ready(target.whole("dense"))
+    with dense_against(policy, program, model, effort) as timed:
 
         def time_plan(plan: SlimPlan) -> float:
-            timings = bench.whole({"dense": dense, "slim": bench.ready(target.whole("slim", plan))})
-            return paired_ratio(timings["slim"], timings["dense"])
+            dense, slim = timed(plan)
+            return paired_ratio(slim, dense)
 
         yield time_plan
+
+
+def plan_within_latency(
+    policy: KeepLatency,
+    program: Program,
+    sites: Sequence[Site],
+    make_plan: Callable[[KeepCost], SlimPlan],
+    *,
+    narrow: bool,
+    model: ModelMixin | None = None,
+    listener: Listener = SILENT,
+) -> SlimPlan:
+    """Measure what sites cost, plan by that, and refine the plan; arguments as of `measured_costs` and `refine`."""
+    priced = measured_costs(policy, program, sites, narrow=narrow, model=model, listener=listener)
+    with plan_timer(policy, program, model) as time_plan:
+        return refine(priced, sites, make_plan, time_plan).plan
 
 
 def _corrected(
