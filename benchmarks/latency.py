@@ -10,11 +10,8 @@ latency. Other folders that are named run beside it.
 
 from __future__ import annotations
 
-import gc
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,116 +22,29 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import RESULTS, machine, write_result
+from benchmarks.race import Entrant, Race
 from benchmarks.scale import CONFIGS, DTYPES, build
 from benchmarks.shaped_plan import even_plan, plan_for_cost
 from passes.cost_table import params_table
-from passes.costs import program_macs, program_params
 from passes.errors import SlimDiffError, UsageError
 from passes.plan import SlimPlan
 from passes.policies import KeepCost
 from passes.program import Program
 from slimdiff_fx.captured import CapturedDenoiser, capture_model
 from slimdiff_fx.checkpoint import load_plan
-from slimdiff_fx.latency.bench import Effort, clock_of
+from slimdiff_fx.latency.bench import Effort
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.sizes import sizes_offered
 from slimdiff_fx.latency.table import measured_costs
 from slimdiff_fx.latency.target import Target, make_target
 from slimdiff_fx.parity import example_tensors, input_nodes
-from slimdiff_fx.runtimes import BACKENDS, Contestant, Forward, prepare, require
-from slimdiff_fx.timing import CLOCKS, Timing, interleave, paired_ratio
+from slimdiff_fx.runtimes import BACKENDS, Contestant, require
 
 EAGER = ("eager", "inductor")  # run the module
 SINGLE = ("ort", "openvino")  # no kernels for bfloat16 on every CPU: published configurations are built in float32
 # Shares of the weights of attention and feed-forwards; the last is 100M of SD 1.5's, as SlimDiff removes.
 REMOVED = (0.15, 0.30, 0.41)
 KEEP_LATENCY = 0.8  # 0.74 is 1.35 times as fast, what SlimDiff states for its 100M; `emoji` can't do that everywhere
-
-
-@dataclass(frozen=True)
-class Entrant:
-    """A slim denoiser that is to run against the dense one.
-
-    Attributes:
-        name: for the table.
-        make: builds it; called when its turn has come, so that one is in memory at a time.
-    """
-
-    name: str
-    make: Callable[[], Contestant]
-
-
-@dataclass(frozen=True)
-class Race:
-    """How denoisers are timed against each other.
-
-    Attributes:
-        backend: see `slimdiff_fx.runtimes`.
-        threads: CPU threads.
-        repeats: turns at least.
-        warmup: turns that aren't counted.
-        min_seconds: time at least to spend on each denoiser.
-        dtype: to export in, for ONNX Runtime; None keeps the model's.
-    """
-
-    backend: str
-    threads: int = 1
-    repeats: int = 20
-    warmup: int = 2
-    min_seconds: float = 5.0
-    dtype: torch.dtype | None = None
-
-    def run(self, dense: Contestant, entrants: Sequence[Entrant]) -> Iterator[dict[str, Any]]:
-        """Time each entrant against the dense denoiser, pair by pair.
-
-        Yields:
-            the dense denoiser's row, from its first pair, then each entrant's, as JSON values.
-
-        Raises:
-            SlimDiffError: a denoiser can't be made, exported or run.
-        """
-        reference = self._ready(dense)
-        macs, params = program_macs(dense.program), program_params(dense.program)
-        for place, entrant in enumerate(entrants):
-            contestant = entrant.make()
-            own_macs, own_params = program_macs(contestant.program), program_params(contestant.program)
-            with tempfile.TemporaryDirectory() as folder:
-                forward = prepare(self.backend, contestant, Path(folder), self.threads, self.dtype)
-                timings = self._time({"dense": reference, "slim": forward})
-                del forward, contestant
-                gc.collect()  # graphs refer to themselves; a slim one less before the next is made
-            if place == 0:
-                yield {"name": dense.name, "params": params, "macs": macs, **timings["dense"].to_dict()}
-            ratio = paired_ratio(timings["slim"], timings["dense"])
-            yield {
-                "name": entrant.name,
-                "params": own_params,
-                "macs": own_macs,
-                **timings["slim"].to_dict(),
-                "dense_ms": timings["dense"].to_dict()["median_ms"],
-                "time_ratio": round(ratio, 4),
-                "mac_ratio": round(own_macs / macs, 4),
-                "param_ratio": round(own_params / params, 4),
-                "realized": round(own_macs / macs / ratio, 4),
-            }
-
-    @property
-    def clock(self) -> str:
-        """What times are read from; see `slimdiff_fx.latency.bench.clock_of`."""
-        return clock_of(self.backend, self.threads)
-
-    def _ready(self, contestant: Contestant) -> Forward:
-        with tempfile.TemporaryDirectory() as folder:
-            return prepare(self.backend, contestant, Path(folder), self.threads, self.dtype)
-
-    def _time(self, forwards: dict[str, Forward]) -> dict[str, Timing]:
-        return interleave(
-            forwards,
-            repeats=self.repeats,
-            warmup=self.warmup,
-            min_seconds=self.min_seconds,
-            clock=CLOCKS[self.clock],
-        )
 
 
 def entrants_of(

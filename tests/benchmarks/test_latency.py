@@ -12,8 +12,9 @@ import typer
 from diffusers import ModelMixin
 from typer.testing import CliRunner
 
-import benchmarks.latency as latency
-from benchmarks.latency import Race, measure_latency
+from benchmarks import latency, race
+from benchmarks.latency import measure_latency
+from benchmarks.race import Race
 from passes.errors import ExportError, UsageError
 from slimdiff_fx.latency.bench import Bench
 from slimdiff_fx.runtimes import require
@@ -52,21 +53,19 @@ def test_dense_and_slim_in_one_run(denoiser: ModelMixin) -> None:
 
 def test_one_is_planned_for_a_latency(denoiser: ModelMixin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch)
-    monkeypatch.setattr(
-        latency, "prepare", lambda backend, contestant, *_: Bench.ready(cast("Bench", None), contestant)
-    )
+    monkeypatch.setattr(race, "prepare", lambda backend, contestant, *_: Bench.ready(cast("Bench", None), contestant))
     monkeypatch.setattr(
         Race, "_time", lambda race, forwards: {name: Timing((each.seconds,)) for name, each in forwards.items()}
     )
-    race = Race("eager", 1, repeats=2, warmup=1, min_seconds=0)
+    brief = Race("eager", 1, repeats=2, warmup=1, min_seconds=0)
     sizes: dict[str, int | None] = {"batch": 2}
     given: Any = {"sizes": sizes, "removed": (), "cache": tmp_path}
-    _, row = measure_latency("toy", denoiser, race, keep_latency=0.9, **given)["models"]
+    _, row = measure_latency("toy", denoiser, brief, keep_latency=0.9, **given)["models"]
     assert 0.85 < row["time_ratio"] <= 0.9
     with pytest.raises(UsageError, match=r"no plan has 1% of the latency on eager: .* is left of toy"):
-        measure_latency("toy", denoiser, race, keep_latency=0.01, **given)
+        measure_latency("toy", denoiser, brief, keep_latency=0.01, **given)
     with pytest.raises(UsageError, match="nothing to compare"):
-        measure_latency("toy", denoiser, race, **given)
+        measure_latency("toy", denoiser, brief, **given)
 
 
 def test_command_writes_table_and_json(denoiser: ModelMixin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -14,19 +15,26 @@ from slimdiff_fx.cli import app
 from tests.failing_command import QUICK, only, run, runner
 
 
-def test_plan_of_another_model(pipeline, tmp_path, plan):
+@contextmanager
+def unet_weights(pipeline):
+    """Give the UNet's weights to be changed, and write them back."""
     file = pipeline / "unet" / "diffusion_pytorch_model.safetensors"
-    weights = {name: values * 1.5 for name, values in load_file(file).items()}
+    weights = load_file(file)
+    yield weights
     save_file(weights, file, {"format": "pt"})
+
+
+def test_plan_of_another_model(pipeline, tmp_path, plan):
+    with unet_weights(pipeline) as weights:
+        weights.update({name: values * 1.5 for name, values in weights.items()})
     line = run("apply", pipeline, "--plan", plan, "-o", tmp_path / "out", expect=1)
     assert "another" in line or "differ" in line
     assert only(tmp_path, "pipeline")
 
 
 def test_statistics_of_another_model(pipeline, tmp_path, statistics):
-    file = pipeline / "unet" / "diffusion_pytorch_model.safetensors"
-    weights = {name: values * 1.5 for name, values in load_file(file).items()}
-    save_file(weights, file, {"format": "pt"})
+    with unet_weights(pipeline) as weights:
+        weights.update({name: values * 1.5 for name, values in weights.items()})
     line = run("plan", pipeline, "--statistics", statistics, "-o", tmp_path / "plan.json", expect=1)
     assert "not of this model" in line
     assert only(tmp_path, "pipeline")
@@ -42,20 +50,16 @@ def test_truncated_safetensors(pipeline, component):
 
 
 def test_safetensors_of_other_shapes(pipeline):
-    file = pipeline / "unet" / "diffusion_pytorch_model.safetensors"
-    weights = load_file(file)
-    weights["conv_in.weight"] = weights["conv_in.weight"][:-1].clone()
-    save_file(weights, file, {"format": "pt"})
+    with unet_weights(pipeline) as weights:
+        weights["conv_in.weight"] = weights["conv_in.weight"][:-1].clone()
     line = run("inspect", pipeline, expect=1)
     assert str(pipeline) in line
     assert "conv_in.weight" in line
 
 
 def test_safetensors_that_lack_a_weight(pipeline):
-    file = pipeline / "unet" / "diffusion_pytorch_model.safetensors"
-    weights = load_file(file)
-    del weights["conv_in.weight"]
-    save_file(weights, file, {"format": "pt"})
+    with unet_weights(pipeline) as weights:
+        del weights["conv_in.weight"]
     line = run("inspect", pipeline, expect=1)
     assert "conv_in.weight" in line
 
@@ -93,10 +97,8 @@ def test_truncated_statistics(toy_pipeline, tmp_path, statistics):
 
 
 def test_nan_weights(pipeline, tmp_path):
-    file = pipeline / "unet" / "diffusion_pytorch_model.safetensors"
-    weights = load_file(file)
-    weights["conv_out.weight"][0, 0, 0, 0] = torch.nan
-    save_file(weights, file, {"format": "pt"})
+    with unet_weights(pipeline) as weights:
+        weights["conv_out.weight"][0, 0, 0, 0] = torch.nan
     line = run("slim", pipeline, "-o", tmp_path / "out", *QUICK, expect=1)
     assert "NaN" in line
     assert "conv_out.weight" in line
