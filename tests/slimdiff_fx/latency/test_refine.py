@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
+import slimdiff_fx
 from passes.cost_table import macs_table
 from passes.errors import BudgetError
 from passes.methods import analyze
 from passes.plan import SlimPlan
 from passes.policies import KeepCost
+from slimdiff_fx.latency.budget import KeepLatency
+from slimdiff_fx.latency.outcome import measure_latency
 from slimdiff_fx.latency.refine import CORRECTIONS, NEAR, refine
 from tests.observed_block import observed_block
+from tests.synthetic_bench import pretend
+from tests.toy_block import build, capture_block, samples
 
 
 @pytest.mark.parametrize("share", [0.5, 0.8, 1.0, 1.4])
@@ -64,3 +71,15 @@ def test_what_no_plan_can_save_is_refused() -> None:
             lambda priced: analyze(program, sites, statistics, priced),
             lambda plan: 0.99,
         )
+
+
+def test_stage_by_stage_a_budget_of_latency_is_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = pretend(monkeypatch, gain=0.6)
+    prepared = slimdiff_fx.prepare(capture_block(build(neurons=40)))
+    slimdiff_fx.calibrate(prepared, [((samples(4, seed), torch.tensor(5 * seed)), {}) for seed in range(6)])
+    policy = KeepLatency(0.9, "eager", cache=tmp_path)
+    plan = slimdiff_fx.analyze(prepared, policy=policy)
+    assert (
+        measure_latency(policy, prepared.dense, plan).measured <= 0.9 + 2e-5
+    )  # costs are whole nanoseconds, of 0.2 ms
+    assert [each.name for each in made].count("slim") == 2  # timed once while planning, and once here
