@@ -15,6 +15,7 @@ from rich.console import Console
 
 from passes.errors import SilentRankError, SlimDiffError, UsageError
 from slimdiff_fx import cli_options as opt
+from slimdiff_fx.policy_options import LatencyOptions, choose_policy, is_by_score
 from slimdiff_fx.quiet_logging import quiet_logging
 
 app = typer.Typer(
@@ -142,7 +143,7 @@ def slim(
             moments_folder=moments_folder,
             calibrate_on=calibrate_on and calibrate_on.value,
         ),
-        opt.choose_policy(
+        choose_policy(
             tau,
             keep_params,
             keep_macs,
@@ -150,7 +151,7 @@ def slim(
             max_error,
             normalize,
             align,
-            opt.LatencyOptions(
+            LatencyOptions(
                 backend,
                 latency_batch,
                 latency_height,
@@ -159,7 +160,7 @@ def slim(
                 latency_threads,
                 latency_cache,
             ),
-            by_score=opt.is_by_score(method, criterion, compensate),
+            by_score=is_by_score(method, criterion, compensate),
         ),
         method and method.value,
         criterion,
@@ -274,7 +275,7 @@ def plan(
         model,
         statistics,
         out,
-        opt.choose_policy(
+        choose_policy(
             tau,
             keep_params,
             keep_macs,
@@ -282,7 +283,7 @@ def plan(
             max_error,
             normalize,
             align,
-            opt.LatencyOptions(
+            LatencyOptions(
                 backend,
                 latency_batch,
                 latency_height,
@@ -291,7 +292,7 @@ def plan(
                 latency_threads,
                 latency_cache,
             ),
-            by_score=opt.is_by_score(method, criterion, compensate),
+            by_score=is_by_score(method, criterion, compensate),
         ),
         method and method.value,
         criterion,

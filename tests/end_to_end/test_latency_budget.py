@@ -47,6 +47,7 @@ def test_slim_meets_the_latency_and_reports_it(toy_pipeline, tmp_path, clock):
         assert len(site.kept) == site.units or len(site.kept) % 8 == 0
 
 
+@pytest.mark.slow
 def test_plan_times_the_sizes_that_are_asked_for(toy_pipeline, tmp_path, clock):
     statistics, plan = tmp_path / "statistics.safetensors", tmp_path / "plan.json"
     run("calibrate", toy_pipeline, "-o", statistics, *CALIBRATION)
@@ -58,6 +59,7 @@ def test_plan_times_the_sizes_that_are_asked_for(toy_pipeline, tmp_path, clock):
     assert (cost["inputs"][0], cost["inputs"][2][1], cost["threads"]) == ([3, 16, 16, 8], 9, 1)
 
 
+@pytest.mark.slow
 def test_one_call_gives_the_same(toy_pipeline, tmp_path, clock):
     pipe = load_pipeline(str(toy_pipeline)).pipe
     policy = slimdiff_fx.KeepLatency(0.9, "eager", cache=tmp_path)
@@ -102,7 +104,8 @@ def test_a_runtime_that_is_not_there_is_named_before_calibration(toy_pipeline, t
 
 
 def test_align_alone_takes_the_method_s_own_amount(toy_pipeline):
-    from slimdiff_fx.cli_options import Align, Normalize, choose_policy
+    from slimdiff_fx.cli_options import Align, Normalize
+    from slimdiff_fx.policy_options import choose_policy
 
     chosen = [choose_policy(*[None] * 5, Normalize.max, Align.sixteen, by_score=each) for each in (False, True)]
     assert chosen == [slimdiff_fx.MaxError(align=16), slimdiff_fx.Threshold(align=16)]
