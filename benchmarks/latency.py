@@ -34,6 +34,7 @@ from slimdiff_fx.captured import CapturedDenoiser, capture_model
 from slimdiff_fx.checkpoint import load_plan
 from slimdiff_fx.latency.bench import Effort
 from slimdiff_fx.latency.budget import KeepLatency
+from slimdiff_fx.latency.refine import Refined, plan_timer, refine
 from slimdiff_fx.latency.sizes import sizes_offered
 from slimdiff_fx.latency.table import measured_costs
 from slimdiff_fx.latency.target import Target, make_target
@@ -47,20 +48,35 @@ REMOVED = (0.15, 0.30, 0.41)
 KEEP_LATENCY = 0.8  # 0.74 is 1.35 times as fast, what SlimDiff states for its 100M; `emoji` can't do that everywhere
 
 
-def entrants_of(
-    target: Target, captured: CapturedDenoiser, removed: Sequence[float], priced: KeepCost | None, align: int | None
+def even_entrants(
+    target: Target, captured: CapturedDenoiser, removed: Sequence[float], align: int | None
 ) -> list[Entrant]:
-    """Name the slim models that are made of a dense one: by shares of its weights, and by a latency."""
-    sites = captured.sites
+    """Name the slim models that lose a share of the sites' weights."""
 
     def by_share(share: float) -> Contestant:
-        return target.whole("slim", even_plan(captured.program, sites, share, align))
+        return target.whole("slim", even_plan(captured.program, captured.sites, share, align))
 
-    found = [Entrant(f"−{share:.0%} of the sites", lambda share=share: by_share(share)) for share in removed]
-    if priced is not None:
-        plan = plan_for_cost(captured.program, sites, priced)
-        found.append(Entrant(f"latency {priced.fraction:g}", lambda: target.whole("slim", plan)))
-    return found
+    return [Entrant(f"−{share:.0%} of the sites", lambda share=share: by_share(share)) for share in removed]
+
+
+def planned_for_latency(
+    policy: KeepLatency, captured: CapturedDenoiser, model: ModelMixin, effort: Effort, name: str
+) -> Refined:
+    """Plan by what sites cost on the policy's runtime, time the plan and correct it, as `slim` does.
+
+    Raises:
+        UsageError: no plan can meet the latency.
+        SlimDiffError: the runtime lacks something.
+    """
+    program, sites = captured.program, captured.sites
+    priced = measured_costs(policy, program, sites, narrow=True, model=model, effort=effort)
+    if (least := least_latency(captured, priced)) > policy.fraction:
+        raise UsageError(
+            f"no plan has {policy.fraction:.0%} of the latency on {policy.backend}: {least:.1%} is left of {name} with "
+            "every site at its cheapest; give another --keep-latency, or 1 to leave that plan out"
+        )
+    with plan_timer(policy, program, model, effort) as time_plan:
+        return refine(priced, sites, lambda each: plan_for_cost(program, sites, each), time_plan)
 
 
 def least_latency(captured: CapturedDenoiser, priced: KeepCost) -> float:
@@ -109,18 +125,15 @@ def measure_latency(
     captured = capture_model(model, tokens=sizes.get("tokens"))
     # Others run the graph: an eager slim model beside it would only take memory.
     target = make_target(captured.program, model if race.backend in EAGER else None, sizes)
-    priced = None
+    entrants = even_entrants(target, captured, removed, align)
+    planned: dict[str, Any] = {}
     if keep_latency is not None:
         backend = plan_on or race.backend
         policy = KeepLatency(keep_latency, backend, **sizes, threads=race.threads, cache=cache, align=align)
         effort = Effort(race.repeats, race.warmup, whole_seconds=race.min_seconds)
-        priced = measured_costs(policy, captured.program, captured.sites, narrow=True, model=model, effort=effort)
-        if (least := least_latency(captured, priced)) > keep_latency:
-            raise UsageError(
-                f"no plan has {keep_latency:.0%} of the latency on {backend}: {least:.1%} is left of {name} with "
-                "every site at its cheapest; give another --keep-latency, or 1 to leave that plan out"
-            )
-    entrants = entrants_of(target, captured, removed, priced, align)
+        refined = planned_for_latency(policy, captured, model, effort, name)
+        entrants.append(Entrant(f"latency {keep_latency:g}", lambda: target.whole("slim", refined.plan)))
+        planned = {"planned": {"on": backend, "tries": [list(each) for each in refined.tries]}}
     if plan is not None:
         entrants.append(Entrant("plan", lambda: target.whole("slim", plan)))
     for other, module in beside:
@@ -139,6 +152,7 @@ def measure_latency(
         "clock": race.clock,
         "site_params": params.total - params.rest(captured.sites),
         "machine": record,
+        **planned,
         "models": rows,
     }
 

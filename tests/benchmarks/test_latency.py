@@ -30,6 +30,7 @@ def denoiser() -> ModelMixin:
     return dit(0)
 
 
+@pytest.mark.slow
 def test_dense_and_slim_in_one_run(denoiser: ModelMixin) -> None:
     before = {name: value.clone() for name, value in denoiser.state_dict().items()}
     race = Race("ort", 1, repeats=2, warmup=1, min_seconds=0)
@@ -60,8 +61,12 @@ def test_one_is_planned_for_a_latency(denoiser: ModelMixin, tmp_path: Path, monk
     brief = Race("eager", 1, repeats=2, warmup=1, min_seconds=0)
     sizes: dict[str, int | None] = {"batch": 2}
     given: Any = {"sizes": sizes, "removed": (), "cache": tmp_path}
-    _, row = measure_latency("toy", denoiser, brief, keep_latency=0.9, **given)["models"]
+    result = measure_latency("toy", denoiser, brief, keep_latency=0.9, **given)
+    _, row = result["models"]
     assert 0.85 < row["time_ratio"] <= 0.9
+    expected, measured = result["planned"]["tries"][-1]  # timed before the race, as `slim` does
+    assert measured == pytest.approx(row["time_ratio"], abs=0.01)
+    assert measured == pytest.approx(expected, rel=0.02)
     with pytest.raises(UsageError, match=r"no plan has 1% of the latency on eager: .* is left of toy"):
         measure_latency("toy", denoiser, brief, keep_latency=0.01, **given)
     with pytest.raises(UsageError, match="nothing to compare"):
