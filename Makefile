@@ -31,7 +31,7 @@ demo: $(STAMP) ## Slim the built-in pipeline `emoji` into slim-emoji/, with a pa
 test: $(STAMP) ## Run every test, slow ones included
 	$(BIN)/python -m pytest -m "" $(PYTEST_ARGS)
 
-test-fast: $(STAMP) ## Run the tests that take seconds
+test-fast: $(STAMP) ## Run all but the slow tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: $(STAMP) ## Check format, lint, types and the direction of imports

@@ -63,6 +63,7 @@ def test_every_block_is_run_here() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_both_pass_managers_give_the_slim_model(names: dict[str, Any]) -> None:
     found = names["slim_exported"].module()(*names["inputs"])
     torch.testing.assert_close(found, _slim(names), rtol=0, atol=1e-5)
@@ -71,6 +72,7 @@ def test_both_pass_managers_give_the_slim_model(names: dict[str, Any]) -> None:
         assert (names["unet"](*names["inputs"]).sample - _slim(names)).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_pt2(names: dict[str, Any]) -> None:
     _run("A .pt2 file", names)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from benchmarks.analysis import measure_analysis
 from tests.benchmarks.test_scale import TINY
 
 
+@pytest.mark.slow
 def test_moments_on_disk_and_a_plan(tmp_path: Path) -> None:
     result = measure_analysis(TINY, torch.float32, side=8, moments_folder=tmp_path / "moments")
     assert result["attentions"] == 2 * result["feed_forwards"] > 0

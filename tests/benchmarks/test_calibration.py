@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.calibration import BFLOAT16, LIGHT, MOMENTS, SAMPLED, SAMPLING, measure_calibration
 
 
+@pytest.mark.slow
 def test_every_form_is_measured_against_drawing(toy_pipeline) -> None:
     result = measure_calibration(str(toy_pipeline), batch=2, steps=3, observe_steps=1, repeats=3, warmup=0)
     forms = result["forms"]

@@ -15,6 +15,7 @@ from tests.synthetic_bench import pretend
 from tests.toy_denoisers import unet_sd15
 
 
+@pytest.mark.slow
 def test_plans_of_a_pipeline_stand_side_by_side(
     toy_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -31,6 +32,7 @@ def test_plans_of_a_pipeline_stand_side_by_side(
     assert 0 < result["costs"]["sites_share"] < 1
 
 
+@pytest.mark.slow
 def test_a_configuration_is_planned_by_shape_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch)
     monkeypatch.setitem(latency_budget.CONFIGS, "toy", {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from benchmarks.cost_cells import QUICK_CONFIG
@@ -10,6 +11,7 @@ from benchmarks.scale import CONFIGS, SIZES, measure_scale
 TINY = {**QUICK_CONFIG, "block_out_channels": (16, 32)}
 
 
+@pytest.mark.slow
 def test_whole_way() -> None:
     result = measure_scale(TINY, torch.float32, keep=0.5)
     assert result["sites"]["attention"] == 2 * result["sites"]["feed_forward"] > 0
@@ -20,6 +22,7 @@ def test_whole_way() -> None:
     assert result["weights_gb"] <= result["loaded_gb"] <= result["peak_gb"]
 
 
+@pytest.mark.slow
 def test_analysis_only() -> None:
     result = measure_scale(TINY, torch.bfloat16, whole=False)
     assert list(result["stages"]) == ["capture", "analyze"]

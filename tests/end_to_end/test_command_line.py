@@ -75,6 +75,7 @@ def test_weights_that_were_half_precision_are_stored_so_and_load_as_float32(slim
     assert {pipe.unet.dtype, pipe.vae.dtype, pipe.text_encoder.dtype} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_stages_one_at_a_time_give_the_same_pipeline(toy_pipeline, folder, slim, statistics):
     out, _ = slim
     printed = run(
@@ -106,6 +107,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_resumes_to_the_same_bits(toy_pipeline, 
     assert not list(folder.glob("*.checkpoint"))
 
 
+@pytest.mark.slow
 def test_calibration_is_not_lost_when_what_follows_fails(toy_pipeline, tmp_path, monkeypatch):
     arguments = ("slim", toy_pipeline, "-o", tmp_path / "out", *CALIBRATION, "--pictures", "0")
     assert "ask for" in run(*arguments, "--keep-params", "0.01", expect=1).stderr

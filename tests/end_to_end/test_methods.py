@@ -81,6 +81,7 @@ def test_no_moments_are_kept_in_the_saved_folder(hands_free):
     assert not stored.probes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -107,6 +108,7 @@ def test_plans_of_every_method_are_carried_out(toy_pipeline, folder, statistics,
     assert picture.size == dense.size
 
 
+@pytest.mark.slow
 def test_moments_on_disk_give_the_same_model(toy_pipeline, folder, hands_free):
     moments = folder / "moments"
     run("slim", toy_pipeline, "-o", folder / "from-disk", *CALIBRATION, "--pictures", "0", "--moments-folder", moments)
@@ -115,6 +117,7 @@ def test_moments_on_disk_give_the_same_model(toy_pipeline, folder, hands_free):
     assert not list(moments.iterdir())
 
 
+@pytest.mark.slow
 def test_sequential_calibration_solves_anew(toy_pipeline, folder, hands_free):
     run("slim", toy_pipeline, "-o", folder / "sequential", *CALIBRATION, "--pictures", "0", "--sequential", "2")
     plans = [load_plan(each / "unet" / "slim_plan.json") for each in (folder / "sequential", hands_free[0])]
@@ -125,12 +128,14 @@ def test_sequential_calibration_solves_anew(toy_pipeline, folder, hands_free):
     assert len(changed) < len(plans[0].updates)
 
 
+@pytest.mark.slow
 def test_timestep_weights_change_what_is_learned(toy_pipeline, folder):
     run("calibrate", toy_pipeline, "-o", folder / "noise.safetensors", *CALIBRATION, "--timestep-weights", "noise")
     statistics = load_statistics(folder / "noise.safetensors").statistics
     assert len(set(statistics.weights)) > 1
 
 
+@pytest.mark.slow
 def test_attention_weights_are_measured_when_asked_for(toy_pipeline, folder):
     measured, plan = folder / "weights.safetensors", folder / "entropy.json"
     run("calibrate", toy_pipeline, "-o", measured, *CALIBRATION, "--no-moments", "--attention-weights")

@@ -151,6 +151,7 @@ def test_pipe_to_and_save_in_another_dtype(saved):
     assert half.unet.dtype == torch.float16
 
 
+@pytest.mark.slow
 def test_a_slim_pipeline_can_be_slimmed_again(toy_pipeline, tmp_path):
     folder, params = toy_pipeline, []
     for turn in ("once", "twice"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,12 +18,12 @@ from passes.sites import find_sites
 from passes.validate import validate
 from slimdiff_fx.apply_plan import apply_plan
 from slimdiff_fx.denoisers import describe
+from tests.families import EVERY_FAMILY
 from tests.plans import captured, plan_of
 from tests.toy_denoisers import FAMILIES
 
 TOLERANCE = 1e-12  # fp64: both sides add the same numbers, in another order
 MODEL_SEEDS = st.integers(0, 1)  # each model is captured once
-EVERY_FAMILY = pytest.mark.parametrize("family", sorted(FAMILIES))
 
 # Examples are fixed, so that a red test is red twice.
 _COMMON = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,10 +14,9 @@ from passes.sites import find_sites
 from passes.validate import validate
 from slimdiff_fx.apply_plan import apply_plan
 from slimdiff_fx.denoisers import describe
+from tests.families import EVERY_FAMILY
 from tests.plans import captured, updated_plan
 from tests.toy_denoisers import FAMILIES
-
-EVERY_FAMILY = pytest.mark.parametrize("family", sorted(FAMILIES))
 
 
 @EVERY_FAMILY

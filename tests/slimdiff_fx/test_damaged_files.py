@@ -121,6 +121,7 @@ def overwrite_in_new_process(model, plan, out, before):
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_full_disk_leaves_the_old_folder(toy_pipeline, tmp_path, plan):
     out = tmp_path / "out"
     out.mkdir()
@@ -136,6 +137,7 @@ def test_full_disk_leaves_the_old_folder(toy_pipeline, tmp_path, plan):
     assert only(tmp_path, "out")
 
 
+@pytest.mark.slow
 def test_kill_in_mid_save_leaves_the_old_folder(toy_pipeline, tmp_path, plan):
     out = tmp_path / "out"
     out.mkdir()

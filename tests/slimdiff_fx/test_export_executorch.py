@@ -31,6 +31,7 @@ def program() -> Program:
     return capture_picture()
 
 
+@pytest.mark.slow
 @needs_executorch
 def test_a_file_equals_the_program(program: Program, tmp_path: Path) -> None:
     report = export_executorch(program, tmp_path / "toy.pte")
@@ -43,6 +44,7 @@ def test_a_file_equals_the_program(program: Program, tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["toy.pte"]
 
 
+@pytest.mark.slow
 @needs_executorch
 def test_int8(program: Program, tmp_path: Path) -> None:
     held_out = random_inputs(program, 2, seed=50)

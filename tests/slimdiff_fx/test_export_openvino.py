@@ -33,6 +33,7 @@ def test_files_equal_the_program(program: Program, tmp_path: Path) -> None:
     assert "ScaledDotProductAttention" in {op.get_type_name() for op in model.get_ops()}
 
 
+@pytest.mark.slow
 def test_half_weights(program: Program, tmp_path: Path) -> None:
     report = export_openvino(program, tmp_path / "toy.xml", dtype=torch.float16)
     assert 1e-6 < report.relative <= 1e-2
@@ -40,6 +41,7 @@ def test_half_weights(program: Program, tmp_path: Path) -> None:
     assert (tmp_path / "toy.bin").stat().st_size < 2.5 * whole
 
 
+@pytest.mark.slow
 def test_out_of_tolerance_leaves_the_old_files(program: Program, tmp_path: Path) -> None:
     for ending in ("xml", "bin"):
         (tmp_path / f"toy.{ending}").write_bytes(b"old")

@@ -139,6 +139,7 @@ def _check(form: str, ways: Sequence[str], folder: Path) -> None:
         assert _optimized(_graph(form, way), folder) == optimized, way
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["onnxruntime", "generic-23"])
 def test_slim_fuses_as_dense_does(form: str, tmp_path: Path) -> None:
     _check(form, ["all"], tmp_path)

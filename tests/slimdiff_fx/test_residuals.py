@@ -155,6 +155,7 @@ def test_residuals_outlive_lowering(programs) -> None:
         torch.testing.assert_close(lowered(*args, **kwargs), programs.slim(*args, **kwargs), **SINGLE)
 
 
+@pytest.mark.slow
 def test_sdxl() -> None:
     program = capture_denoiser(FAMILIES["unet_sdxl"](0, torch.float32), residuals=("controlnet", "t2i_adapter"))
     (args, kwargs), (other, _) = fresh_inputs(program)

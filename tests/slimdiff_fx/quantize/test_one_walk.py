@@ -34,6 +34,7 @@ def _ranges(prepared: fx.GraphModule) -> dict[str, Tensor]:
     return {name: value for name, value in prepared.state_dict().items() if name.startswith("activation_post_process")}
 
 
+@pytest.mark.slow
 def test_statistics_are_those_of_separate_runs(program: Program, batches: list[Batch]) -> None:
     sites = find_sites(program)
     walk = prepare_both(program, sites, moments=True)
@@ -59,6 +60,7 @@ def test_statistics_are_those_of_separate_runs(program: Program, batches: list[B
         torch.testing.assert_close(value, ranges[name], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_the_walk_quantizes_the_dense_program(program: Program, batches: list[Batch]) -> None:
     walk = prepare_both(program, find_sites(program))
     calibrate(walk.instrumented, batches)

@@ -15,6 +15,7 @@ openvino = pytest.importorskip("openvino")
 pytest.importorskip("nncf")
 
 
+@pytest.mark.slow
 def test_files(tmp_path: Path) -> None:
     program = capture_picture()
     held_out = random_inputs(program, 2)
