@@ -35,6 +35,7 @@ def arena(toy_pipeline: Path) -> Arena:
     return open_arena(str(toy_pipeline), SCALE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", CONTESTANTS)
 def test_every_contestant_meets_the_budget_and_is_proved(arena: Arena, method: str) -> None:
     entry = enter(arena, CONTESTANTS[method].make(arena, 0.3, 0))

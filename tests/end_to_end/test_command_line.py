@@ -88,6 +88,7 @@ def test_stages_one_at_a_time_give_the_same_pipeline(toy_pipeline, folder, slim,
     assert (folder / "applied" / WEIGHTS).read_bytes() == (out / WEIGHTS).read_bytes()
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint_that_resumes_to_the_same_bits(toy_pipeline, folder, statistics, monkeypatch):
     out, calls = folder / "resumed.safetensors", []
 

@@ -91,6 +91,7 @@ def test_as_much_goes_as_the_error_allows(limit: float) -> None:
     assert plan.policy["max_error"] == limit
 
 
+@pytest.mark.slow
 def test_a_larger_error_removes_more() -> None:
     sizes = []
     for limit in (1e-4, 1e-3, 1e-2):

@@ -44,7 +44,8 @@ def assert_equal_to_rounding(one: Statistics, other: Statistics) -> None:
         assert all(torch.equal(leaf, other) for leaf, other in zip(leaves, others, strict=True))
 
 
-@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 3])
 def test_every_rank_ends_with_what_one_process_sees(alone, tmp_path, ranks):
     done = torchrun(ranks, "tests/summing_rank.py", tmp_path)
     assert done.returncode == 0, done.stderr

@@ -102,6 +102,7 @@ def test_t2i_adapter_pipeline(pipes) -> None:
     _same(pipes, StableDiffusionAdapterPipeline, adapter=adapter)
 
 
+@pytest.mark.slow
 def test_the_graph_of_a_controlnet_pipeline_takes_its_calls(pipes, controlnet) -> None:
     pipe = StableDiffusionControlNetPipeline.from_pipe(
         pipes.plain, unet=pipes.slim, controlnet=controlnet, dtype=torch.float64
@@ -136,6 +137,7 @@ def programs():
     return SimpleNamespace(model=dense, dense=program, plan=plan, slim=slimdiff_fx.convert(program, plan))
 
 
+@pytest.mark.slow
 def test_residuals_are_inputs_of_capture_and_slim_program(programs) -> None:
     assert validate(programs.dense, programs.plan, programs.slim).relative_error < 1e-5
     eager = slimdiff_fx.apply_plan(programs.model, programs.plan)
@@ -149,6 +151,7 @@ def test_residuals_are_inputs_of_capture_and_slim_program(programs) -> None:
         assert (unlike - expected).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_residuals_outlive_lowering(programs) -> None:
     lowered = slimdiff_fx.lower(programs.slim).module()
     for args, kwargs in fresh_inputs(programs.slim):

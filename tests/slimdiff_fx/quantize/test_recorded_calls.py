@@ -17,6 +17,7 @@ from slimdiff_fx.parity import example_tensors
 from slimdiff_fx.quantize.recorded_calls import flat_calls, record_calls
 
 
+@pytest.mark.slow
 def test_they_are_what_observers_see(toy_pipeline: Path) -> None:
     loaded = load_pipeline(str(toy_pipeline))
     captured = capture_pipeline(loaded.pipe)

@@ -22,6 +22,7 @@ from tests.toy_denoisers import unet_sd15
 pytest.importorskip("torchao")
 
 
+@pytest.mark.slow
 def test_a_slim_eager_unet() -> None:
     dense = unet_sd15(0)
     program = capture_denoiser(dense)
