@@ -31,8 +31,8 @@ demo: $(STAMP) ## Slim the built-in pipeline `emoji` into slim-emoji/, with a pa
 test: $(STAMP) ## Run every test, slow ones included
 	$(BIN)/python -m pytest -m "" $(PYTEST_ARGS)
 
-test-fast: $(STAMP) ## Run all but the slow tests, two files at a time
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+test-fast: $(STAMP) ## Run all but the slow tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: $(STAMP) ## Check format, lint, types and the direction of imports
 	$(BIN)/ruff format --check .
