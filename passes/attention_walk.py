@@ -15,14 +15,10 @@ from torch import fx
 
 from passes.program import Program
 from passes.site_nodes import Constant
-from passes.walk import linear_of, passes_on, readers, shape_of
+from passes.walk import Refused, linear_of, passes_on, readers, shape_of
 
 aten = torch.ops.aten
 VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
-
-
-class Refused(Exception):
-    """Why a site can't be handled."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import fx
 from passes.program import Program
 from passes.site import Producer, Site, Unsupported
 from passes.site_nodes import Constant, SiteNodes
-from passes.walk import Ownership, common_path, is_dropout, linear_of, passes_on, readers, shape_of
+from passes.walk import Ownership, Refused, common_path, is_dropout, linear_of, passes_on, readers, shape_of
 
 aten = torch.ops.aten
 Found = tuple[Site, SiteNodes] | Unsupported
@@ -40,10 +40,6 @@ ACTIVATIONS = frozenset(
 _PRODUCTS = frozenset({aten.mul.Tensor, aten.add.Tensor, aten.sub.Tensor, aten.div.Tensor})
 
 
-class _Refused(Exception):
-    """Why a site can't be handled."""
-
-
 def find_feed_forward(program: Program) -> list[Found]:
     """Find every feed-forward, in graph order; what can't be handled comes with a reason."""
     found: list[Found] = []
@@ -57,7 +53,7 @@ def find_feed_forward(program: Program) -> list[Found]:
         inner, parts = region
         try:
             found.append(_match(program, node, inner, parts, ownership))
-        except _Refused as refusal:
+        except Refused as refusal:
             paths = [str(_source(part).target) for part in parts] + [str(node.target)]
             found.append(Unsupported(common_path(paths) or str(node.target), "feed_forward", str(refusal)))
     return found
@@ -134,7 +130,7 @@ def _match(
     assert isinstance(start, fx.Node)
     units = shape_of(start)[-1]
     if not isinstance(units, int):
-        raise _Refused("the number of neurons is not fixed")
+        raise Refused("the number of neurons is not fixed")
     inside = {*inner, consumer}
     constants: list[Constant] = []
     offsets: dict[fx.Node, list[int]] = {}
@@ -145,26 +141,26 @@ def _match(
             source, split, index = half
             constants.extend(_split_sizes(split, units))
             if set(readers(source)) != {split}:
-                raise _Refused(f"the output of {str(source.target)!r} is used elsewhere as well")
+                raise Refused(f"the output of {str(source.target)!r} is used elsewhere as well")
             if not all(picked in parts for picked in split.users):
-                raise _Refused(f"a part of the output of {str(source.target)!r} goes elsewhere")
+                raise Refused(f"a part of the output of {str(source.target)!r} goes elsewhere")
             offsets.setdefault(source, []).append(index * units)
         else:
             offsets[source] = [0]
         if shape_of(part)[-1] != units:
-            raise _Refused(f"{str(source.target)!r} makes channels that are broadcast")
+            raise Refused(f"{str(source.target)!r} makes channels that are broadcast")
     for node in (*inner, *parts):
         if not set(readers(node)) <= inside:
-            raise _Refused(f"the hidden activation ({node.name}) is used elsewhere as well")
+            raise Refused(f"the hidden activation ({node.name}) is used elsewhere as well")
     for source, starts in offsets.items():
         linear = linear_of(program, source)
         assert linear is not None
         if linear.out_features != units * len(starts):
-            raise _Refused(f"{str(source.target)!r} makes more channels than this feed-forward takes")
+            raise Refused(f"{str(source.target)!r} makes more channels than this feed-forward takes")
     for call in (*offsets, consumer):
         trouble = ownership.trouble(str(call.target))
         if trouble is not None:
-            raise _Refused(trouble)
+            raise Refused(trouble)
     producers = tuple(Producer(str(source.target), tuple(sorted(starts))) for source, starts in offsets.items())
     paths = [*(producer.path for producer in producers), str(consumer.target)]
     site = Site(common_path(paths) or paths[-1], "feed_forward", units, 1, producers, paths[-1])
@@ -185,4 +181,4 @@ def _split_sizes(split: fx.Node, units: int) -> list[Constant]:
     sizes = split.args[1]
     if isinstance(sizes, (list, tuple)) and all(size == units for size in sizes):
         return [Constant(split, (1, at)) for at in range(len(sizes))]
-    raise _Refused(f"{split.name} splits into unequal parts")
+    raise Refused(f"{split.name} splits into unequal parts")

@@ -30,6 +30,10 @@ PASSED = frozenset(
 )
 
 
+class Refused(Exception):
+    """Why a site can't be handled: what was looked at isn't understood, or is used elsewhere too."""
+
+
 def shape_of(node: fx.Node) -> tuple[Any, ...]:
     """Give the shape of a tensor node: whole numbers and symbols. An empty tuple for anything but a tensor."""
     value = node.meta.get("val")
