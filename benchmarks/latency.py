@@ -126,14 +126,14 @@ def measure_latency(
     # Others run the graph: an eager slim model beside it would only take memory.
     target = make_target(captured.program, model if race.backend in EAGER else None, sizes)
     entrants = even_entrants(target, captured, removed, align)
-    planned: dict[str, Any] = {}
+    planned = None
     if keep_latency is not None:
         backend = plan_on or race.backend
         policy = KeepLatency(keep_latency, backend, **sizes, threads=race.threads, cache=cache, align=align)
         effort = Effort(race.repeats, race.warmup, whole_seconds=race.min_seconds)
         refined = planned_for_latency(policy, captured, model, effort, name)
         entrants.append(Entrant(f"latency {keep_latency:g}", lambda: target.whole("slim", refined.plan)))
-        planned = {"planned": {"on": backend, "tries": [list(each) for each in refined.tries]}}
+        planned = {"on": backend, "tries": [list(each) for each in refined.tries]}
     if plan is not None:
         entrants.append(Entrant("plan", lambda: target.whole("slim", plan)))
     for other, module in beside:
@@ -152,7 +152,7 @@ def measure_latency(
         "clock": race.clock,
         "site_params": params.total - params.rest(captured.sites),
         "machine": record,
-        **planned,
+        "planned": planned,
         "models": rows,
     }
 

@@ -9,7 +9,9 @@ import slimdiff_fx
 from passes.errors import ExportError, UsageError
 from slimdiff_fx.checkpoint import load_plan
 from slimdiff_fx.cli import app
+from slimdiff_fx.cli_options import Align, Normalize
 from slimdiff_fx.models import load_pipeline
+from slimdiff_fx.policy_options import choose_policy
 from tests.synthetic_bench import pretend
 
 CALIBRATION = ("--samples", "4", "--batch", "2")
@@ -104,9 +106,6 @@ def test_a_runtime_that_is_not_there_is_named_before_calibration(toy_pipeline, t
 
 
 def test_align_alone_takes_the_method_s_own_amount(toy_pipeline):
-    from slimdiff_fx.cli_options import Align, Normalize
-    from slimdiff_fx.policy_options import choose_policy
-
     chosen = [choose_policy(*[None] * 5, Normalize.max, Align.sixteen, by_score=each) for each in (False, True)]
     assert chosen == [slimdiff_fx.MaxError(align=16), slimdiff_fx.Threshold(align=16)]
     with pytest.raises(UsageError, match="given together"):
