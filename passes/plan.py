@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -80,6 +80,14 @@ class SlimPlan:
                 raise PlanError(f"site {name!r}: kept units must be ascending, unique and below {site.units}")
             if site.width is not None and (site.kind != "attention" or site.width < 1):
                 raise PlanError(f"site {name!r}: width {site.width} is for heads only, and at least 1")
+
+    def copy(self) -> SlimPlan:
+        """Copy the plan with its tensors."""
+        updates, maps = (
+            {name: value.detach().clone() for name, value in tensors.items()}
+            for tensors in (self.updates, self.adapter_maps)
+        )
+        return replace(self, updates=updates, adapter_maps=maps)
 
     def to_json(self) -> str:
         """Write the plan as JSON text."""

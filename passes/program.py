@@ -25,6 +25,7 @@ class Program:
         dynamic_shapes: as `torch.export` takes it, for lowering.
         timestep: name of the placeholder that holds the timestep ([] or [B]), or None.
         guards: which sizes the graph holds for, as expressions over the inputs (see `passes.guards`).
+        validated: digest of the weights that were validated (see `passes.ownership`); None where none were.
     """
 
     graph_module: fx.GraphModule
@@ -33,6 +34,7 @@ class Program:
     dynamic_shapes: Any = None
     timestep: str | None = "timestep"
     guards: tuple[str, ...] = ()
+    validated: str | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """Run the graph on inputs of the same structure as the traced ones; returns the prediction.
@@ -54,5 +56,5 @@ class Program:
         return self.graph_module.get_submodule(path)
 
     def copy(self) -> Program:
-        """Copy the graph and the module tree; parameters and buffers are shared, not copied."""
-        return replace(self, graph_module=copy_graph_module(self.graph_module))
+        """Copy the graph and the module tree, to be changed; parameters and buffers are shared, not copied."""
+        return replace(self, graph_module=copy_graph_module(self.graph_module), validated=None)

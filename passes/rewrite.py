@@ -35,7 +35,8 @@ def rewrite(program: Program, plan: SlimPlan) -> Program:
         plan: which units stay; made for this program.
 
     Returns:
-        A new program. Weights of untouched modules are shared with `program`; sliced ones are new.
+        A new program. Weights of untouched modules are shared with `program`, new ones with the plan; sliced ones are
+        new. `passes.ownership.owned` gives it its own.
 
     Raises:
         PlanError: the plan is of another model, or its updates don't fit.

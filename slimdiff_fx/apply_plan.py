@@ -12,10 +12,11 @@ from torch import nn
 
 from passes.errors import PlanError
 from passes.fingerprint import check_parameters
+from passes.ownership import own_tensors
 from passes.plan import SitePlan, SlimPlan
 from passes.rewrite import slice_linears
 from passes.site import Producer, Site
-from passes.updates import check_updates, is_changed, put_updates
+from passes.updates import check_updates, is_changed, linear_paths, put_updates
 
 
 def apply_plan(model: nn.Module, plan: SlimPlan, *, in_place: bool = False) -> nn.Module:
@@ -30,25 +31,50 @@ def apply_plan(model: nn.Module, plan: SlimPlan, *, in_place: bool = False) -> n
         in_place: change `model` itself; otherwise it is left as it is.
 
     Returns:
-        The slim model, of the same class. A copy shares the weights of every untouched module with `model`.
+        The slim model, of the same class. It owns its weights: neither `model` nor the plan changes with it. In place,
+        its untouched weights are `model`'s own, as they were.
 
     Raises:
         PlanError: the plan is of another model, its updates don't fit, or it names a site that is no plain
             diffusers attention or feed-forward, or whose linears are wrapped by an adapter or a quantizer. Nothing has
             been changed then.
     """
+    slim = model if in_place else shared_copy(model)
+    changed = cut(slim, plan)
+    if in_place:
+        for path in (path for site in changed for path in linear_paths(site)):
+            own_tensors(slim.get_submodule(path))
+    else:
+        own_tensors(slim)
+    return slim
+
+
+def cut(model: nn.Module, plan: SlimPlan) -> list[Site]:
+    """Carry a plan out on a model in place; its new weights are the plan's own tensors.
+
+    Returns:
+        The sites that were changed.
+
+    Raises:
+        PlanError: as `apply_plan`.
+    """
     sites = {name: eager_site(model, name, entry) for name, entry in plan.sites.items()}
     parameters = dict(model.named_parameters())
     check_parameters(plan, parameters, tuple(sites.values()))
     check_updates(plan, tuple(sites.values()), parameters)
-    slim = model if in_place else _copy(model)
-    for name, entry in plan.sites.items():
-        if not is_changed(sites[name], entry, plan.updates):
-            continue
-        slice_linears(slim, sites[name], entry.mask(), entry.width)
-        put_updates(slim, sites[name], plan.updates)
-        mend_head_count(slim, sites[name], len(entry.kept), entry.width)
-    return slim
+    changed = [site for name, site in sites.items() if is_changed(site, plan.sites[name], plan.updates)]
+    for site in changed:
+        entry = plan.sites[site.name]
+        slice_linears(model, site, entry.mask(), entry.width)
+        put_updates(model, site, plan.updates)
+        mend_head_count(model, site, len(entry.kept), entry.width)
+    return changed
+
+
+def shared_copy(model: nn.Module) -> nn.Module:
+    """Copy a model's modules; its parameters and buffers are shared, not copied."""
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared)
 
 
 def eager_site(model: nn.Module, name: str, entry: SitePlan) -> Site:
@@ -154,8 +180,3 @@ def mend_head_count(model: nn.Module, site: Site, kept: int, width: int | None =
     if width is not None and width != site.unit_width and owner.scale_qk:
         # Fused attention takes 1/√width whatever this says; processors that write attention out shall agree with it.
         owner.scale = width**-0.5
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, shared)

@@ -16,11 +16,13 @@ from torch import nn
 
 from passes.errors import UsageError
 from slimdiff_fx.atomic_write import replaced_folder
+from slimdiff_fx.check_saved import check_saved, refuse_unsavable
 from slimdiff_fx.compare import PICTURE_FILE
 from slimdiff_fx.model_card import CARD_FILE, DENSE_CARD_FILE, model_card
 from slimdiff_fx.plan_file import PLAN_FILE, load_plan, save_plan
 from slimdiff_fx.quiet import quiet_libraries
-from slimdiff_fx.report import build_report
+from slimdiff_fx.report import build_report, without_figures, without_measured
+from slimdiff_fx.sampling import denoiser_name
 from slimdiff_fx.site_analysis import ANALYSIS_FILE
 from slimdiff_fx.statistics_file import save_statistics
 
@@ -53,22 +55,28 @@ def save_result(
 
     Raises:
         UsageError: the result holds no pipeline.
-        CheckpointError: the folder is in the way or can't be written.
+        CheckpointError: the folder is in the way or can't be written; or the pipeline holds what no folder brings back.
     """
     pipe = result.pipe
     if pipe is None:
         raise UsageError("a bare denoiser was slimmed, so there is no pipeline to save; save result.model instead")
+    refuse_unsavable(pipe, result.model)
+    changed = result.reference is not None and not result.reference.has_these_weights(result.model)
     source = Path(str(pipe.config.get("_name_or_path") or ""))
     with replaced_folder(folder, overwrite=overwrite) as partial:
         save_pipeline(pipe, partial)
+        check_saved(partial / denoiser_name(pipe), result.model, result.reference, changed=changed)
         if result.statistics is not None:
             # Second moments are large, and what they were for is in the weights.
             light = replace(result.statistics, statistics=result.statistics.statistics.light())
             save_statistics(light, partial / STATISTICS_FILE)
         report = report if report is not None else build_report(result)
+        analysis = result.analysis
+        if changed:
+            report, analysis, files = without_figures(report), without_measured(analysis), {}
         (partial / REPORT_FILE).write_text(json.dumps(report, indent=1), encoding="utf-8")
-        if result.analysis is not None:
-            (partial / ANALYSIS_FILE).write_text(json.dumps(result.analysis, separators=(",", ":")), encoding="utf-8")
+        if analysis is not None:
+            (partial / ANALYSIS_FILE).write_text(json.dumps(analysis, separators=(",", ":")), encoding="utf-8")
         for companion in _companions(source):
             name = DENSE_CARD_FILE if companion.name == CARD_FILE else companion.name
             shutil.copyfile(companion, partial / name)

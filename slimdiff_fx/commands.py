@@ -125,7 +125,9 @@ def slim_command(
         return
     if ranks.several and sequential is not None:
         listener.note("rank 0 calibrates the groups of --sequential alone")
-    result = finish(run.captured, loaded.pipe, stored.statistics, planning, run, seconds=seconds, listener=listener)
+    result = finish(
+        run.captured, loaded.pipe, stored.statistics, planning, run, share=True, seconds=seconds, listener=listener
+    )
     result = replace(result, statistics=stored)
     with timed("draw", seconds, listener):
         sampling = loaded.sampling.given(options.steps, options.guidance)
@@ -232,7 +234,7 @@ def apply_command(
     loaded = _load(model, device, dtype, listener)
     with listener.stage("capture"):
         captured = capture_pipeline(loaded.pipe)
-    result = carry_out(captured, loaded.pipe, plan, listener=listener)
+    result = carry_out(captured, loaded.pipe, plan, share=True, listener=listener)
     console.print(slim_table(result.summary))
     with listener.stage("save"):
         save_result(result, out, overwrite=overwrite, report=build_report(result, model=model))

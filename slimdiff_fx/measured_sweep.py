@@ -111,6 +111,6 @@ def _error(
     pipe: DiffusionPipeline, target: Target, plan: SlimPlan, conditions: Sequence[str], sampling: Sampling, seed: int
 ) -> float | None:
     assert target.model is not None
-    with measured_error(pipe, make_slim(target.model, plan)) as error:
+    with measured_error(pipe, make_slim(target.model, plan, share=True)) as error:
         draw(pipe, conditions, seed, sampling)
     return error.relative_mse

@@ -128,6 +128,11 @@ def _policy(policy: Mapping[str, Any]) -> str:
 
 
 def _figures(report: Mapping[str, Any]) -> str:
+    if report.get("weights_changed"):
+        return (
+            "Nothing, of these weights: they were changed after the model was slimmed (trained, an adapter fused, or "
+            "cast), and what was measured before is left out."
+        )
     lines = []
     expected = (report.get("predicted") or {}).get("relative_mse")
     if expected is not None:

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from passes.errors import ExportError, UsageError
 from passes.guards import check_inputs
+from passes.ownership import is_as_validated
 from passes.program import Program
 
 Runner = Callable[[Sequence[Tensor]], Tensor]
@@ -50,6 +51,8 @@ class ParityReport:
         tolerance: what `relative` had to stay within.
         cases: every comparison.
         path: the exported file.
+        as_validated: whether the program's weights are those that were validated when it was slimmed. False where they
+            were changed since: then the file equals the program as it is now; None where nothing was slimmed here.
     """
 
     runtime: str
@@ -57,6 +60,7 @@ class ParityReport:
     tolerance: float
     cases: tuple[ParityCase, ...]
     path: str = ""
+    as_validated: bool | None = None
 
     @property
     def relative(self) -> float:
@@ -194,7 +198,8 @@ def measure_parity(
                 f"{str(dtype).removeprefix('torch.')}) for inputs {shapes}; {hint}, or raise the tolerance if that is "
                 "good enough for you"
             )
-    return ParityReport(runtime, str(dtype).removeprefix("torch."), tolerance, tuple(done), path)
+    weights = is_as_validated(program)
+    return ParityReport(runtime, str(dtype).removeprefix("torch."), tolerance, tuple(done), path, weights)
 
 
 def input_nodes(program: Program) -> list[fx.Node]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ def build_report(result: SlimResult, **further: Any) -> dict[str, Any]:
             "inputs": list(validation.inputs),
         },
         "latency": None if result.latency is None else asdict(result.latency),
+        "weights_changed": False,
         "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
         "environment": {
             "packages": {name: _version(name) for name in _PACKAGES},
@@ -49,6 +51,17 @@ def build_report(result: SlimResult, **further: Any) -> dict[str, Any]:
             "threads": torch.get_num_threads(),
         },
     }
+
+
+def without_figures(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out of a report what was measured or expected of weights that have been changed since, and say so."""
+    gone = dict.fromkeys(("predicted", "validation", "measured", "pictures", "latency"))
+    return {**report, **gone, "weights_changed": True}
+
+
+def without_measured(analysis: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Leave out of an analysis what was measured with the chosen plan's weights."""
+    return None if analysis is None else {name: value for name, value in analysis.items() if name != "measured"}
 
 
 def _calibration(settings: dict[str, Any]) -> dict[str, Any]:

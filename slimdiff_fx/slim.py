@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from passes.compensation import Compensation
 from passes.errors import UsageError
 from passes.instrument import instrument
 from passes.methods import RECIPES, Method, choose_method, planner_for
+from passes.ownership import owned, sealed, share_tensors, weights_digest
 from passes.plan import SlimPlan
 from passes.policies import Policy
 from passes.program import Program
@@ -27,17 +29,20 @@ from passes.validate import validate
 from slimdiff_fx.calibration_run import CalibrationSettings
 from slimdiff_fx.calibration_set import gather_samples
 from slimdiff_fx.captured import CapturedDenoiser, capture_model, capture_pipeline, observe_pipeline
+from slimdiff_fx.first_line import first_line
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.outcome import measure_latency
 from slimdiff_fx.listener import SILENT, Listener, timed
 from slimdiff_fx.planning import Planning, plan_from
 from slimdiff_fx.ranks import ALONE, Ranks
+from slimdiff_fx.reference import make_reference
 from slimdiff_fx.sampling import Sampling, denoiser_name
 from slimdiff_fx.shared_plan import plan_of_rank_0
 from slimdiff_fx.site_analysis import site_analysis
 from slimdiff_fx.slim_models import make_slim
 from slimdiff_fx.slim_result import SlimResult
 from slimdiff_fx.summary import summarize
+from slimdiff_fx.taken_over import take_over
 from slimdiff_fx.timestep_weights import DEFAULT_WEIGHTS, bucket_weights
 from slimdiff_fx.trajectory import Sample
 
@@ -63,10 +68,14 @@ def slim(
     batch: int = 16,
     batches: Iterable[Batch] | None = None,
     check: bool = True,
+    in_place: bool = False,
     ranks: Ranks = ALONE,
     listener: Listener = SILENT,
 ) -> SlimResult:
     """Slim a pipeline's denoiser, with no training.
+
+    What is returned owns its weights: model and pipeline, program and plan don't change with one another, nor with
+    what was passed, whatever is trained, fused, cast or frozen later.
 
     Args:
         pipe_or_model: a diffusers pipeline; or a bare denoiser, which has to be given `batches`.
@@ -90,6 +99,8 @@ def slim(
         batch: samples a pipeline call.
         batches: for a bare denoiser: arguments (args, kwargs) of its program.
         check: compare slim with masked dense; leave it on.
+        in_place: take the dense denoiser's weights over, with no second copy. The dense denoiser then holds none and
+            says so when it is called; the slim model and program share theirs, and the pipelines their other parts.
         ranks: processes that share the calibration, see `slimdiff_fx.ranks.joined_ranks`. Each has to call this with
             the same arguments, and gets the same statistics and plan.
         listener: told about stages and progress.
@@ -98,7 +109,7 @@ def slim(
         The slim program, eager model and pipeline, with the plan and what was measured.
 
     Raises:
-        SlimDiffError: see `passes.errors`; nothing is changed in what was passed.
+        SlimDiffError: see `passes.errors`; nothing is changed in what was passed, with `in_place` neither.
     """
     seconds: dict[str, float] = {}
     # refuse what contradicts itself before hours of calibration
@@ -126,7 +137,10 @@ def slim(
                 weights=weights,
             )
             statistics = calibrate(watched, batches)
-        return finish(captured, None, statistics, planning, check=check, seconds=seconds, listener=listener)
+        result = finish(
+            captured, None, statistics, planning, check=check, share=in_place, seconds=seconds, listener=listener
+        )
+        return _taken_over(result, pipe_or_model) if in_place else result
     pipe = pipe_or_model
     chosen = gather_samples(
         pipe,
@@ -161,11 +175,19 @@ def slim(
         planning,
         watch,
         check=check,
+        share=in_place,
         seconds=seconds,
         listener=listener,
         ranks=ranks,
     )
-    return replace(result, statistics=stored)
+    result = replace(result, statistics=stored)
+    return _taken_over(result, captured.model) if in_place else result
+
+
+def _taken_over(result: SlimResult, dense: nn.Module) -> SlimResult:
+    """Leave the dense model without weights; other plans can't be made of it any more."""
+    take_over(dense)
+    return replace(result, replan=None)
 
 
 @dataclass(frozen=True)
@@ -193,13 +215,15 @@ def finish(
     recalibrate: Observe | None = None,
     *,
     check: bool = True,
+    share: bool = False,
     seconds: dict[str, float] | None = None,
     listener: Listener = SILENT,
     ranks: Ranks = ALONE,
 ) -> SlimResult:
-    """Plan from statistics, then carry the plan out."""
+    """Plan from statistics, then carry the plan out; `share` as in `carry_out`."""
     seconds = {} if seconds is None else seconds
     program, sites = captured.program, captured.sites
+    dense_weights = weights_digest(captured.program.graph_module)
     with timed("analyze", seconds, listener):
         planner = planner_for(program, sites, statistics, planning.method, planning.compensation or "none")
         plan = plan_from(captured, statistics, planning, listener, planner)
@@ -218,14 +242,16 @@ def finish(
             )
     if ranks.several:
         plan = plan_of_rank_0(plan, ranks)
-    result = carry_out(captured, pipe, plan, check=check, seconds=seconds, listener=listener)
+    result = carry_out(captured, pipe, plan, check=check, share=share, seconds=seconds, listener=listener)
     if isinstance(planning.policy, KeepLatency):
         with timed("time", seconds, listener):
             latency = measure_latency(planning.policy, captured.program, plan, captured.model)
         result = replace(result, latency=latency)
 
     def replan(policy: Policy) -> SlimPlan:
-        return plan_from(captured, statistics, replace(planning, policy=policy), planner=planner)
+        if weights_digest(captured.program.graph_module) != dense_weights:
+            raise UsageError("the dense model's weights have changed since it was calibrated; slim it anew")
+        return plan_from(captured, statistics, replace(planning, policy=policy), planner=planner).copy()
 
     return replace(result, analysis=analysis, replan=replan)
 
@@ -236,22 +262,55 @@ def carry_out(
     plan: SlimPlan,
     *,
     check: bool = True,
+    share: bool = False,
     seconds: dict[str, float] | None = None,
     listener: Listener = SILENT,
 ) -> SlimResult:
-    """Rewrite the program by a plan, validate it, and make the eager slim model and pipeline."""
+    """Rewrite the program by a plan, validate it, and make the eager slim model and pipeline.
+
+    Args:
+        captured: the dense denoiser.
+        pipe: the pipeline it is of, if any.
+        plan: made for it.
+        check: compare the slim program with the masked dense one, and the eager slim model with the slim program.
+        share: let slim model and program share one set of weights, with the dense model where it is as it was, and the
+            slim pipeline its other parts with the dense one: for who hands none of the dense ones out.
+        seconds: what each stage took is added here.
+        listener: told about stages.
+    """
     seconds = {} if seconds is None else seconds
     with timed("rewrite", seconds, listener):
         program = rewrite(captured.program, plan)
-        model = make_slim(captured.model, plan)
+        model = make_slim(captured.model, plan, share=share)
+        if share:
+            share_tensors(program.graph_module, model)
+        else:
+            program = owned(program)
     validation = None
-    if check:
-        with timed("validate", seconds, listener):
+    with timed("validate", seconds, listener) if check else nullcontext():
+        if check:
             validation = validate(captured.program, plan, program)
-    slim_pipe = None
-    if pipe is not None:
-        # A shallow copy shares every component; registering replaces the denoiser in the copy alone.
-        slim_pipe = copy.copy(pipe)
-        slim_pipe.register_modules(**{denoiser_name(pipe): model})
+            program = sealed(program)
+        reference = make_reference(captured.inputs, program, model, check=check)
+    slim_pipe = None if pipe is None else _pipeline_with(pipe, model, share=share)
     summary = summarize(captured.program, captured.sites, plan, tuple(find_unsupported(captured.program)))
-    return SlimResult(plan, program, model, slim_pipe, summary, None, validation, seconds)
+    handed = plan if share else plan.copy()  # a planner keeps what it has solved for, to give it again
+    return SlimResult(handed, program, model, slim_pipe, summary, None, validation, seconds, reference=reference)
+
+
+def _pipeline_with(pipe: DiffusionPipeline, model: ModelMixin, *, share: bool) -> DiffusionPipeline:
+    """Make a pipeline with another denoiser; its other parts are copies, or with `share` the same."""
+    name = denoiser_name(pipe)
+    parts = {} if share else {part: value for part, value in pipe.components.items() if part != name}
+    try:
+        # in one go, so that what two parts hold together they still hold together
+        parts = copy.deepcopy(parts)
+    except Exception as error:  # whatever a component of another library raises
+        raise UsageError(
+            f"a component of the {type(pipe).__name__} can't be copied ({type(error).__name__}: {first_line(error)}); "
+            "pass in_place=True, which shares them"
+        ) from error
+    # A shallow copy shares every component; registering replaces them in the copy alone.
+    made = copy.copy(pipe)
+    made.register_modules(**{**parts, name: model})
+    return made

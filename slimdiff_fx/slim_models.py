@@ -17,7 +17,7 @@ from torch import nn
 
 from passes.errors import CheckpointError, PlanError, UsageError
 from passes.plan import SitePlan, SlimPlan
-from slimdiff_fx.apply_plan import apply_plan, eager_site, mend_head_count
+from slimdiff_fx.apply_plan import apply_plan, cut, eager_site, mend_head_count, shared_copy
 from slimdiff_fx.plan_file import plan_digest
 from slimdiff_fx.slim_files import SlimModelMixin
 from slimdiff_fx.slim_ip_adapter import SlimIPAdapterMixin
@@ -86,15 +86,17 @@ SLIM_CLASSES: tuple[type, ...] = (
 )
 
 
-def make_slim(model: ModelMixin, plan: SlimPlan) -> ModelMixin:
+def make_slim(model: ModelMixin, plan: SlimPlan, *, share: bool = False) -> ModelMixin:
     """Carry a plan out on an eager model, as a class that can be saved and loaded.
 
     Args:
         model: a dense or already slim diffusers denoiser; it is left as it is.
         plan: made for this model.
+        share: take the untouched weights from the dense model and the new ones from the plan, with no copy: for a
+            slim model that nobody else is given.
 
     Returns:
-        A slim model that shares the untouched weights; it is still an instance of the dense class.
+        A slim model; it is still an instance of the dense class.
 
     Raises:
         UsageError: a model class without a slim counterpart.
@@ -113,10 +115,15 @@ def make_slim(model: ModelMixin, plan: SlimPlan) -> ModelMixin:
             if entry.width is not None:
                 now["width"] = entry.width
             units[name] = now
-    slim: Any = apply_plan(model, plan)
+    slim: Any
+    if share:
+        slim = shared_copy(model)
+        cut(slim, plan)
+    else:
+        slim = apply_plan(model, plan)
     slim.__class__ = slim_class
     slim.register_to_config(slim_units=units, slim_plan=plan_digest(plan))
-    slim._plan = plan
+    slim._plan = plan if share else plan.copy()
     return cast(ModelMixin, slim)
 
 

@@ -14,6 +14,7 @@ from passes.policies import Policy
 from passes.program import Program
 from passes.validate import ValidationReport
 from slimdiff_fx.latency.outcome import Latency
+from slimdiff_fx.reference import Reference
 from slimdiff_fx.statistics_file import StoredStatistics
 from slimdiff_fx.summary import Summary
 
@@ -22,19 +23,23 @@ from slimdiff_fx.summary import Summary
 class SlimResult:
     """What slimming gave.
 
+    Model and pipeline, program and plan own their weights: changing one changes no other, nor the dense model. Only
+    `pipe` holds `model` itself; and with `in_place` model and program share one set.
+
     Attributes:
         plan: which units stay.
         program: the slim graph.
         model: the slim eager model.
-        pipe: the pipeline with the slim model in it, or None when a bare model was slimmed. It shares its other
-            components with the dense pipeline.
+        pipe: the pipeline with the slim model in it, or None when a bare model was slimmed. Its other components are
+            copies of the dense pipeline's, or with `in_place` the same.
         summary: what was there and what stays, site by site.
         statistics: what calibration saw.
         validation: how far slim is from masked dense; None if it was switched off.
         seconds: wall time of each stage.
         latency: of dense and slim in turn, where latency was the budget.
         analysis: what the plan was made from, see `slimdiff_fx.site_analysis`; None where a given plan was carried out.
-        replan: makes a plan from the same calibration by another policy; None likewise.
+        replan: makes a plan from the same calibration by another policy; None likewise, and with `in_place`.
+        reference: what the slim model predicted when it was made; a saved folder is held against it.
     """
 
     plan: SlimPlan
@@ -48,13 +53,18 @@ class SlimResult:
     latency: Latency | None = None
     analysis: Mapping[str, Any] | None = None
     replan: Callable[[Policy], SlimPlan] | None = field(default=None, repr=False, compare=False)
+    reference: Reference | None = field(default=None, repr=False, compare=False)
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Save a pipeline folder that `DiffusionPipeline.from_pretrained` loads; see `slimdiff_fx.checkpoint`.
 
+        A model that was trained, fused or cast after it was slimmed is saved as it is now. Figures that were measured
+        before are left out, and the report says so.
+
         Raises:
             UsageError: a bare model was slimmed, so there is no pipeline to save.
-            CheckpointError: the folder is in the way or can't be written; nothing is half-written.
+            CheckpointError: the folder is in the way or can't be written, or what it would give back is not the
+                pipeline that was to be saved; nothing is half-written.
         """
         from slimdiff_fx.checkpoint import save_result
 

@@ -15,6 +15,7 @@ from passes.instrument import TIMESTEPS, Instrumented, instrument
 from passes.lower import lower
 from passes.methods import RECIPES, Method, choose_method, planner_for
 from passes.methods import analyze as analyze_statistics
+from passes.ownership import owned, sealed
 from passes.plan import SlimPlan
 from passes.planner import Planner
 from passes.policies import Policy
@@ -118,12 +119,21 @@ def analyze(
 def convert(program: Program, plan: SlimPlan, *, check: bool = True) -> Program:
     """Rewrite the program by the plan, and prove the result equal to the masked dense program.
 
+    Args:
+        program: the dense program.
+        plan: made for it.
+        check: compare slim with masked dense; leave it on.
+
+    Returns:
+        The slim program. It owns its weights: neither `program`, its model nor the plan changes with it.
+
     Raises:
         PlanError: the plan is of another model.
         CouplingError: a removal would reach beyond its site.
         ValidationError: the result isn't equal.
     """
-    slimmed = rewrite(program, plan)
-    if check:
-        validate(program, plan, slimmed)
-    return slimmed
+    slimmed = owned(rewrite(program, plan))
+    if not check:
+        return slimmed
+    validate(program, plan, slimmed)
+    return sealed(slimmed)

@@ -132,7 +132,7 @@ def enter(arena: Arena, plan: SlimPlan) -> Entry:
     report = validate(program, plan, rewrite(program, plan))
     summary = summarize(program, arena.captured.sites, plan)
     return Entry(
-        make_slim(arena.captured.model, plan),
+        make_slim(arena.captured.model, plan, share=True),
         summary.site_params_kept / summary.site_params,
         summary.macs_kept / summary.macs,
         plan.predicted.get("relative_mse"),

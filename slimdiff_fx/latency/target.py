@@ -44,7 +44,7 @@ class Target:
         program = self.fixed if plan is None else specialize(rewrite(self.program, plan), args, kwargs)
         if self.model is None:
             return Contestant(name, program.graph_module, program)
-        model = self.model if plan is None else make_slim(self.model, plan)
+        model = self.model if plan is None else make_slim(self.model, plan, share=True)
         return Contestant(name, describe(model).module, program)
 
     def site(self, site: Site, units: int, width: int | None) -> Contestant:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from passes.rewrite import rewrite
 from passes.sites import find_sites
 from slimdiff_fx.apply_plan import apply_plan, eager_site
 from slimdiff_fx.denoisers import describe
-from tests.plans import captured, plan_of, random_plan
+from slimdiff_fx.slim_models import make_slim
+from tests.plans import captured, plan_of, random_plan, updated_plan
 from tests.toy_denoisers import FAMILIES
 
 
@@ -57,20 +59,37 @@ def test_sites_are_those_of_the_graph(family: str) -> None:
         assert set(found.producers) == set(site.producers)
 
 
-def test_model_is_left_alone_and_shares_its_weights() -> None:
+def _pointers(tensors: Iterable[torch.Tensor]) -> set[int]:
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}
+
+
+def test_model_is_left_alone_and_the_slim_one_owns_its_weights() -> None:
     model = _model("unet_sd15")
     state = {name: (value, value.clone()) for name, value in model.state_dict(keep_vars=True).items()}
     heads = [module.heads for module in model.modules() if isinstance(module, Attention)]
-    slim = apply_plan(model, random_plan(captured("unet_sd15"), seed=22, touched=0.5))
+    plan = updated_plan(captured("unet_sd15"), seed=22)
+    slim = apply_plan(model, plan)
     assert [module.heads for module in model.modules() if isinstance(module, Attention)] == heads
-    new = dict(slim.named_parameters())
-    shared = 0
+    new = slim.state_dict(keep_vars=True)
     for name, (value, before) in state.items():
         assert torch.equal(value, before)
-        if new[name].shape == value.shape:
-            assert new[name] is value
-            shared += 1
-    assert 0 < shared < len(state)
+        if new[name].shape == value.shape and name not in plan.updates:
+            assert torch.equal(new[name], value)
+    others = _pointers([value for value, _ in state.values()]) | _pointers(plan.updates.values())
+    assert not _pointers(new.values()) & others
+
+
+def test_a_model_slimmed_in_place_shares_nothing_with_the_plan() -> None:
+    model, plan = _model("unet_sd15"), updated_plan(captured("unet_sd15"), seed=24)
+    apply_plan(model, plan, in_place=True)
+    assert not _pointers(model.parameters()) & _pointers(plan.updates.values())
+
+
+def test_a_model_that_shares_its_weights_takes_them_from_model_and_plan() -> None:
+    model, plan = _model("unet_sd15"), updated_plan(captured("unet_sd15"), seed=25)
+    slim = dict(make_slim(model, plan, share=True).named_parameters())
+    assert slim["conv_in.weight"] is model.get_parameter("conv_in.weight")
+    assert all(slim[name].data_ptr() == value.data_ptr() for name, value in plan.updates.items())
 
 
 def test_in_place_gives_the_same_object() -> None:
@@ -86,7 +105,7 @@ def test_in_place_gives_the_same_object() -> None:
 def test_keep_everything_is_the_identity() -> None:
     model = _model("dit")
     slim = apply_plan(model, plan_of(captured("dit")))
-    assert all(a is b for a, b in zip(slim.parameters(), model.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(slim.parameters(), model.parameters(), strict=True))
 
 
 def test_train_mode_and_dropout_are_kept() -> None:

@@ -1,0 +1,40 @@
+"""A dense model whose weights became the slim one's: it holds none any more, and says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from passes.errors import UsageError
+
+
+def take_over(model: nn.Module) -> None:
+    """Take a dense model's weights out of it, and have it say so when it is called or saved.
+
+    Args:
+        model: its modules stay, with empty tensors of the same dtypes and devices, which pipelines ask for before a
+            call; whoever shares its weights keeps them.
+    """
+    for part in model.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                part._parameters[name] = nn.Parameter(_empty(parameter), requires_grad=False)
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = _empty(buffer)
+    kind = type(model).__name__
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise UsageError(
+            f"this {kind} was slimmed in place: its weights are the slim model's now. Use the result's model or pipe, "
+            "load the dense model anew, or slim without in_place"
+        )
+
+    for name in ("forward", "state_dict", "load_state_dict"):
+        setattr(model, name, refuse)
+
+
+def _empty(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty(0, dtype=tensor.dtype, device=tensor.device)
