@@ -48,7 +48,7 @@ class _SlimBackend:
     """Compiles every graph that Dynamo makes of one model."""
 
     def __init__(self, plan: SlimPlan, inner: str | Backend, check: bool) -> None:
-        self._plan, self._check = plan, check
+        self._plan, self._check = plan.copy(), check  # what is compiled keeps the new weights
         self._inner: Callable[..., Compiled] = torch._dynamo.lookup_backend(inner)
         self._graphs = 0
         self._lock = threading.Lock()

@@ -99,10 +99,14 @@ def test_slimming_twice_remembers_the_dense_width(tmp_path):
     assert sum(values.numel() for values in loaded.parameters()) < sum(values.numel() for values in once.parameters())
 
 
-def test_dense_weights_are_shared_where_nothing_was_cut():
+def test_dense_weights_are_shared_only_where_that_is_asked_for():
     dense = FAMILIES["unet_sd15"](0, torch.float32)
-    slim = make_slim(dense, random_plan(dense, 1))
-    assert slim.conv_in.weight is dense.conv_in.weight
+    plan = random_plan(dense, 1)
+    assert make_slim(dense, plan, share=True).conv_in.weight is dense.conv_in.weight
+    own = make_slim(dense, plan)
+    theirs = {value.data_ptr() for value in dense.parameters()}
+    assert not theirs & {value.data_ptr() for value in own.parameters()}
+    assert own.slim_plan() is not plan
 
 
 def test_unconditional_pipeline_loads(tmp_path):
