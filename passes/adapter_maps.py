@@ -17,7 +17,7 @@ from passes.compensation import Compensated
 from passes.least_squares import refit
 from passes.moments import Covariance, Sums, covariance
 from passes.plan import SitePlan
-from passes.projections import block_diagonal, give_back
+from passes.projections import block_diagonal, give_back, raise_unknown
 from passes.site import Site
 
 
@@ -55,7 +55,9 @@ def _narrowed(inputs: Covariance, values: Tensor) -> Tensor:
     heads, _, head_dim = values.shape
     parts = [slice(head * head_dim, (head + 1) * head_dim) for head in range(heads)]
     identity = torch.eye(head_dim, dtype=torch.float64)
-    each = [give_back(identity, inputs.matrix[part, part], values[head]) for head, part in enumerate(parts)]
+    each = [
+        give_back(identity, raise_unknown(inputs.matrix[part, part]), values[head]) for head, part in enumerate(parts)
+    ]
     start = block_diagonal(torch.stack(each))
     everything = torch.eye(heads * head_dim, dtype=torch.float64)
     return refit(everything, inputs, block_diagonal(values), start).weight

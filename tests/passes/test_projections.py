@@ -91,8 +91,8 @@ def test_separate_heads_lose_the_tails_of_their_eigenvalues() -> None:
         block_diagonal(torch.stack([inputs.matrix[at : at + WIDTH, at : at + WIDTH] for at in (0, WIDTH, 2 * WIDTH)])),
         inputs.count,
     )
-    curve = separate_width_errors(weight, diagonal, HEADS)
     maps = value_maps(weight, diagonal, HEADS)
+    curve = separate_width_errors(weight, diagonal, maps)
     for width in range(1, WIDTH + 1):
         found = narrow_values(weight, diagonal, maps, width, joint=False)[1]
         assert found.error == pytest.approx(curve[width - 1], abs=1e-8)
