@@ -40,7 +40,7 @@ def adapter_maps(site: Site, entry: SitePlan, sums: Sums, cut: Compensated) -> d
         return {}
     inputs = covariance(site, sums, centred=False)
     if cut.maps:
-        found = _narrowed(inputs, cut.maps[site.producers[2].path])
+        found = _narrowed(raise_unknown(inputs, site.units), cut.maps[site.producers[2].path])
     else:
         kept = site.channels(entry.mask())
         gone = torch.eye(len(kept), dtype=torch.float64)[~kept]
@@ -55,9 +55,7 @@ def _narrowed(inputs: Covariance, values: Tensor) -> Tensor:
     heads, _, head_dim = values.shape
     parts = [slice(head * head_dim, (head + 1) * head_dim) for head in range(heads)]
     identity = torch.eye(head_dim, dtype=torch.float64)
-    each = [
-        give_back(identity, raise_unknown(inputs.matrix[part, part]), values[head]) for head, part in enumerate(parts)
-    ]
+    each = [give_back(identity, inputs.matrix[part, part], values[head]) for head, part in enumerate(parts)]
     start = block_diagonal(torch.stack(each))
     everything = torch.eye(heads * head_dim, dtype=torch.float64)
     return refit(everything, inputs, block_diagonal(values), start).weight

@@ -14,7 +14,7 @@ from passes.errors import UsageError
 from passes.least_squares import lost_weight, output_energy, refit_weight, ridge
 from passes.moments import Covariance, Sums, covariance
 from passes.plan import SitePlan
-from passes.projections import narrow_values, score_loss, score_maps, value_maps
+from passes.projections import narrow_values, raise_unknown, score_loss, score_maps, value_maps
 from passes.site import Site
 from passes.written import output_loss, storage_share
 
@@ -100,7 +100,8 @@ def _narrow(
         raise UsageError(f"site {site.name!r}: heads are removed or made narrower, not both; choose one")
     width = entry.width or site.unit_width
     weight = parameters[f"{site.consumer}.weight"].detach().double().cpu()
-    maps, found = narrow_values(weight, inputs, value_maps(weight, inputs, site.units), width, joint=joint)
+    known = raise_unknown(inputs, site.units)
+    maps, found = narrow_values(weight, known, value_maps(weight, known, site.units), width, joint=joint)
     scores = score_maps(sums, centred=joint)
     # Attention divides by the root of the width that it finds: it shall be that of the dense one.
     scale = math.sqrt(width / site.unit_width) if implied_scale else 1.0

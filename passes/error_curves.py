@@ -11,7 +11,7 @@ from passes.elimination import eliminate_heads, eliminate_neurons, leverage_orde
 from passes.least_squares import output_energy, ridge_factor, rounding
 from passes.moments import Covariance, Sums
 from passes.plan import SitePlan
-from passes.projections import score_losses, separate_width_errors, value_maps, width_errors
+from passes.projections import raise_unknown, score_losses, separate_width_errors, value_maps, width_errors
 from passes.site import Site
 
 
@@ -120,8 +120,9 @@ def width_curve(site: Site, weight: Tensor, inputs: Covariance, sums: Sums, *, j
     """
     energy = output_energy(weight, inputs)
     scores = score_losses(sums, centred=joint)
-    maps = value_maps(weight, inputs, site.units)
-    errors = (width_errors if joint else separate_width_errors)(weight, inputs, maps)
+    known = raise_unknown(inputs, site.units)
+    maps = value_maps(weight, known, site.units)
+    errors = (width_errors if joint else separate_width_errors)(weight, known, maps)
     close = rounding(weight, inputs)
     choices = [Choice(site.units, None, 0.0)]
     for width in widths_offered(site):

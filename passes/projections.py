@@ -5,7 +5,7 @@ All heads of a site get the same width, and query, key and value do: fused atten
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -90,15 +90,20 @@ def _score_moments(sums: Sums, *, centred: bool) -> tuple[Tensor, Tensor]:
     key = sums[KEY] / sums[KEY_COUNT]
     if centred:
         mean = sums[KEY_FIRST] / sums[KEY_COUNT]
-        around = key - mean.unsqueeze(2) * mean.unsqueeze(1)
-        # of keys that are all the same, what is left is the rounding of the difference
-        least = key.shape[1] * torch.finfo(torch.float64).eps * _traces(key)
-        key = torch.where((_traces(around) > least).reshape(-1, 1, 1), around, torch.zeros_like(key))
+        key = _without_noise(key - mean.unsqueeze(2) * mean.unsqueeze(1), mean)
     return query, key
 
 
-def _traces(matrices: Tensor) -> Tensor:
-    return matrices.diagonal(dim1=1, dim2=2).sum(1)
+def _without_noise(moments: Tensor, means: Tensor) -> Tensor:
+    """Give zero for a head whose activations are all the same: what a mean leaves of them there is its rounding.
+
+    Args:
+        moments: [heads, d, d], means subtracted.
+        means: [heads, d].
+    """
+    trace = moments.diagonal(dim1=1, dim2=2).sum(1)
+    least = means.shape[1] * torch.finfo(torch.float64).eps * (trace + means.square().sum(1))
+    return torch.where((trace > least).reshape(-1, 1, 1), moments, torch.zeros_like(moments))
 
 
 def _score_energies(query: Tensor, key: Tensor) -> Tensor:
@@ -112,12 +117,32 @@ def _tails(values: Tensor) -> Tensor:
     return torch.cat([after[1:], after.new_zeros(1)])
 
 
+def raise_unknown(inputs: Covariance, heads: int) -> Covariance:
+    """Give a covariance in which no head has a direction that carries less than calibration could have overlooked.
+
+    In a head's own block, eigenvalues below `UNKNOWN` of its largest and of its squared mean, which was subtracted, are
+    raised to that. What is solved for a larger covariance loses no more of the true one: its figures stay upper ends.
+    A head that gave nothing at all is left.
+
+    Args:
+        inputs: covariance of what enters the output linear.
+        heads: how many.
+    """
+    matrix = inputs.matrix.clone()
+    for part in _parts(heads, len(matrix) // heads):
+        values, vectors = torch.linalg.eigh(matrix[part, part])
+        least = UNKNOWN * (values[-1] + inputs.mean[part].square().sum())
+        matrix[part, part] += (vectors * (least - values).clamp_min(0)) @ vectors.T
+    return replace(inputs, matrix=matrix)
+
+
 def value_maps(weight: Tensor, inputs: Covariance, heads: int) -> Tensor:
     """Find what replaces each head's output, best channels first: T, float64 [heads, head_dim, head_dim].
 
     The r channels T_r o from which W o is best given are the top right singular vectors of W M^½, M = E[o oᵀ], in
     whitened coordinates. It commutes with attention, which mixes tokens and not channels: so T goes into the value
-    linear. All of T can be inverted: directions in which nothing was seen are treated as in `score_maps`.
+    linear. All of T can be inverted: directions in which nothing was seen are treated as in `score_maps`. The other
+    functions of values need that done to the covariance itself: see `raise_unknown`.
 
     Args:
         weight: of the output linear, [out, heads * head_dim].
@@ -248,8 +273,7 @@ def give_back(weight: Tensor, gram: Tensor, chosen: Tensor) -> Tensor:
 
     Args:
         weight: float64 [out, head_dim].
-        gram: second moment of the head's output, float64 [head_dim, head_dim]; with `raise_unknown`, what channels
-            carry of that which was not seen is given back too.
+        gram: second moment of the head's output, float64 [head_dim, head_dim].
         chosen: its channels as maps of that output, float64 [r, head_dim].
 
     Returns:
@@ -258,16 +282,6 @@ def give_back(weight: Tensor, gram: Tensor, chosen: Tensor) -> Tensor:
     onto = gram @ chosen.T
     found: Tensor = torch.linalg.lstsq(chosen @ onto, onto.T @ weight.T, driver="gelsd").solution
     return found.T
-
-
-def raise_unknown(moment: Tensor) -> Tensor:
-    """Give a second moment with what is not known of it taken to be as large as it may be, [..., d, d].
-
-    Eigenvalues below `UNKNOWN` of the largest are raised to that. The result is at
-    least the moment itself, and can be inverted. Of zeros it is the identity.
-    """
-    root, _ = _roots(moment)
-    return root @ root
 
 
 def _roots(matrices: Tensor) -> tuple[Tensor, Tensor]:

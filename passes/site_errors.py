@@ -155,7 +155,7 @@ class SiteErrors:
         """Say at which choices a site's sensitivity is measured.
 
         Beside those of the recipe, at the smallest width that looks free, if any does: what a head loses where no
-        sampled token was is not in its own error, which says nothing there but how much the moments may have overlooked.
+        sampled token was is not in its own error, which says there only how much the moments may have overlooked.
         Errors of whole units that go hold what is unseen to λ, and need no such measurement.
         """
         curve = self._curves[site.name]
