@@ -8,8 +8,11 @@ from torch import Tensor
 
 from passes.moments import KEY, KEY_COUNT, KEY_FIRST, QUERY, Covariance
 from passes.projections import (
+    UNKNOWN,
     block_diagonal,
     narrow_values,
+    raise_unknown,
+    score_loss,
     score_losses,
     score_maps,
     separate_width_errors,
@@ -124,3 +127,52 @@ def test_a_head_of_low_rank_is_narrowed_for_free() -> None:
     weight = random_weight(7, HEADS * WIDTH, 5)
     curve = width_errors(weight, inputs, value_maps(weight, inputs, HEADS))
     assert curve[1] < 1e-3 * curve[0]
+
+
+def test_losses_of_scores_are_those_of_the_form() -> None:
+    for seed in range(3):
+        sums = head_sums(seed, mean=2.0)
+        for centred in (False, True):
+            maps, losses = score_maps(sums, centred=centred), score_losses(sums, centred=centred)
+            for width in range(1, WIDTH):
+                found = score_loss(sums, maps.query[:, :width], maps.key[:, :width], centred=centred)
+                assert found == pytest.approx(losses[width - 1], rel=1e-6)
+            assert losses[-1] == 0
+            assert score_loss(sums, maps.query, maps.key, centred=centred) < 1e-20
+
+
+def test_what_a_head_did_not_show_is_raised_and_nothing_else() -> None:
+    drawn = random_covariance(HEADS * WIDTH, 6)
+    matrix, mean = drawn.matrix.clone(), torch.zeros(HEADS * WIDTH, dtype=torch.float64)
+    first, second, third = (slice(at, at + WIDTH) for at in (0, WIDTH, 2 * WIDTH))
+    basis = torch.linalg.qr(random_weight(WIDTH, WIDTH, 7)).Q
+    matrix[first], matrix[:, first] = 0, 0
+    matrix[first, first] = basis @ torch.diag(torch.tensor([4.0, 2, 1, 1e-9, 0, -1e-8]).double()) @ basis.T
+    matrix[third], matrix[:, third] = 0, 0
+    mean[second] = 1e3  # its square is subtracted: what is left is known to a share of that
+    raised = raise_unknown(Covariance(mean, matrix, 100), HEADS)
+    expected = basis @ torch.diag(torch.tensor([4, 2, 1, *[4 * UNKNOWN] * 3]).double()) @ basis.T
+    torch.testing.assert_close(raised.matrix[first, first], expected, rtol=0, atol=1e-14)
+    least = UNKNOWN * (torch.linalg.eigvalsh(drawn.matrix[second, second])[-1] + 1e6 * WIDTH)
+    assert float(torch.linalg.eigvalsh(raised.matrix[second, second])[0]) == pytest.approx(float(least))
+    assert not raised.matrix[third].any()
+    torch.testing.assert_close(raised.matrix[first, second], matrix[first, second], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("width", [1, 3, 5])
+def test_sums_in_float32_of_a_large_mean_are_solved_for_all_the_same(width: int) -> None:
+    """The mean's square is 10⁴ times the variance: what is left of its rounding is far from positive semidefinite."""
+    draw = torch.Generator().manual_seed(0)
+    weight, size = random_weight(7, HEADS * WIDTH, 0), HEADS * WIDTH
+    basis = torch.randn(4, size, generator=draw, dtype=torch.float64)
+    exact, mean = basis.T @ basis, torch.full((size,), 200.0, dtype=torch.float64)
+    off = torch.randn(size, size, generator=draw, dtype=torch.float64) * 200**2 * 2**-24
+    inputs = Covariance(mean, exact + (off + off.T) / 2, 2000)
+    assert float(torch.linalg.eigvalsh(inputs.matrix)[0]) < -1e-3
+    known = raise_unknown(inputs, HEADS)
+    maps = value_maps(weight, known, HEADS)
+    chosen, best = narrow_values(weight, known, maps, width)
+    assert best.error <= width_errors(weight, known, maps)[width - 1]
+    lost = weight - best.weight @ block_diagonal(chosen)
+    energy = float(torch.trace(weight @ exact @ weight.T))
+    assert float(torch.trace(lost @ exact @ lost.T)) <= best.error + 1e-3 * energy
