@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from passes.compensation import Compensated
+from passes.known_moments import raise_unknown
 from passes.least_squares import refit
 from passes.moments import Covariance, Sums, covariance
 from passes.plan import SitePlan
-from passes.projections import block_diagonal, give_back, raise_unknown
+from passes.projections import block_diagonal, give_back
 from passes.site import Site
 
 

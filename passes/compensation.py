@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from passes.errors import UsageError
+from passes.known_moments import raise_unknown
 from passes.least_squares import lost_weight, output_energy, refit_weight, ridge
 from passes.moments import Covariance, Sums, covariance
 from passes.plan import SitePlan
-from passes.projections import narrow_values, raise_unknown, score_loss, score_maps, value_maps
+from passes.projections import narrow_values, value_maps
+from passes.scores import score_loss, score_maps
 from passes.site import Site
 from passes.written import output_loss, storage_share
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from passes.elimination import eliminate_heads, eliminate_neurons, leverage_order
+from passes.known_moments import raise_unknown
 from passes.least_squares import output_energy, ridge_factor, rounding
 from passes.moments import Covariance, Sums
 from passes.plan import SitePlan
-from passes.projections import raise_unknown, score_losses, separate_width_errors, value_maps, width_errors
+from passes.projections import separate_width_errors, value_maps, width_errors
+from passes.scores import score_losses
 from passes.site import Site
 
 

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from passes.compensation import consumer_inputs
+from passes.known_moments import raise_unknown
 from passes.least_squares import output_energy
 from passes.moments import COUNT, Covariance, Sums
-from passes.projections import narrow_values, raise_unknown, value_maps
+from passes.projections import narrow_values, value_maps
 from passes.site import Site
 from passes.statistics import Statistics
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from passes.compensation import Compensated, Compensation, compensate, consumer_inputs
 from passes.error_curves import Choice, ErrorCurve, leverage_curve, narrows, removal_curve, width_curve
+from passes.known_moments import UNKNOWN
 from passes.moments import covariance, sums_of
 from passes.plan import SitePlan
 from passes.program import Program
-from passes.projections import UNKNOWN
 from passes.sensitivity import Prober, Sensitivity, sensitivity_from
 from passes.site import Site
 from passes.statistics import Statistics

@@ -4,70 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
-from passes.moments import KEY, KEY_COUNT, KEY_FIRST, QUERY, Covariance
-from passes.projections import (
-    UNKNOWN,
-    block_diagonal,
-    narrow_values,
-    raise_unknown,
-    score_loss,
-    score_losses,
-    score_maps,
-    separate_width_errors,
-    value_maps,
-    width_errors,
-)
+from passes.known_moments import raise_unknown
+from passes.moments import Covariance
+from passes.projections import block_diagonal, narrow_values, separate_width_errors, value_maps, width_errors
 from tests.covariances import random_covariance, random_weight
 
 HEADS, WIDTH = 3, 6
-
-
-def head_sums(seed: int, mean: float = 0.0) -> dict[str, Tensor]:
-    """Draw second moments of queries and keys, 50 tokens of each."""
-    generator = torch.Generator().manual_seed(seed)
-    mix = torch.randn(2, HEADS, WIDTH, WIDTH, generator=generator, dtype=torch.float64)
-    query, key = (torch.randn(HEADS, 50, WIDTH, generator=generator, dtype=torch.float64) @ part for part in mix)
-    key = key + mean
-    count = torch.tensor(50.0, dtype=torch.float64)
-    sums = {"count": count, QUERY: query.transpose(1, 2) @ query, KEY: key.transpose(1, 2) @ key}
-    return sums | {KEY_COUNT: count, KEY_FIRST: key.sum(1)}
-
-
-def score_error(sums: dict[str, Tensor], query: Tensor, key: Tensor) -> Tensor:
-    """Compute E(qᵀk − (Q q)ᵀ(K k))² of each head, q and k independent."""
-    lost = torch.eye(WIDTH, dtype=torch.float64) - query.transpose(1, 2) @ key
-    queries, keys = sums[QUERY] / sums["count"], sums[KEY] / sums[KEY_COUNT]
-    return torch.einsum("hab,hbc,hcd,hda->h", queries, lost, keys, lost.transpose(1, 2))
-
-
-def test_all_channels_give_the_scores_back() -> None:
-    maps = score_maps(head_sums(0), centred=False)
-    identity = torch.eye(WIDTH, dtype=torch.float64).expand(HEADS, -1, -1)
-    torch.testing.assert_close(maps.query.transpose(1, 2) @ maps.key, identity)
-
-
-@pytest.mark.parametrize("width", range(1, WIDTH))
-def test_no_form_of_the_rank_gives_scores_better(width: int) -> None:
-    sums = head_sums(1)
-    maps = score_maps(sums, centred=False)
-    found = score_error(sums, maps.query[:, :width], maps.key[:, :width])
-    queries, keys = sums[QUERY] / sums["count"], sums[KEY] / sums[KEY_COUNT]
-    # singular values of C_q^½ C_k^½ are the roots of the eigenvalues of C_q C_k
-    squares = torch.linalg.eigvals(queries @ keys).real.sort(1).values
-    torch.testing.assert_close(found, squares[:, : WIDTH - width].sum(1))
-    assert score_losses(sums, centred=False)[width - 1] == pytest.approx(float(found.sum() / squares.sum()))
-    for seed in range(5):
-        query, key = (torch.randn(HEADS, width, WIDTH, dtype=torch.float64) for _ in range(2))
-        torch.manual_seed(seed)
-        assert bool((score_error(sums, query, key) >= found).all())
-
-
-def test_a_mean_of_the_keys_takes_no_channel() -> None:
-    plain, moved = score_maps(head_sums(2)), score_maps(head_sums(2, mean=30.0))
-    for one, other in zip((plain.query, plain.key), (moved.query, moved.key), strict=True):
-        torch.testing.assert_close(one.abs(), other.abs(), rtol=1e-6, atol=1e-8)
 
 
 def test_full_width_changes_nothing() -> None:
@@ -127,36 +70,6 @@ def test_a_head_of_low_rank_is_narrowed_for_free() -> None:
     weight = random_weight(7, HEADS * WIDTH, 5)
     curve = width_errors(weight, inputs, value_maps(weight, inputs, HEADS))
     assert curve[1] < 1e-3 * curve[0]
-
-
-def test_losses_of_scores_are_those_of_the_form() -> None:
-    for seed in range(3):
-        sums = head_sums(seed, mean=2.0)
-        for centred in (False, True):
-            maps, losses = score_maps(sums, centred=centred), score_losses(sums, centred=centred)
-            for width in range(1, WIDTH):
-                found = score_loss(sums, maps.query[:, :width], maps.key[:, :width], centred=centred)
-                assert found == pytest.approx(losses[width - 1], rel=1e-6)
-            assert losses[-1] == 0
-            assert score_loss(sums, maps.query, maps.key, centred=centred) < 1e-20
-
-
-def test_what_a_head_did_not_show_is_raised_and_nothing_else() -> None:
-    drawn = random_covariance(HEADS * WIDTH, 6)
-    matrix, mean = drawn.matrix.clone(), torch.zeros(HEADS * WIDTH, dtype=torch.float64)
-    first, second, third = (slice(at, at + WIDTH) for at in (0, WIDTH, 2 * WIDTH))
-    basis = torch.linalg.qr(random_weight(WIDTH, WIDTH, 7)).Q
-    matrix[first], matrix[:, first] = 0, 0
-    matrix[first, first] = basis @ torch.diag(torch.tensor([4.0, 2, 1, 1e-9, 0, -1e-8]).double()) @ basis.T
-    matrix[third], matrix[:, third] = 0, 0
-    mean[second] = 1e3  # its square is subtracted: what is left is known to a share of that
-    raised = raise_unknown(Covariance(mean, matrix, 100), HEADS)
-    expected = basis @ torch.diag(torch.tensor([4, 2, 1, *[4 * UNKNOWN] * 3]).double()) @ basis.T
-    torch.testing.assert_close(raised.matrix[first, first], expected, rtol=0, atol=1e-14)
-    least = UNKNOWN * (torch.linalg.eigvalsh(drawn.matrix[second, second])[-1] + 1e6 * WIDTH)
-    assert float(torch.linalg.eigvalsh(raised.matrix[second, second])[0]) == pytest.approx(float(least))
-    assert not raised.matrix[third].any()
-    torch.testing.assert_close(raised.matrix[first, second], matrix[first, second], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("width", [1, 3, 5])
