@@ -12,10 +12,10 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast check format bench clean
+.PHONY: help install demo test test-fast test-processors check format bench clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## Install everything into .venv, at the tested versions
 
@@ -33,6 +33,14 @@ test: $(STAMP) ## Run every test, slow ones included
 
 test-fast: $(STAMP) ## Run all but the slow tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-processors: $(STAMP) ## Run all but the slow tests as other processors would: their kernels, one thread and two
+	for kernels in ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 --unset=ATEN_CPU_CAPABILITY; do \
+	  for threads in 1 2; do \
+	    echo "$$kernels, OMP_NUM_THREADS=$$threads"; \
+	    env $$kernels OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest $(PYTEST_ARGS) || exit 1; \
+	  done; \
+	done
 
 check: $(STAMP) ## Check format, lint, types and the direction of imports
 	$(BIN)/ruff format --check .

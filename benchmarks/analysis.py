@@ -23,10 +23,11 @@ from passes.errors import SlimDiffError, UsageError
 from passes.fresh_inputs import fresh_inputs
 from passes.instrument import instrument
 from passes.moments import moment_bytes
-from passes.planner import Planner, Recipe
+from passes.planner import Planner
 from passes.policies import KeepParams
 from passes.program import Program
 from passes.sensitivity import Prober
+from passes.site_errors import Recipe
 from passes.sites import find_sites
 from passes.statistics import Statistics
 from slimdiff_fx.denoisers import capture_denoiser

@@ -28,8 +28,9 @@ from benchmarks.shaped_plan import plan_for_cost
 from passes.cost_table import params_table
 from passes.errors import SlimDiffError
 from passes.plan import SlimPlan
-from passes.planner import Planner, untold
+from passes.planner import Planner
 from passes.policies import KeepCost, MaxError
+from passes.site_errors import untold
 from slimdiff_fx.calibration_run import CalibrationSettings
 from slimdiff_fx.calibration_set import gather_samples
 from slimdiff_fx.captured import CapturedDenoiser, capture_model, capture_pipeline, observe_pipeline

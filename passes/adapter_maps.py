@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from passes.compensation import Compensated
+from passes.known_moments import raise_unknown
 from passes.least_squares import refit
 from passes.moments import Covariance, Sums, covariance
 from passes.plan import SitePlan
@@ -40,7 +41,7 @@ def adapter_maps(site: Site, entry: SitePlan, sums: Sums, cut: Compensated) -> d
         return {}
     inputs = covariance(site, sums, centred=False)
     if cut.maps:
-        found = _narrowed(inputs, cut.maps[site.producers[2].path])
+        found = _narrowed(raise_unknown(inputs, site.units), cut.maps[site.producers[2].path])
     else:
         kept = site.channels(entry.mask())
         gone = torch.eye(len(kept), dtype=torch.float64)[~kept]

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from passes.errors import UsageError
-from passes.least_squares import Refit, refit, refitted
+from passes.known_moments import raise_unknown
+from passes.least_squares import lost_weight, output_energy, refit_weight, ridge
 from passes.moments import Covariance, Sums, covariance
 from passes.plan import SitePlan
-from passes.projections import narrow_values, score_maps, value_maps
+from passes.projections import narrow_values, value_maps
+from passes.scores import score_loss, score_maps
 from passes.site import Site
+from passes.written import output_loss, storage_share
 
 Compensation = Literal["none", "bias", "lstsq"]
 COMPENSATIONS: tuple[Compensation, ...] = ("none", "bias", "lstsq")
@@ -27,8 +30,9 @@ class Compensated:
 
     Attributes:
         updates: new parameters by path, in slim shapes and the model's own type.
-        error: E‖Δ‖² at the consumer's output on the calibration set; what narrower queries and keys change in the
-            attention weights is not in it.
+        error: E‖Δ‖² at the consumer's output on the calibration set, by the updates as they are stored (see
+            `passes.written`). Of narrower heads, if that is larger, the share that is lost of the scores times the
+            energy of the output: an upper end of what that can do to it.
         maps: of narrower heads, what turns the dense query, key and value of each head into the slim one: by the
             linear's path, float64 [heads, width, head_dim].
     """
@@ -76,14 +80,12 @@ def compensate(
     if entry.width is not None and entry.width < site.unit_width:
         return _narrow(site, entry, sums, inputs, parameters, implied_scale=implied_scale, joint=not as_published)
     kept = site.columns(entry.mask())
-    if how == "lstsq":
-        found = refit(weight, inputs, kept)
-    else:
-        found = refitted(weight, inputs, kept, weight[:, kept])
-        if how == "none":
-            # the mean that nobody makes up for is part of the error
-            return Compensated({}, found.error + float(found.shift.square().sum()))
-    return Compensated(_consumer_updates(site, found, parameters, only_bias=how == "bias"), found.error)
+    # λ of all inputs, as the error curves have it: with it no size loses more than they say
+    penalty = ridge(inputs.matrix, inputs.count)
+    new = refit_weight(weight, inputs, kept, penalty=penalty) if how == "lstsq" else weight[:, kept]
+    shift = lost_weight(weight, kept, new) @ inputs.mean
+    updates = {} if how == "none" else _consumer_updates(site, new, shift, parameters, only_bias=how == "bias")
+    return Compensated(updates, output_loss(site, entry, inputs, parameters, updates))
 
 
 def _narrow(
@@ -100,11 +102,12 @@ def _narrow(
         raise UsageError(f"site {site.name!r}: heads are removed or made narrower, not both; choose one")
     width = entry.width or site.unit_width
     weight = parameters[f"{site.consumer}.weight"].detach().double().cpu()
-    maps, found = narrow_values(weight, inputs, value_maps(weight, inputs, site.units), width, joint=joint)
+    known = raise_unknown(inputs, site.units)
+    maps, found = narrow_values(weight, known, value_maps(weight, known, site.units), width, joint=joint)
     scores = score_maps(sums, centred=joint)
     # Attention divides by the root of the width that it finds: it shall be that of the dense one.
     scale = math.sqrt(width / site.unit_width) if implied_scale else 1.0
-    updates = _consumer_updates(site, found, parameters)
+    updates = _consumer_updates(site, found.weight, found.shift, parameters)
     query, key, value = (producer.path for producer in site.producers)
     changes = {query: scores.query[:, :width] * scale, key: scores.key[:, :width], value: maps}
     for path, change in changes.items():
@@ -113,34 +116,33 @@ def _narrow(
                 dense = parameters[name].detach()
                 heads = dense.double().cpu().reshape(site.units, site.unit_width, -1)
                 updates[name] = _stored_like(dense, (change @ heads).reshape(-1, *dense.shape[1:]))
-    return Compensated(updates, found.error, changes)
+    energy = output_energy(weight, inputs)
+    lost = output_loss(site, entry, inputs, parameters, updates, maps)
+    share = score_loss(sums, scores.query[:, :width], scores.key[:, :width], centred=joint)
+    rounded = {path: storage_share(path, change, parameters, updates) for path, change in changes.items()}
+    error = max(lost + rounded[value] * energy, (share + rounded[query] + rounded[key]) * energy)
+    return Compensated(updates, error, changes)
 
 
 def _consumer_updates(
-    site: Site, found: Refit, parameters: Mapping[str, Tensor], *, only_bias: bool = False
+    site: Site, new: Tensor, shift: Tensor, parameters: Mapping[str, Tensor], *, only_bias: bool = False
 ) -> dict[str, Tensor]:
     weight, bias = f"{site.consumer}.weight", f"{site.consumer}.bias"
-    updates = {} if only_bias else {weight: _stored_like(parameters[weight].detach(), found.weight)}
+    updates = {} if only_bias else {weight: _stored_like(parameters[weight].detach(), new)}
     if bias in parameters:
         dense = parameters[bias].detach()
-        updates[bias] = _stored_like(dense, dense.double().cpu() + found.shift)
+        updates[bias] = _stored_like(dense, dense.double().cpu() + shift)
     return updates
 
 
 def _stored_like(dense: Tensor, value: Tensor) -> Tensor:
     """Give new weights the type of the old ones: half precision too, if those are float32 and fit into it.
 
-    Weights that came from half precision files go back into such files; what rounding adds, about 1e-7 of the squared
-    output, is far below what any removal costs.
+    Weights that came from half precision files go back into such files; what rounding adds is about 1e-7 of the squared
+    output. `passes.written` counts it.
     """
     value = value.to(dense.dtype)
     if dense.dtype == torch.float32 and torch.equal(dense.half().float(), dense):
         rounded = value.half().float()
         return rounded if bool(torch.isfinite(rounded).all()) else value
     return value
-
-
-def predicted_loss(entry: SitePlan, site: Site, compensated: Compensated, energy: float) -> float:
-    """Give a site's error as a share of what its block puts out beyond its mean; 0 where it is untouched."""
-    untouched = len(entry.kept) == site.units and entry.width in (None, site.unit_width)
-    return 0.0 if untouched or not energy > 0 else compensated.error / energy

@@ -14,12 +14,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from passes.least_squares import ridge_factor
+from passes.least_squares import LEAST_RIDGE, ridge_factor
 from passes.moments import Covariance
 
 BLOCK = 64
 _TINY = 1e-300
 _DEAD_SHARE = 0.2
+
+
+def tie(size: int) -> float:
+    """Say by which share losses of a matrix of this size may differ through rounding alone: n · 2⁻⁵² / least λ.
+
+    The condition number of C + λI is at most n over λ as a share of the mean variance, and inverting loses that many
+    units of the last place. Of units whose losses are that close, the one of the lowest index goes.
+    """
+    return size * torch.finfo(torch.float64).eps / LEAST_RIDGE
 
 
 @dataclass(frozen=True)
@@ -73,8 +82,10 @@ def _remove_block(inverse: Tensor, gram: Tensor, gone: Tensor, count: int) -> tu
     squares[gone] = math.inf
     rows: list[int] = []
     losses: list[float] = []
+    close = 1 + tie(size)
     for step in range(count):
-        unit = int((squares.clamp_min(0) / diagonal.clamp_min(_TINY)).argmin())
+        each = squares.clamp_min(0).div_(diagonal.clamp_min(_TINY))
+        unit = int((each <= each.min() * close).byte().argmax())  # the first of those
         before = columns[:, :step]
         mine = before[unit]
         column = inverse[unit] - before @ mine
@@ -112,7 +123,8 @@ def eliminate_heads(weight: Tensor, inputs: Covariance, heads: int) -> Eliminati
     errors: list[float] = []
     while len(left) > 1:
         losses = {head: _head_loss(current, inverse, places[head]) for head in left}
-        head = min(losses, key=lambda each: losses[each])
+        close = min(losses.values()) * (1 + tie(len(inverse)))
+        head = next(head for head in left if losses[head] <= close)
         order.append(head)
         errors.append(losses[head] + (errors[-1] if errors else 0.0))
         left.remove(head)
@@ -143,6 +155,12 @@ def leverage_scores(inputs: Covariance) -> Tensor:
     """Compute ridge leverage scores, diag(C (C + λI)⁻¹), float64 [n] (MoDeGPT's Nyström score, arXiv 2408.09632)."""
     factor = ridge_factor(inputs.matrix, inputs.count)
     return torch.cholesky_solve(inputs.matrix, factor).diagonal().clamp_min(0)
+
+
+def leverage_order(inputs: Covariance) -> Tensor:
+    """Order neurons by their ridge leverage, the least first, int64 [n]; those within rounding by their index."""
+    close = tie(len(inputs.matrix))
+    return (leverage_scores(inputs) / close).round().argsort(stable=True)
 
 
 def _head_loss(weight: Tensor, inverse: Tensor, mine: Tensor) -> float:

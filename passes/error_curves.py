@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
-from passes.elimination import eliminate_heads, eliminate_neurons, leverage_scores
-from passes.least_squares import output_energy, ridge_factor
+from passes.elimination import eliminate_heads, eliminate_neurons, leverage_order
+from passes.known_moments import raise_unknown
+from passes.least_squares import output_energy, ridge_factor, rounding
 from passes.moments import Covariance, Sums
 from passes.plan import SitePlan
-from passes.projections import score_losses, separate_width_errors, value_maps, width_errors
+from passes.projections import separate_width_errors, value_maps, width_errors
+from passes.scores import score_losses
 from passes.site import Site
 
 
@@ -23,7 +24,7 @@ class Choice:
     Attributes:
         units: units that stay.
         width: channels of each; None for all of them.
-        error: E‖W a − W' a'‖² at the consumer's output on the calibration set.
+        error: at least E‖W a − W' a'‖² at the consumer's output on the calibration set.
     """
 
     units: int
@@ -40,12 +41,21 @@ class ErrorCurve:
         order: units in the order of their removal, all but one of them; empty where heads only become narrower.
         choices: sizes; their errors never fall.
         energy: E‖W (a − mean)‖², the error of giving back the mean alone.
+        rounding: by how much two errors may differ and be the same, see `passes.least_squares.rounding`. Whatever is
+            cut, the error is at least this: only the whole has none.
     """
 
     site: Site
     order: tuple[int, ...]
     choices: tuple[Choice, ...]
     energy: float
+    rounding: float = 0.0
+
+    def raised(self, choice: Choice, error: float) -> ErrorCurve:
+        """Give the curve with at least this error at a choice, and so at every smaller one."""
+        at = self.choices.index(choice)
+        smaller = (replace(each, error=max(each.error, error)) for each in self.choices[at:])
+        return replace(self, choices=(*self.choices[:at], *smaller))
 
     def entry(self, choice: Choice) -> SitePlan:
         """Say which units a choice keeps."""
@@ -84,16 +94,17 @@ def removal_curve(site: Site, weight: Tensor, inputs: Covariance) -> ErrorCurve:
 
 
 def leverage_curve(site: Site, weight: Tensor, inputs: Covariance) -> ErrorCurve:
-    """Offer every number of neurons, in the order of their ridge leverage, refitted (Nyström)."""
-    order = leverage_scores(inputs).argsort(stable=True)
-    # One factorization, kept units first: each prefix of it is the factorization of those kept.
+    """Offer every number of neurons, in the order of their ridge leverage, refitted (Nyström).
+
+    A choice's error is E‖W a − W' a'‖² + λ‖W − W'‖², as in backward elimination: what its weights do is never more.
+    """
+    order = leverage_order(inputs)
+    # One factorization L Lᵀ, kept units first: each prefix of it is that of those kept, and what they can't give of
+    # the output is the rest of Lᵀ Wᵀ.
     kept_first = order.flip(0)
-    matrix = inputs.matrix[kept_first][:, kept_first]
-    factor = ridge_factor(matrix, inputs.count)
-    explained = torch.linalg.solve_triangular(factor, matrix @ weight.double()[:, kept_first].T, upper=False)
-    left = (output_energy(weight, inputs) - explained.square().sum(1).cumsum(0)).clamp_min(0)
-    # `left[k - 1]` is the error with k units kept; removals count down.
-    return _curve(site, weight, inputs, tuple(order[:-1].tolist()), tuple(left.flip(0)[1:].tolist()))
+    factor = ridge_factor(inputs.matrix[kept_first][:, kept_first], inputs.count)
+    gone_first = (factor.T @ weight.double()[:, kept_first].T).square().sum(1).flip(0)
+    return _curve(site, weight, inputs, tuple(order[:-1].tolist()), gone_first.cumsum(0)[:-1].tolist())
 
 
 def width_curve(site: Site, weight: Tensor, inputs: Covariance, sums: Sums, *, joint: bool = True) -> ErrorCurve:
@@ -111,21 +122,22 @@ def width_curve(site: Site, weight: Tensor, inputs: Covariance, sums: Sums, *, j
     """
     energy = output_energy(weight, inputs)
     scores = score_losses(sums, centred=joint)
-    if joint:
-        errors = width_errors(weight, inputs, value_maps(weight, inputs, site.units))
-    else:
-        errors = separate_width_errors(weight, inputs, site.units)
+    known = raise_unknown(inputs, site.units)
+    maps = value_maps(weight, known, site.units)
+    errors = (width_errors if joint else separate_width_errors)(weight, known, maps)
+    close = rounding(weight, inputs)
     choices = [Choice(site.units, None, 0.0)]
     for width in widths_offered(site):
-        error = max(errors[width - 1], energy * scores[width - 1])
+        error = max(errors[width - 1], energy * scores[width - 1]) + close
         choices.append(Choice(site.units, width, max(error, choices[-1].error)))
-    return ErrorCurve(site, (), tuple(choices), energy)
+    return ErrorCurve(site, (), tuple(choices), energy, close)
 
 
 def _curve(
     site: Site, weight: Tensor, inputs: Covariance, order: tuple[int, ...], errors: Sequence[float]
 ) -> ErrorCurve:
+    close = rounding(weight, inputs)
     choices = [Choice(site.units, None, 0.0)]
     for removed, error in enumerate(errors, start=1):
-        choices.append(Choice(site.units - removed, None, max(error, choices[-1].error)))
-    return ErrorCurve(site, order, tuple(choices), output_energy(weight, inputs))
+        choices.append(Choice(site.units - removed, None, max(error + close, choices[-1].error)))
+    return ErrorCurve(site, order, tuple(choices), output_energy(weight, inputs), close)

@@ -20,10 +20,11 @@ from passes.compensation import Compensation
 from passes.criteria import Criterion
 from passes.errors import UsageError
 from passes.plan import SlimPlan
-from passes.planner import OnSite, Planner, Recipe, untold
+from passes.planner import Planner
 from passes.policies import Budget, KeepCost, MaxError, Policy, Threshold
 from passes.program import Program
 from passes.site import Site
+from passes.site_errors import OnSite, Recipe, untold
 from passes.statistics import Statistics
 
 Method = Literal["best", "slimdiff", "obs", "threshold"]

@@ -17,23 +17,41 @@ class Option:
         index: which of the site's choices it is.
         cost: parameters or MACs that stay.
         error: expected relative squared error of the prediction.
+        rounding: how far off the error may be by the rounding of what it was computed from.
     """
 
     index: int
     cost: int
     error: float
+    rounding: float = 0.0
+
+
+def better(one: Option, other: Option) -> bool:
+    """Say whether an option has less error than another: by more than the rounding of either."""
+    return one.error < other.error - max(one.rounding, other.rounding)
+
+
+def largest_of_least(options: Sequence[Option]) -> Option:
+    """Give the option of least error; of those within rounding of it, the one that removes least."""
+    least = min(options, key=lambda each: each.error)
+    return min((each for each in options if not better(least, each)), key=lambda each: each.index)
 
 
 def lower_hull(options: Sequence[Option]) -> list[Option]:
-    """Keep the options on the lower convex hull of error over cost, from the most expensive to the cheapest."""
-    best: dict[int, Option] = {}
+    """Keep the options on the lower convex hull of error over cost, from the most expensive to the cheapest.
+
+    The first is what a budget that everything meets gets. So an option that is cheaper and no worse takes another's
+    place only where it is better beyond rounding or removes less: the hull of a site whose whole is among its options,
+    as index 0 and with no error, begins with the whole.
+    """
+    by_cost: dict[int, list[Option]] = {}
     for option in options:
-        if option.cost not in best or option.error < best[option.cost].error:
-            best[option.cost] = option
+        by_cost.setdefault(option.cost, []).append(option)
     hull: list[Option] = []
-    for option in sorted(best.values(), key=lambda each: -each.cost):
-        while hull and option.error <= hull[-1].error and len(hull) > 0 and option.cost < hull[-1].cost:
-            hull.pop()  # cheaper and no worse
+    for cost in sorted(by_cost, reverse=True):
+        option = largest_of_least(by_cost[cost])
+        while hull and not better(hull[-1], option) and (better(option, hull[-1]) or option.index < hull[-1].index):
+            hull.pop()
         while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-1], option):
             hull.pop()
         hull.append(option)
@@ -49,7 +67,7 @@ def allocate_within_cost(sites: Mapping[str, Sequence[Option]], budget: int) -> 
     """Minimise the summed error under a summed cost.
 
     Steps along the hulls are taken in the order of their slopes: that is the optimum for every multiplier. The last
-    step may save more than is needed: then the cheapest of its site's options that just does is taken instead.
+    step may save more than is needed: then the best of its site's options that still do is taken instead.
 
     Args:
         sites: by site, its options.
@@ -67,7 +85,7 @@ def allocate_within_cost(sites: Mapping[str, Sequence[Option]], budget: int) -> 
         room = budget - (total - chosen[name].cost)
         if step.cost < room:
             fitting = [each for each in sites[name] if step.cost <= each.cost <= room]
-            step = min(fitting, key=lambda each: (each.error, each.cost))
+            step = largest_of_least(fitting)
         total += step.cost - chosen[name].cost
         chosen[name] = step
     if total > budget:

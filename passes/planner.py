@@ -2,58 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
 from passes.adapter_maps import adapter_maps
 from passes.alignment import is_aligned
 from passes.allocate import budget_name, price_list, unmet
-from passes.compensation import Compensated, Compensation, compensate, consumer_inputs
+from passes.compensation import Compensation
 from passes.cost_table import CostTable, params_table
-from passes.error_curves import Choice, ErrorCurve, leverage_curve, narrows, removal_curve, width_curve
+from passes.error_curves import Choice, ErrorCurve
 from passes.fingerprint import fingerprint
-from passes.moments import covariance, sums_of
 from passes.optimize import Option, allocate_within_cost, allocate_within_error
 from passes.plan import SitePlan, SlimPlan
 from passes.policies import Budget, MaxError
 from passes.program import Program
-from passes.sensitivity import Prober, Sensitivity, sensitivity_from
 from passes.site import Site
+from passes.site_errors import OnSite, Recipe, SiteErrors, nearest, untold
 from passes.statistics import Statistics
 
 _TRIALS = 4  # plans whose whole error is measured, in search of the one that just meets a largest error
+_ROUNDS = 4  # times that sizes are chosen anew because the weights of some do worse than was expected
 _CLOSE = 0.9  # of the largest error: near enough
-OnSite = Callable[[int, int], None]
-
-
-def untold(done: int, total: int) -> None:
-    """Tell nobody."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a method is made of.
-
-    Attributes:
-        heads: "narrow" makes all heads of a site narrower, where that can be; "remove" takes whole heads.
-        neurons: chosen by backward "elimination" or by ridge "leverage".
-        joint: refit across the heads of a site, on covariances. Otherwise each head by itself, on second moments, as
-            spectral slimming was published.
-        weighing: how a site's error counts: "sensitivity" measures what it does to the prediction, "relative"
-            divides it by the energy of the block's output.
-        uniform: the same share of each site, in place of the optimum.
-        probed_shares: shares of a site at whose removal its sensitivity is measured.
-    """
-
-    heads: Literal["narrow", "remove"] = "narrow"
-    neurons: Literal["elimination", "leverage"] = "elimination"
-    joint: bool = True
-    weighing: Literal["sensitivity", "relative"] = "sensitivity"
-    uniform: bool = False
-    probed_shares: tuple[float, ...] = (0.4, 0.75)
 
 
 class Planner:
@@ -79,22 +51,19 @@ class Planner:
         recipe: Recipe | None = None,
         compensation: Compensation = "lstsq",
     ) -> None:
-        self._program, self._sites, self._how = program, sites, compensation
+        self._program, self._sites = program, sites
         self._recipe = recipe if recipe is not None else Recipe()
-        self._sums = {site.name: sums_of(site, statistics.moments) for site in sites}
-        self._parameters: Mapping[str, Tensor] = dict(program.graph_module.named_parameters())
-        self._prober = Prober(program, statistics.probes)
-        self._cuts: dict[tuple[str, SitePlan], Compensated] = {}
-        self._curves: dict[str, ErrorCurve] = {}
-        self._sensitivities: dict[str, Sensitivity] = {}
+        self._errors = SiteErrors(program, sites, statistics, self._recipe, compensation)
 
     def plan(
         self, entries: Mapping[str, SitePlan], noted: Mapping[str, Any], additive: float | None = None
     ) -> SlimPlan:
         """Solve for the weights of every changed site, and measure the whole plan on the probes."""
         changed = [(site, entries[site.name]) for site in self._sites if _changes(site, entries[site.name])]
-        cuts = [(site, entry, self._compensate(site, entry)) for site, entry in changed]
-        measured = self._prober.relative_mse([(site, entry, cut.updates) for site, entry, cut in cuts]) if cuts else 0.0
+        cuts = [(site, entry, self._errors.compensate(site, entry)) for site, entry in changed]
+        measured = (
+            self._errors.prober.relative_mse([(site, entry, cut.updates) for site, entry, cut in cuts]) if cuts else 0.0
+        )
         updates = {name: value for _, _, cut in cuts for name, value in cut.updates.items()}
         predicted: dict[str, Any] = {
             "relative_mse": measured,
@@ -110,16 +79,23 @@ class Planner:
         changed = [(site, plan.sites[site.name]) for site in self._sites if _changes(site, plan.sites[site.name])]
         maps: dict[str, Tensor] = {}
         for site, entry in changed:
-            maps.update(adapter_maps(site, entry, self._sums[site.name], self._compensate(site, entry)))
+            maps.update(adapter_maps(site, entry, self._errors.sums(site), self._errors.compensate(site, entry)))
         return replace(plan, adapter_maps=maps)
 
     def within_cost(self, policy: Budget, noted: Mapping[str, Any], on_site: OnSite) -> SlimPlan:
-        """Find the plan of least expected error that meets a budget.
+        """Find the plan of least expected error that meets a budget. One that all meets removes nothing.
+
+        What is expected of the sizes in it is no less than what their weights do as they are stored: where it was, it
+        is raised, and sizes are chosen anew.
 
         Raises:
             BudgetError: the smallest size of each site is still more than the budget.
         """
         entries, additive = self.sizes_within(policy, on_site)
+        for _ in range(_ROUNDS):
+            if self._recipe.uniform or not self._hold(entries):
+                break
+            entries, additive = self.sizes_within(policy, on_site)
         return self.plan(entries, {**noted, "budget": {budget_name(policy): policy.fraction}}, additive)
 
     def sizes_within(self, policy: Budget, on_site: OnSite = untold) -> tuple[dict[str, SitePlan], float | None]:
@@ -133,6 +109,10 @@ class Planner:
             BudgetError: as `within_cost`.
         """
         costs, budget = price_list(self._program, self._sites, policy)
+        predicts = self._recipe.weighing == "sensitivity" and not self._recipe.uniform
+        if costs.total <= budget:
+            on_site(len(self._sites), len(self._sites))
+            return {site.name: _whole(site) for site in self._sites}, 0.0 if predicts else None
         if self._recipe.uniform:
             return self._uniform(policy, costs, budget, on_site), None
         curves, options = self._options(costs, policy.align, on_site)
@@ -142,7 +122,7 @@ class Planner:
             raise unmet(policy, costs, least, "the smallest size of each site")
         chosen = allocate_within_cost(options, budget - rest)
         additive = sum(option.error for option in chosen.values())
-        return _entries(curves, chosen), additive if self._recipe.weighing == "sensitivity" else None
+        return _entries(curves, chosen), additive if predicts else None
 
     def expected_errors(self, site: Site) -> list[tuple[Choice, float]]:
         """Give every size of a site with what it is expected to cost.
@@ -150,26 +130,19 @@ class Planner:
         That is its part in the prediction's relative squared error; or, where the recipe measures no sensitivities,
         the error at the block's output over that output's energy.
         """
-        curve = self._curve(site, untold)
-        if self._recipe.uniform:
-            energy = curve.energy if curve.energy > 0 else 1.0
-            return [(choice, choice.error / energy) for choice in curve.choices]
-        return list(zip(curve.choices, self._predict(curve), strict=True))
+        return list(zip(self._errors.curve(site).choices, self._errors.predict(site), strict=True))
 
     def within_error(self, policy: MaxError, noted: Mapping[str, Any], on_site: OnSite) -> SlimPlan:
         """Find the plan that removes most while its error, measured whole on the probes, stays within a limit.
 
         Errors of sites don't quite add up: the sum is held to a limit that is corrected by what was measured.
         """
-        curves, options = self._options(params_table(self._program, self._sites), policy.align, on_site)
+        costs = params_table(self._program, self._sites)
         noted = {**noted, "max_error": policy.error}
         limit, best = policy.error, None
         for _ in range(_TRIALS):
-            chosen = allocate_within_error(options, limit)
-            additive = sum(option.error for option in chosen.values())
-            plan = self.plan(
-                _entries(curves, chosen), noted, additive if self._recipe.weighing == "sensitivity" else None
-            )
+            entries, additive = self._sizes_below(limit, costs, policy.align, on_site)
+            plan = self.plan(entries, noted, additive if self._recipe.weighing == "sensitivity" else None)
             measured = float(plan.predicted["relative_mse"])
             if measured <= policy.error and (best is None or measured > best.predicted["relative_mse"]):
                 best = plan
@@ -180,14 +153,37 @@ class Planner:
             return best
         return self.plan({site.name: _whole(site) for site in self._sites}, noted)
 
+    def _sizes_below(
+        self, limit: float, costs: CostTable, align: int | None, on_site: OnSite
+    ) -> tuple[dict[str, SitePlan], float]:
+        """Choose the smallest sizes whose expected errors add up to a limit, held to what their weights do."""
+        for _ in range(_ROUNDS):
+            curves, options = self._options(costs, align, on_site)
+            chosen = allocate_within_error(options, limit)
+            entries = _entries(curves, chosen)
+            if not self._hold(entries):
+                break
+        return entries, sum(option.error for option in chosen.values())
+
+    def _hold(self, entries: Mapping[str, SitePlan]) -> bool:
+        """Hold curves to what the weights of some sizes do; say whether any was raised."""
+        raised = False
+        for site in self._sites:
+            entry = entries[site.name]
+            if _changes(site, entry):
+                choices = self._errors.curve(site).choices
+                size = (len(entry.kept), entry.width)
+                raised |= self._errors.hold(site, next(each for each in choices if (each.units, each.width) == size))
+        return raised
+
     def _uniform(self, policy: Budget, costs: CostTable, budget: int, on_site: OnSite) -> dict[str, SitePlan]:
         """Take the same share from each site: the smallest at which the budget is met."""
-        curves = [self._curve(site, on_site) for site in self._sites]
+        curves = [self._errors.curve(site, on_site) for site in self._sites]
         offered = [_offered(curve, policy.align) for curve in curves]
 
         def cut(share: float) -> dict[str, SitePlan]:
             return {
-                curve.site.name: curve.entry(_nearest(curve.site, choices, 1 - share))
+                curve.site.name: curve.entry(nearest(curve.site, choices, 1 - share))
                 for curve, choices in zip(curves, offered, strict=True)
             }
 
@@ -207,79 +203,18 @@ class Planner:
     ) -> tuple[dict[str, ErrorCurve], dict[str, list[Option]]]:
         curves, options = {}, {}
         for site in self._sites:
-            curve = curves[site.name] = self._curve(site, on_site)
-            errors = self._predict(curve)
+            curve = curves[site.name] = self._errors.curve(site, on_site)
+            errors, rounding = self._errors.predict(site), self._errors.rounding(site)
             options[site.name] = [
-                Option(index, costs.of(site, choice.units, choice.width), error)
+                Option(index, costs.of(site, choice.units, choice.width), error, rounding)
                 for index, (choice, error) in enumerate(zip(curve.choices, errors, strict=True))
                 if is_aligned(site, choice.units, choice.width, align)
             ]
         return curves, options
 
-    def _predict(self, curve: ErrorCurve) -> list[float]:
-        """Give each choice's expected part in the error that is minimised."""
-        if self._recipe.weighing == "relative":
-            return [choice.error / curve.energy if curve.energy > 0 else 0.0 for choice in curve.choices]
-        sensitivity = self._sensitivity(curve)
-        errors: list[float] = []
-        for choice in curve.choices:
-            errors.append(max(sensitivity.predict(choice.error), errors[-1] if errors else 0.0))
-        return errors
-
-    def _sensitivity(self, curve: ErrorCurve) -> Sensitivity:
-        site, points = curve.site, []
-        if site.name not in self._sensitivities:
-            for share in self._recipe.probed_shares:
-                choice = _nearest(site, curve.choices, 1 - share)
-                if choice is not curve.choices[0]:
-                    entry = curve.entry(choice)
-                    seen = self._prober.relative_mse([(site, entry, self._compensate(site, entry).updates)])
-                    points.append((choice.error, seen))
-            self._sensitivities[site.name] = sensitivity_from(points)
-        return self._sensitivities[site.name]
-
-    def _curve(self, site: Site, on_site: OnSite) -> ErrorCurve:
-        if site.name not in self._curves:
-            recipe, weight = self._recipe, self._parameters[f"{site.consumer}.weight"].detach().double().cpu()
-            sums = self._sums[site.name]
-            if recipe.joint:
-                inputs = consumer_inputs(site, sums, self._parameters)
-            else:
-                inputs = covariance(site, sums, centred=False)
-            if recipe.heads == "narrow" and narrows(site):
-                curve = width_curve(site, weight, inputs, sums, joint=recipe.joint)
-            elif recipe.neurons == "leverage" and site.kind == "feed_forward":
-                curve = leverage_curve(site, weight, inputs)
-            else:
-                curve = removal_curve(site, weight, inputs)
-            self._curves[site.name] = curve
-            if recipe.weighing == "sensitivity" and not recipe.uniform:
-                self._sensitivity(curve)
-            on_site(len(self._curves), len(self._sites))
-        return self._curves[site.name]
-
-    def _compensate(self, site: Site, entry: SitePlan) -> Compensated:
-        place = (site.name, entry)
-        if place not in self._cuts:
-            self._cuts[place] = compensate(
-                site,
-                entry,
-                self._sums[site.name],
-                self._parameters,
-                self._how,
-                implied_scale=self._prober.scale_is_implied(site),
-                as_published=not self._recipe.joint,
-            )
-        return self._cuts[place]
-
 
 def _offered(curve: ErrorCurve, align: int | None) -> list[Choice]:
     return [each for each in curve.choices if is_aligned(curve.site, each.units, each.width, align)]
-
-
-def _nearest(site: Site, choices: Sequence[Choice], share: float) -> Choice:
-    """Give the choice whose size is nearest to a share of the whole site."""
-    return min(choices, key=lambda each: abs(each.units * (each.width or site.unit_width) - share * site.width))
 
 
 def _sized(site: Site, units: int, width: int | None) -> SitePlan:

@@ -1,75 +1,17 @@
-"""Fewer channels in each head: the best low-rank query–key and value–output maps under what calibration saw.
+"""Fewer channels in each head's value: the best low-rank value–output maps under what calibration saw.
 
-All heads of a site get the same width, and query, key and value do: fused attention kernels want that.
+All heads of a site get the same width, and query, key and value do: fused attention kernels want that. For queries and
+keys see `passes.scores`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from passes.least_squares import Refit, output_energy, refit, refitted, ridge, ridge_factor
-from passes.moments import KEY, KEY_COUNT, KEY_FIRST, QUERY, Covariance, Sums
-
-# Eigenvalues below this share of the largest are rounding: products of activations are taken in float32.
-_NOTHING = 1e-6
-
-
-@dataclass(frozen=True)
-class ScoreMaps:
-    """What replaces a head's query and key, best channels first: scores are (Q q)ᵀ(K k), exact with all channels.
-
-    Attributes:
-        query: Q, float64 [heads, head_dim, head_dim]; its first r rows are for width r.
-        key: K, likewise.
-    """
-
-    query: Tensor
-    key: Tensor
-
-
-def score_maps(sums: Sums, *, centred: bool = True) -> ScoreMaps:
-    """Find, for each head and every rank, the bilinear form that gives qᵀk best.
-
-    The form qᵀ B k of rank r with least E(qᵀk − qᵀBk)², q and k independent, is the truncated SVD of C_q^½ C_k^½, which
-    has the singular values of C_x^½ W_qᵀ W_k C_c^½. Softmax doesn't see what is added to all scores of a query: so k
-    may be centred, and what the mean key gives need not be kept.
-
-    Args:
-        sums: of an attention site.
-        centred: subtract the mean key.
-    """
-    query, key = _score_moments(sums, centred=centred)
-    query_root, query_inverse = _roots(query)
-    key_root, key_inverse = _roots(key)
-    left, values, right = torch.linalg.svd(query_root @ key_root)
-    share = values.sqrt().unsqueeze(2)
-    return ScoreMaps(share * (left.transpose(1, 2) @ query_inverse), share * (right @ key_inverse))
-
-
-def score_losses(sums: Sums, *, centred: bool = True) -> list[float]:
-    """Compute what every width loses of the scores, as a share of their energy over all heads.
-
-    Returns:
-        Σ over heads of E(qᵀk − qᵀBk)² / E(qᵀk)² by width, 1 to head_dim; never rises. All zero if scores are.
-    """
-    query, key = _score_moments(sums, centred=centred)
-    energies = torch.linalg.svdvals(_roots(query)[0] @ _roots(key)[0]).square().sum(0)  # descending
-    tails = energies.sum() - energies.cumsum(0)
-    shares = (tails / energies.sum().clamp_min(1e-300)).clamp_min(0)
-    return [*shares[:-1].tolist(), 0.0]
-
-
-def _score_moments(sums: Sums, *, centred: bool) -> tuple[Tensor, Tensor]:
-    """Give each head's second moments of queries and of keys, [heads, head_dim, head_dim]."""
-    query = sums[QUERY] / sums[QUERY].new_tensor(float(sums["count"]))
-    key = sums[KEY] / sums[KEY_COUNT]
-    if centred:
-        mean = sums[KEY_FIRST] / sums[KEY_COUNT]
-        key = key - mean.unsqueeze(2) * mean.unsqueeze(1)
-    return query, key
+from passes.known_moments import head_slices, roots, tails
+from passes.least_squares import Refit, refit, refitted, ridge, ridge_factor, ridge_of, rounding
+from passes.moments import Covariance
 
 
 def value_maps(weight: Tensor, inputs: Covariance, heads: int) -> Tensor:
@@ -77,15 +19,18 @@ def value_maps(weight: Tensor, inputs: Covariance, heads: int) -> Tensor:
 
     The r channels T_r o from which W o is best given are the top right singular vectors of W M^½, M = E[o oᵀ], in
     whitened coordinates. It commutes with attention, which mixes tokens and not channels: so T goes into the value
-    linear.
+    linear. All of T can be inverted: directions in which nothing was seen are treated as in `score_maps`. The other
+    functions of values need that done to the covariance itself: see `raise_unknown`.
 
     Args:
         weight: of the output linear, [out, heads * head_dim].
         inputs: covariance of its inputs.
         heads: how many.
     """
-    weighted, inverse = _weighted_outputs(weight, inputs, heads)
-    _, vectors = torch.linalg.eigh(weighted)
+    width = len(inputs.matrix) // heads
+    root, inverse = roots(torch.stack([inputs.matrix[part, part] for part in head_slices(heads, width)]))
+    own = weight.double().reshape(len(weight), heads, width).transpose(0, 1)
+    _, vectors = torch.linalg.eigh(root @ own.transpose(1, 2) @ own @ root)
     maps: Tensor = vectors.flip(2).transpose(1, 2) @ inverse
     return maps
 
@@ -93,41 +38,53 @@ def value_maps(weight: Tensor, inputs: Covariance, heads: int) -> Tensor:
 def width_errors(weight: Tensor, inputs: Covariance, maps: Tensor) -> list[float]:
     """Compute the error of every width, 1 to head_dim, with the output linear refitted across heads.
 
-    One Cholesky factorization gives all of them: features sorted by channel, then head, so that each width is a prefix.
+    On all channels the output linear is X = W T⁻¹. Keeping some of them, with the others' part refitted towards theirs,
+    leaves E‖W o − X' T' o‖² + λ‖X − X'‖². One Cholesky factorization L Lᵀ of T M Tᵀ + λI gives that for all widths:
+    features sorted by channel, then head, each width is a prefix, and the rest of Lᵀ Xᵀ is what it loses.
 
     Returns:
-        E‖W o − W' T o‖² by width; never rises.
+        By width, that sum: `narrow_values` never has more error. Never rises.
     """
     heads, width, _ = maps.shape
     level_first = torch.arange(heads * width).reshape(heads, width).T.flatten()
-    features = block_diagonal(maps)[level_first]
-    onto = inputs.matrix @ features.T
-    among = features @ onto
-    solved = torch.linalg.solve_triangular(ridge_factor(among, inputs.count), onto.T @ weight.double().T, upper=False)
-    explained = solved.square().sum(1).cumsum(0)[heads - 1 :: heads]
-    total = output_energy(weight, inputs)
-    errors: list[float] = (total - explained).clamp_min(0).tolist()
-    return errors
+    among = _mapped(inputs.matrix, maps)[level_first][:, level_first]
+    factor = ridge_factor(among, inputs.count)
+    lost = tails((factor.T @ _own_parts(weight, maps)[:, level_first].T).square().sum(1))
+    return lost[heads - 1 :: heads].tolist()
 
 
-def separate_width_errors(weight: Tensor, inputs: Covariance, heads: int) -> list[float]:
-    """Compute the error of every width with each head giving back its own part alone: tails of eigenvalues.
+def separate_width_errors(weight: Tensor, inputs: Covariance, maps: Tensor) -> list[float]:
+    """Compute the error of every width with each head giving back its own part alone.
+
+    What head h loses with channel i is x_hi (t_hi · o_h), a column of W T⁻¹ times a row of T: the error of a width is
+    the sum of (x_hi · x_gj) (t_hi M t_gj) over all pairs that it is without.
 
     Returns:
-        Σ over heads of E‖W o − U Uᵀ W o‖² by width, 1 to head_dim; never rises.
+        E‖W o − X' T' o‖² by width, 1 to head_dim.
     """
-    values, _ = torch.linalg.eigh(_weighted_outputs(weight, inputs, heads)[0])
-    tails = values.clamp_min(0).sum(0).cumsum(0)  # ascending: the smallest go first
-    return [*tails[:-1].flip(0).tolist(), 0.0]
+    heads, width, _ = maps.shape
+    level_first = torch.arange(heads * width).reshape(heads, width).T.flatten()
+    own = _own_parts(weight, maps)
+    pairs = ((own.T @ own) * _mapped(inputs.matrix, maps))[level_first][:, level_first]
+    sums = pairs.flip(0, 1).cumsum(0).cumsum(1).diagonal().flip(0)  # of the pairs from each place on
+    lost = torch.cat([sums[heads::heads], sums.new_zeros(1)]).clamp_min(0)
+    return lost.tolist()
 
 
-def _weighted_outputs(weight: Tensor, inputs: Covariance, heads: int) -> tuple[Tensor, Tensor]:
-    """Give M^½ Wᵀ W M^½ and M^-½ of each head."""
-    width = len(inputs.matrix) // heads
-    own = torch.stack([inputs.matrix[at : at + width, at : at + width] for at in range(0, len(inputs.matrix), width)])
-    root, inverse = _roots(own)
+def _own_parts(weight: Tensor, maps: Tensor) -> Tensor:
+    """Give W T⁻¹, each head by itself, [out, heads * head_dim]."""
+    heads, width, _ = maps.shape
     parts = weight.double().reshape(len(weight), heads, width).transpose(0, 1)
-    return root @ parts.transpose(1, 2) @ parts @ root, inverse
+    own: Tensor = torch.linalg.solve(maps, parts, left=False)
+    return own.transpose(0, 1).reshape(len(weight), heads * width)
+
+
+def _mapped(matrix: Tensor, maps: Tensor) -> Tensor:
+    """Give T M Tᵀ, T block diagonal, without multiplying zeros."""
+    heads, rank, width = maps.shape
+    right = (matrix.reshape(-1, heads, width).transpose(0, 1) @ maps.transpose(1, 2)).transpose(0, 1)
+    both = maps @ right.reshape(heads, width, heads * rank)
+    return both.reshape(heads * rank, heads * rank)
 
 
 def narrow_values(
@@ -150,14 +107,17 @@ def narrow_values(
     weight = weight.double()
     heads, head_dim, _ = maps.shape
     chosen = maps[:, :width].clone()
-    own = [slice(head * head_dim, (head + 1) * head_dim) for head in range(heads)]
+    own = head_slices(heads, head_dim)
     grams = [inputs.matrix[part, part] for part in own]
-    alone = zip(own, grams, chosen, strict=True)
-    back = torch.cat([give_back(weight[:, part], gram, each) for part, gram, each in alone], 1)
+    back = _own_parts(weight, maps).reshape(-1, heads, head_dim)[:, :, :width].reshape(-1, heads * width)
     if not joint:
         return chosen, refitted(weight, inputs, block_diagonal(chosen), back)
-    best = refit(weight, inputs, block_diagonal(chosen), back)
-    for _ in range(rounds if width < head_dim else 0):
+    # λ as for all channels: the error of every width is then at most what `width_errors` says
+    variances = torch.cat([((each @ gram) * each).sum(1) for each, gram in zip(maps, grams, strict=True)])
+    penalty = ridge_of(variances, inputs.count)
+    best = refit(weight, inputs, block_diagonal(chosen), back, penalty)
+    close = rounding(weight, inputs)
+    for _ in range(rounds if width < head_dim and best.error > close else 0):
         trial = chosen.clone()
         lost = weight - best.weight @ block_diagonal(trial)
         for head in range(heads):
@@ -169,8 +129,8 @@ def narrow_values(
             # towards the present map, as in `refit`: so that a round can't do harm
             trial[head] += torch.linalg.solve(system, (wanted - trial[head] @ gram).T).T
             lost[:, own[head]] -= columns @ trial[head]
-        found = refit(weight, inputs, block_diagonal(trial), best.weight)
-        if not found.error < best.error:
+        found = refit(weight, inputs, block_diagonal(trial), best.weight, penalty)
+        if not found.error < best.error - close:
             break
         chosen, best = trial, found
     return chosen, best
@@ -196,14 +156,3 @@ def give_back(weight: Tensor, gram: Tensor, chosen: Tensor) -> Tensor:
     onto = gram @ chosen.T
     found: Tensor = torch.linalg.lstsq(chosen @ onto, onto.T @ weight.T, driver="gelsd").solution
     return found.T
-
-
-def _roots(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the square roots of positive semidefinite matrices [..., d, d] and the pseudo-inverses of those."""
-    values, vectors = torch.linalg.eigh(matrices)
-    values = values.clamp_min(0)
-    real = values > _NOTHING * values.amax(-1, keepdim=True).clamp_min(1e-300)
-    roots = values.sqrt() * real
-    inverses = torch.where(real, roots.clamp_min(1e-150).reciprocal(), torch.zeros_like(roots))
-    back = vectors.transpose(-1, -2)
-    return (vectors * roots.unsqueeze(-2)) @ back, (vectors * inverses.unsqueeze(-2)) @ back

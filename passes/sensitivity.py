@@ -117,25 +117,35 @@ class Sensitivity:
     Attributes:
         site_errors: own errors at which it was measured, ascending.
         ratios: relative squared error of the prediction over own error, there.
+        unseen: what the prediction moved by where the site's own error was nothing. Calibration samples tokens, and the
+            site's own error is of those: so whatever is cut there is expected to move it by as much.
     """
 
     site_errors: tuple[float, ...]
     ratios: tuple[float, ...]
+    unseen: float = 0.0
 
     def predict(self, error: float) -> float:
-        """Estimate the prediction's relative squared error from the site's own, ratios interpolated by logarithm."""
+        """Estimate the prediction's relative squared error from the own error of a site that is cut.
+
+        Ratios are interpolated by logarithm.
+        """
         if error <= 0:
-            return 0.0
-        return error * math.exp(_interpolate(math.log(error), self.site_errors, self.ratios))
+            return self.unseen
+        return max(self.unseen, error * math.exp(_interpolate(math.log(error), self.site_errors, self.ratios)))
 
 
 def sensitivity_from(points: Sequence[tuple[float, float]]) -> Sensitivity:
-    """Build a sensitivity from pairs (own error, relative squared error of the prediction); at least one is positive.
+    """Build a sensitivity from pairs (own error, relative squared error of the prediction).
 
-    Points whose own error is nothing tell nothing and are left out; with none left, the site reaches nothing.
+    Of several with the same own error the largest counts. Where the prediction never moved, the site reaches nothing.
     """
-    useful = sorted({own: seen for own, seen in points if own > 0 and seen > 0}.items())
-    return Sensitivity(tuple(own for own, _ in useful), tuple(seen / own for own, seen in useful))
+    largest: dict[float, float] = {}
+    for own, seen in points:
+        largest[own] = max(seen, largest.get(own, 0.0))
+    useful = sorted((own, seen) for own, seen in largest.items() if own > 0 and seen > 0)
+    unseen = max((seen for own, seen in points if own <= 0), default=0.0)
+    return Sensitivity(tuple(own for own, _ in useful), tuple(seen / own for own, seen in useful), unseen)
 
 
 def _interpolate(at: float, positions: Sequence[float], values: Sequence[float]) -> float:

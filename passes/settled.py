@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from passes.compensation import consumer_inputs
+from passes.known_moments import raise_unknown
 from passes.least_squares import output_energy
 from passes.moments import COUNT, Covariance, Sums
 from passes.projections import narrow_values, value_maps
@@ -54,7 +55,8 @@ def _ratio(site: Site, mine: Sums, others: Sums, parameters: Mapping[str, Tensor
 def _lost(site: Site, weight: Tensor, inputs: Covariance) -> Tensor:
     """Narrow a site's heads and give W − W' T: what its output loses of each input."""
     width = max(1, round(site.unit_width * _SHARE))
-    maps, found = narrow_values(weight, inputs, value_maps(weight, inputs, site.units), width, rounds=0)
+    known = raise_unknown(inputs, site.units)
+    maps, found = narrow_values(weight, known, value_maps(weight, known, site.units), width, rounds=0)
     lost = weight.clone()
     for head, each in enumerate(maps):
         columns = slice(head * site.unit_width, (head + 1) * site.unit_width)

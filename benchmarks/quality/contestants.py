@@ -14,8 +14,9 @@ from passes.costs import program_params, unit_params
 from passes.criteria import score
 from passes.methods import RECIPES, analyze
 from passes.plan import SlimPlan
-from passes.planner import Planner, Recipe
+from passes.planner import Planner
 from passes.policies import KeepParams
+from passes.site_errors import Recipe
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from passes.elimination import eliminate_heads, eliminate_neurons, leverage_scores, removal_losses
+from passes.elimination import eliminate_heads, eliminate_neurons, leverage_order, leverage_scores, removal_losses
 from passes.least_squares import ridge
 from passes.moments import Covariance
 from tests.covariances import random_covariance, random_weight
@@ -80,6 +80,32 @@ def test_a_duplicated_neuron_goes_at_no_error() -> None:
     found = eliminate_neurons(random_weight(6, 9, 5), inputs)
     assert found.order[0] in (2, 8)
     assert found.errors[0] < 1e-3 * found.errors[1]
+
+
+def jittered(inputs: Covariance, seed: int) -> Covariance:
+    """Round a covariance otherwise: each entry by a unit or two of its last place, symmetrically."""
+    noise = torch.randn(inputs.matrix.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    eps = torch.finfo(torch.float64).eps
+    return Covariance(inputs.mean, inputs.matrix * (1 + eps * (noise + noise.T)), inputs.count)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_equal_units_go_in_their_order_however_sums_were_rounded(seed: int) -> None:
+    drawn, weight = random_covariance(6, 5), random_weight(6, 6, 5)
+    pairs = torch.arange(6).repeat_interleave(2)  # 0, 0, 1, 1, ...: every unit and its twin
+    inputs = Covariance(drawn.mean[pairs], drawn.matrix[pairs][:, pairs], drawn.count)
+    plain = eliminate_neurons(weight[:, pairs], inputs)
+    again = jittered(inputs, seed)
+    assert eliminate_neurons(weight[:, pairs], again).order == plain.order
+    assert all(unit % 2 == 0 for unit in plain.order[:6])  # the first of each pair, at next to no error
+    assert leverage_order(again).tolist() == leverage_order(inputs).tolist()
+    lead = leverage_order(inputs).tolist()
+    assert all(lead.index(unit) < lead.index(unit + 1) for unit in range(0, 12, 2))
+    heads = torch.arange(6).reshape(3, 2).repeat(1, 2).flatten()  # three heads of two channels, each twice
+    twice = Covariance(drawn.mean[heads], drawn.matrix[heads][:, heads], drawn.count)
+    order = eliminate_heads(weight[:, heads], twice, 6).order
+    assert eliminate_heads(weight[:, heads], jittered(twice, seed), 6).order == order
+    assert sorted(order[:3]) == [0, 2, 4]
 
 
 def test_a_rank_deficient_site_is_cut_for_free() -> None:

@@ -54,12 +54,24 @@ def test_a_dense_prediction_of_zero_is_refused() -> None:
 
 
 def test_ratios_are_interpolated_by_logarithm_and_never_extrapolated() -> None:
-    found = sensitivity_from([(1.0, 2.0), (100.0, 800.0), (0.0, 5.0)])
+    found = sensitivity_from([(1.0, 2.0), (100.0, 800.0)])
     assert found.ratios == pytest.approx((2.0, 8.0))
     assert found.predict(10.0) == pytest.approx(10 * 4.0)
     assert found.predict(1e-3) == pytest.approx(2e-3)
     assert found.predict(1e4) == pytest.approx(8e4)
     assert found.predict(0.0) == 0
+
+
+def test_what_moves_the_prediction_is_not_free_where_its_own_error_is_nothing() -> None:
+    found = sensitivity_from([(0.0, 1e-3), (0.0, 5e-3), (1.0, 2e-3), (100.0, 8.0)])
+    assert found.unseen == 5e-3
+    assert found.predict(0.0) == found.predict(1e-9) == found.predict(1.0) == 5e-3
+    assert found.predict(100.0) == pytest.approx(8.0)
+
+
+def test_of_two_measurements_at_one_own_error_the_larger_counts() -> None:
+    assert sensitivity_from([(2.0, 8.0), (2.0, 6.0)]) == sensitivity_from([(2.0, 6.0), (2.0, 8.0)])
+    assert sensitivity_from([(2.0, 8.0), (2.0, 6.0)]).predict(2.0) == pytest.approx(8.0)
 
 
 def test_a_site_that_reaches_nothing_predicts_nothing() -> None:

@@ -62,6 +62,17 @@ def test_of_plans_that_come_out_otherwise_the_nearest_is_taken(times: tuple[floa
     assert found.plan is made[chosen]
 
 
+@pytest.mark.parametrize("measured", [0.97, 1.0, 1.05])
+def test_a_budget_of_all_the_latency_removes_nothing_however_it_is_timed(measured: float) -> None:
+    program, sites, statistics = observed_block()
+    costs = macs_table(program, sites)
+    priced = KeepCost(1.0, replace(costs, sites={site.name: lambda _, site=site: costs.whole(site) for site in sites}))
+    found = refine(priced, sites, lambda each: analyze(program, sites, statistics, each), lambda plan: measured)
+    assert all(len(entry.kept) == entry.units and entry.width is None for entry in found.plan.sites.values())
+    assert not found.plan.updates
+    assert found.tries == ((1.0, measured),)
+
+
 def test_what_no_plan_can_save_is_refused() -> None:
     program, sites, statistics = observed_block()
     with pytest.raises(BudgetError):
