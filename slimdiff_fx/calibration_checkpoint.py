@@ -10,6 +10,8 @@ from typing import Any
 
 from passes.errors import CalibrationError, CheckpointError
 from passes.instrument import Instrumented
+from slimdiff_fx.output_paths import check_file_place
+from slimdiff_fx.own_files import STATISTICS, is_own_file, refuse_foreign_file
 from slimdiff_fx.rank_sums import gather
 from slimdiff_fx.ranks import ALONE, Ranks
 from slimdiff_fx.statistics_file import load_record, load_statistics
@@ -61,9 +63,19 @@ def finished_samples(checkpoint: Path | None, ranks: Ranks = ALONE) -> int:
 
 
 def forget_checkpoint(checkpoint: Path | None) -> None:
-    """Delete a checkpoint that is no longer needed, whoever wrote it."""
+    """Delete a checkpoint that is no longer needed, whichever rank wrote it."""
     for file in {} if checkpoint is None else _worlds(checkpoint):
-        file.unlink(missing_ok=True)
+        if is_own_file(file, STATISTICS):
+            file.unlink(missing_ok=True)
+
+
+def refuse_foreign_checkpoint(checkpoint: Path, ranks: Ranks = ALONE) -> None:
+    """Refuse a checkpoint's place where something else lies, or nothing can be written.
+
+    Raises:
+        OutputError: names it.
+    """
+    refuse_foreign_file(check_file_place(own_checkpoint(checkpoint, ranks)), STATISTICS)
 
 
 def load_checkpoint(

@@ -15,9 +15,10 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from passes.errors import UsageError
-from slimdiff_fx.atomic_write import replaced_folder
 from slimdiff_fx.compare import PICTURE_FILE
+from slimdiff_fx.manifest import MANIFEST_FILE
 from slimdiff_fx.model_card import CARD_FILE, DENSE_CARD_FILE, model_card
+from slimdiff_fx.own_folder import own_folder
 from slimdiff_fx.plan_file import PLAN_FILE, load_plan, save_plan
 from slimdiff_fx.quiet import quiet_libraries
 from slimdiff_fx.report import build_report
@@ -31,7 +32,7 @@ STATISTICS_FILE = "statistics.safetensors"
 REPORT_FILE = "report.json"
 # What may lie beside model_index.json and belongs to the pipeline: captions, sampling defaults, licences and credits.
 _COMPANIONS = (".json", ".md", ".txt", "")
-_NOT_COMPANIONS = ("model_index.json", REPORT_FILE, ANALYSIS_FILE)
+_NOT_COMPANIONS = ("model_index.json", REPORT_FILE, ANALYSIS_FILE, MANIFEST_FILE)
 
 
 def save_result(
@@ -46,20 +47,22 @@ def save_result(
 
     Args:
         result: what slimming gave.
-        folder: where to; written beside it and renamed.
-        overwrite: replace what is there.
+        folder: where to; written beside it and renamed. `~` is expanded.
+        overwrite: replace what slimdiff_fx wrote there, exports and pages included; with anything else in it the folder
+            is refused.
         report: for report.json; made from the result if None.
         files: more files for the folder, by name or by folder/name, such as pictures.
 
     Raises:
         UsageError: the result holds no pipeline.
-        CheckpointError: the folder is in the way or can't be written.
+        OutputError: the folder is in the way.
+        CheckpointError: it can't be written.
     """
     pipe = result.pipe
     if pipe is None:
         raise UsageError("a bare denoiser was slimmed, so there is no pipeline to save; save result.model instead")
     source = Path(str(pipe.config.get("_name_or_path") or ""))
-    with replaced_folder(folder, overwrite=overwrite) as partial:
+    with own_folder(folder, overwrite=overwrite, inputs={"the pipeline": _folder_of(source)}) as partial:
         save_pipeline(pipe, partial)
         if result.statistics is not None:
             # Second moments are large, and what they were for is in the weights.
@@ -124,8 +127,12 @@ def _cast_parameters(module: nn.Module, dtype: torch.dtype) -> None:
         parameter.data = parameter.data.to(dtype)
 
 
+def _folder_of(source: Path) -> Path | None:
+    return source if (source / "model_index.json").is_file() else None
+
+
 def _companions(source: Path) -> list[Path]:
-    if not (source / "model_index.json").is_file():
+    if _folder_of(source) is None:
         return []
     return [
         file
