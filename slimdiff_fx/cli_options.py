@@ -111,7 +111,9 @@ OutFolder = Annotated[
     Path, typer.Option("--out", "-o", callback=expanded, help="Folder to write the slim pipeline to.")
 ]
 OutFile = Annotated[Path, typer.Option("--out", "-o", callback=expanded, help="File to write.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what slimdiff_fx wrote at the output, and nothing else.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what slimdiff_fx wrote at the output, and nothing else.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Device = Annotated[str, typer.Option("--device", help="Where to run, as torch names it.")]
 LoadDtype = Annotated[Dtype, typer.Option("--dtype", help="Precision to load and run in.")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from passes.errors import OutputError
 from slimdiff_fx.calibration_checkpoint import own_checkpoint, refuse_foreign_checkpoint
 from slimdiff_fx.listener import Listener
 from slimdiff_fx.output_paths import refuse_overlap
@@ -38,6 +39,11 @@ def check_folder_output(
         OutputError: says why.
     """
     check_own_folder(out, overwrite=overwrite, inputs=inputs, endings=_ending(out, checkpoint, ranks))
+    if checkpoint is not None:  # it is written long before the folder is, whose parents may be missing
+        try:
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{checkpoint.parent} can't be made ({error.strerror}); choose another output") from error
     _check_beside(out, checkpoint, ranks, work)
 
 

@@ -72,7 +72,13 @@ class CalibrationOptions:
     attention_weights: bool = False
 
     def inputs(self, model: str) -> dict[str, Path | None]:
-        """Give what is read, by option; see `slimdiff_fx.command_outputs`."""
+        """Give what is read, by option; see `slimdiff_fx.command_outputs`.
+
+        Raises:
+            UsageError: prompts and pictures are given.
+        """
+        if self.prompts is not None and self.images is not None:
+            raise UsageError("prompts and images are given together; give one of them")
         return {"MODEL": model_input(model), "--prompts": self.prompts, "--images": self.images}
 
     def settings(self, loaded: LoadedPipeline, checkpoint: Path, ranks: Ranks) -> CalibrationSettings:

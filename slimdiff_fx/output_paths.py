@@ -69,12 +69,12 @@ def check_file_place(path: str | Path, *, endings: tuple[str, ...] = ()) -> Path
     place = follow(path)
     if place.is_dir():
         raise OutputError(f"{path} is a folder, and a file is to be written there; choose another output")
+    _check_length(place, endings, path, deeper=_DEEPER)
     if not place.parent.exists():
         raise OutputError(f"{path}: there is no folder {place.parent}; make it first, or choose another output")
     _require_writable(place.parent, path)
     if place.exists() and not os.access(place, os.W_OK):
         raise OutputError(f"{path} is write-protected; choose another output, or make it writable")
-    _check_length(place, endings, path, deeper=_DEEPER)
     return place
 
 

@@ -69,10 +69,10 @@ def check_output_file(
     """
     place = check_file_place(path, endings=endings)
     beside = tuple(check_file_place(other) for other in kind.beside(place))
-    if place in beside:
-        raise OutputError(f"{path} is how the file beside {kind.words} is named; choose another ending")
     for each in (place, *beside):
         refuse_overlap(path if each == place else each, inputs or {})
+    if place in beside:
+        raise OutputError(f"{path} is how the file beside {kind.words} is named; choose another ending")
     for each in (place, *beside):
         if each.exists() and not overwrite:
             raise OutputError(
