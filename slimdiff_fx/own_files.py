@@ -111,7 +111,16 @@ def _is_own(check: Callable[..., bool], *files: Path) -> bool:
     """Run a check that may meet anything; an empty file, the last, needs none."""
     try:
         return not files[-1].stat().st_size or check(*files)
-    except (OSError, ValueError, TypeError, AttributeError, SafetensorError, RecursionError, zipfile.BadZipFile):
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        SafetensorError,
+        RecursionError,
+        zipfile.BadZipFile,
+    ):
         return False
 
 
