@@ -7,12 +7,14 @@ from pathlib import Path
 
 from passes.errors import OutputError
 from slimdiff_fx.calibration_checkpoint import own_checkpoint, refuse_foreign_checkpoint
+from slimdiff_fx.disk_sums import sums_in
 from slimdiff_fx.listener import Listener
-from slimdiff_fx.output_paths import refuse_overlap
+from slimdiff_fx.output_paths import check_work_folder, refuse_overlap
 from slimdiff_fx.own_files import FileKind, check_output_file
 from slimdiff_fx.own_folder import check_own_folder, later_files
 from slimdiff_fx.ranks import ALONE, Ranks
 
+MOMENTS_FOLDER = "--moments-folder"
 Inputs = Mapping[str, str | Path | None]
 
 
@@ -37,6 +39,7 @@ def check_folder_output(
 
     Raises:
         OutputError: says why.
+        CheckpointError: moments can't be kept where they are to be.
     """
     check_own_folder(out, overwrite=overwrite, inputs=inputs, endings=_ending(out, checkpoint, ranks))
     if checkpoint is not None:  # it is written long before the folder is, whose parents may be missing
@@ -78,6 +81,11 @@ def _check_beside(out: Path, checkpoint: Path | None, ranks: Ranks, work: Inputs
     if checkpoint is not None:
         refuse_foreign_checkpoint(checkpoint, ranks)
     refuse_overlap(out, work or {}, inside=True)
+    for name, folder in (work or {}).items():
+        if folder is not None and name == MOMENTS_FOLDER:
+            sums_in(Path(folder))  # tries it
+        elif folder is not None:
+            check_work_folder(folder)
 
 
 def _ending(out: Path, checkpoint: Path | None, ranks: Ranks) -> tuple[str, ...]:

@@ -26,7 +26,13 @@ from slimdiff_fx.calibration_run import CalibrationSettings, statistics_of
 from slimdiff_fx.calibration_set import gather_samples
 from slimdiff_fx.captured import capture_pipeline, observe_pipeline
 from slimdiff_fx.checkpoint import load_plan, save_plan, save_result
-from slimdiff_fx.command_outputs import check_file_output, check_folder_output, note_edited, note_replaced
+from slimdiff_fx.command_outputs import (
+    MOMENTS_FOLDER,
+    check_file_output,
+    check_folder_output,
+    note_edited,
+    note_replaced,
+)
 from slimdiff_fx.compare import PICTURE_FILE, compare, picture_files, report_entries
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.outcome import expected_ratio
@@ -126,7 +132,7 @@ def slim_command(
             overwrite=overwrite,
             checkpoint=checkpoint,
             ranks=ranks,
-            work={"--moments-folder": options.moments_folder, "--latency-cache": _cache_of(policy)},
+            work={MOMENTS_FOLDER: options.moments_folder, "--latency-cache": _cache_of(policy)},
         )
         # refuse what contradicts itself before hours of calibration
         planning = replace(_planning(policy, method, criterion, compensation), sequential=sequential)
@@ -208,7 +214,7 @@ def calibrate_command(model: str, out: Path, options: CalibrationOptions, *, ove
             overwrite=overwrite,
             checkpoint=checkpoint,
             ranks=ranks,
-            work={"--moments-folder": options.moments_folder},
+            work={MOMENTS_FOLDER: options.moments_folder},
         )
         listener = _listener(console, ranks)
         prompts = None if options.prompts is None else read_prompts(options.prompts)

@@ -18,7 +18,7 @@ from passes.errors import CheckpointError, SlimDiffError, UsageError
 from passes.refuse_quantized import is_quantized
 from slimdiff_fx.output_paths import expand
 from slimdiff_fx.quiet import quiet_libraries
-from slimdiff_fx.sampling import Sampling, read_sampling
+from slimdiff_fx.sampling import DENOISERS, Sampling, read_sampling
 from slimdiff_fx.saved_folder import check_saved_folder
 
 EMOJI = "emoji"
@@ -130,6 +130,12 @@ def model_input(model: str) -> Path | None:
     """Find the pipeline folder that will be read, for comparing an output with it; None if there is none."""
     folder = emoji_folder() if model == EMOJI and not Path(model).is_dir() else expand(model)
     return folder if (folder / _INDEX).is_file() else None
+
+
+def denoiser_in(folder: Path) -> str | None:
+    """Name the component that denoises, by what a pipeline folder's model_index.json says; None if it doesn't."""
+    index = _read_json(folder / _INDEX)
+    return next((name for name in DENOISERS if isinstance(index.get(name), list) and index[name][:1] != [None]), None)
 
 
 def _check_folder(folder: Path) -> tuple[str, ...]:

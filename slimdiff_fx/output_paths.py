@@ -103,6 +103,16 @@ def check_folder_place(path: str | Path, *, endings: tuple[str, ...] = ()) -> Pa
     return place
 
 
+def check_work_folder(path: str | Path) -> None:
+    """Make sure that files can be kept in a folder, which is made when there is something to keep.
+
+    Raises:
+        OutputError: it is no folder and can't become one, or can't be written to.
+    """
+    place = follow(path)
+    _require_writable(next(each for each in (place, *place.parents) if each.exists()), path)
+
+
 def refuse_overlap(path: str | Path, inputs: Mapping[str, str | Path | None], *, inside: bool = False) -> None:
     """Refuse an output that is one of the inputs, inside or above it.
 

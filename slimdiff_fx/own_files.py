@@ -132,14 +132,20 @@ def export_place(path: str | Path, format: str) -> Path:
         format: one of `EXPORTS`.
 
     Raises:
-        OutputError: it can't be written there, or a JSON or safetensors file is there, such as a model's own.
+        OutputError: it can't be written there; or a JSON or safetensors file is there, such as a model's own; or what
+            lies beside it isn't the file's.
     """
-    place = check_file_place(path)
-    for each in (place, *EXPORTS[format].beside(place)):
-        if check_file_place(each).is_file() and (_is_json(each) or _is_safetensors(each)):
-            raise OutputError(
-                f"{each} is no exported file, and nothing else is replaced; choose another output or move it"
-            )
+    place, kind = check_file_place(path), EXPORTS[format]
+    foreign = [place] if place.is_file() and (_is_json(place) or _is_safetensors(place)) else []
+    foreign += [
+        each
+        for each in kind.beside(place)
+        if check_file_place(each).exists() and not _is_own(kind.belongs, place, each)
+    ]
+    if foreign:
+        raise OutputError(
+            f"{foreign[0]} is no exported file, and nothing else is replaced; choose another output or move it"
+        )
     return place
 
 

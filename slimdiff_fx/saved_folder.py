@@ -9,7 +9,7 @@ from typing import Any
 
 from passes.errors import CheckpointError
 from passes.plan import SlimPlan
-from slimdiff_fx.manifest import MANIFEST_FILE, read_manifest
+from slimdiff_fx.manifest import MANIFEST_FILE, WrittenFile, read_manifest
 from slimdiff_fx.plan_file import PLAN_FILE, load_plan, plan_digest, updates_file
 from slimdiff_fx.slim_files import CHECKSUMS_FILE, check_digests
 
@@ -46,7 +46,7 @@ def check_saved_folder(folder: Path, components: Mapping[str, Any]) -> tuple[str
         is_setting = file.suffix in _SETTINGS and not _is_slim_record(file)
         if not file.is_file():
             raise CheckpointError(f"{file} is missing; get the folder anew, or save the pipeline anew")
-        if _has_own_digest(file, components[component]) or entry.is_unchanged(file):
+        if _has_own_digest(file, components[component]) or _is_unchanged(file, entry):
             continue
         if not is_setting:
             raise CheckpointError(
@@ -92,6 +92,13 @@ def _check_widths(units: Any, plan: SlimPlan, file: Path) -> None:
             raise CheckpointError(
                 f"{file}: slim_units of {name!r} doesn't fit {PLAN_FILE} beside it; get the folder anew, or slim anew"
             )
+
+
+def _is_unchanged(file: Path, entry: WrittenFile) -> bool:
+    try:
+        return entry.is_unchanged(file)
+    except OSError as error:
+        raise CheckpointError(f"{file} can't be read ({error.strerror}); get the file anew") from error
 
 
 def _is_slim_record(file: Path) -> bool:

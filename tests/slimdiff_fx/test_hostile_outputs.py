@@ -29,7 +29,7 @@ def place(tmp_path: Path) -> Path:
     """Give a folder with inputs in it. None is ever read: what is wrong is told before."""
     model = tmp_path / "work" / "model"
     (model / "unet").mkdir(parents=True)
-    (model / "model_index.json").write_text("{}")
+    (model / "model_index.json").write_text('{"unet": ["diffusers", "UNet2DConditionModel"]}')
     (model / "report.json").write_text("{}")
     (model / "unet" / "weights.safetensors").write_bytes(b"weights")
     images = tmp_path / "work" / "images"
@@ -173,6 +173,32 @@ def test_work_goes_outside_of_the_output(work: str, place: Path) -> None:
     assert reason in refused("slim", place, place / "out", "--moments-folder", place / "out" / work)
     latency = ("--keep-latency", "0.9", "--latency-cache", place / "out" / work)
     assert reason in refused("slim", place, place / "out", *latency)
+
+
+def test_a_place_for_work_is_tried_before_the_work(place: Path) -> None:
+    latency = ("--keep-latency", "0.9", "--latency-cache")
+    for folder, reason in [(place / "notes.txt", "is no folder"), (_fifo(place), "a pipe")]:
+        assert reason in refused("slim", place, place / "out", *latency, folder)
+    before = tree(place.parent)
+    line = run(*words("slim", place), "-o", place / "out", "--moments-folder", place / "notes.txt", expect=1)
+    assert "second moments can't be kept" in line
+    assert tree(place.parent) == before
+
+
+def test_the_default_place_of_exports_and_pages(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the model's folder, and looked at before the model is."""
+    for file in ("unet.onnx", "unet.int8.xml", "report.html"):
+        (place / "model" / file).write_text("precious")
+    before = tree(place.parent)
+    export = words("export", place)
+    assert "unet.onnx exists" in run(*export, expect=2)
+    assert "unet.onnx is not an ONNX file" in run(*export, "--overwrite", expect=2)
+    export[-1] = "openvino"
+    assert "unet.int8.xml exists" in run(*export, "--int8", "weights", expect=2)
+    assert "report.html is not a page" in run(*words("report", place), expect=2)
+    monkeypatch.setattr(output_paths.os, "access", lambda path, mode: Path(path) != place / "model")
+    assert "can't be written to" in run(*export, expect=2)
+    assert tree(place.parent) == before
 
 
 @pytest.mark.parametrize("command", FILES)
