@@ -12,6 +12,7 @@ from passes.errors import CalibrationError, CheckpointError
 from passes.instrument import Instrumented
 from slimdiff_fx.output_paths import check_file_place
 from slimdiff_fx.own_files import STATISTICS, is_own_file, refuse_foreign_file
+from slimdiff_fx.partial_files import is_partial, place_of_partial, remove_leftovers
 from slimdiff_fx.rank_sums import gather
 from slimdiff_fx.ranks import ALONE, Ranks
 from slimdiff_fx.statistics_file import load_record, load_statistics
@@ -67,6 +68,8 @@ def forget_checkpoint(checkpoint: Path | None) -> None:
     for file in {} if checkpoint is None else _worlds(checkpoint):
         if is_own_file(file, STATISTICS):
             file.unlink(missing_ok=True)
+    if checkpoint is not None:
+        _remove_leftovers(checkpoint)
 
 
 def refuse_foreign_checkpoint(checkpoint: Path, ranks: Ranks = ALONE) -> None:
@@ -120,6 +123,16 @@ def _worlds(checkpoint: Path) -> dict[Path, int]:
         if match is not None:
             found[file] = int(match[2])
     return found
+
+
+def _remove_leftovers(checkpoint: Path) -> None:
+    """Remove what killed ranks left half-written, however many they were."""
+    for partial in checkpoint.parent.glob(f".{glob.escape(checkpoint.stem)}*{glob.escape(checkpoint.suffix)}.*"):
+        if not is_partial(partial.name):
+            continue
+        place = place_of_partial(partial)
+        if place == checkpoint or place == _named(checkpoint, (_RANK.search(place.stem) or [""])[0]):
+            remove_leftovers(place)
 
 
 def _processes(world: int) -> str:

@@ -128,11 +128,12 @@ def _cast_parameters(module: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _folder_of(source: Path) -> Path | None:
-    return source if (source / "model_index.json").is_file() else None
+    """Give the pipeline's folder, if it was loaded from one; with no name it would be the current folder."""
+    return source if source != Path() and (source / "model_index.json").is_file() else None
 
 
 def _companions(source: Path) -> list[Path]:
-    if _folder_of(source) is None:
+    if not (source / "model_index.json").is_file():
         return []
     return [
         file
