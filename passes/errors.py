@@ -11,7 +11,8 @@ SlimDiffError
 ├── ValidationError          the slim program is not the masked dense program
 ├── VerificationError        a program broken between two passes
 ├── ExportError              an exporter or runtime failed, or its result differs
-├── CheckpointError          a folder or file that is missing, truncated, tampered with or in the way
+├── CheckpointError          a folder or file that is missing, truncated or tampered with
+│   └── OutputError          what was named as output can't, or must not, be written there; a UsageError as well
 └── RankError                a process of several was lost, or runs something else than the others
     └── SilentRankError      another process has said already what went wrong
 
@@ -67,6 +68,10 @@ class ExportError(SlimDiffError):
 
 class CheckpointError(SlimDiffError):
     """A file or folder can't be read or must not be written."""
+
+
+class OutputError(CheckpointError, UsageError):
+    """An output is in the way of something, or can't be written; another one has to be named."""
 
 
 class RankError(SlimDiffError):

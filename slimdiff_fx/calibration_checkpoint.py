@@ -10,6 +10,9 @@ from typing import Any
 
 from passes.errors import CalibrationError, CheckpointError
 from passes.instrument import Instrumented
+from slimdiff_fx.output_paths import check_file_place
+from slimdiff_fx.own_files import STATISTICS, is_own_file, refuse_foreign_file
+from slimdiff_fx.partial_files import is_partial, place_of_partial, remove_leftovers
 from slimdiff_fx.rank_sums import gather
 from slimdiff_fx.ranks import ALONE, Ranks
 from slimdiff_fx.statistics_file import load_record, load_statistics
@@ -61,9 +64,21 @@ def finished_samples(checkpoint: Path | None, ranks: Ranks = ALONE) -> int:
 
 
 def forget_checkpoint(checkpoint: Path | None) -> None:
-    """Delete a checkpoint that is no longer needed, whoever wrote it."""
+    """Delete a checkpoint that is no longer needed, whichever rank wrote it."""
     for file in {} if checkpoint is None else _worlds(checkpoint):
-        file.unlink(missing_ok=True)
+        if is_own_file(file, STATISTICS):
+            file.unlink(missing_ok=True)
+    if checkpoint is not None:
+        _remove_leftovers(checkpoint)
+
+
+def refuse_foreign_checkpoint(checkpoint: Path, ranks: Ranks = ALONE) -> None:
+    """Refuse a checkpoint's place where something else lies, or nothing can be written.
+
+    Raises:
+        OutputError: names it.
+    """
+    refuse_foreign_file(check_file_place(own_checkpoint(checkpoint, ranks)), STATISTICS)
 
 
 def load_checkpoint(
@@ -108,6 +123,16 @@ def _worlds(checkpoint: Path) -> dict[Path, int]:
         if match is not None:
             found[file] = int(match[2])
     return found
+
+
+def _remove_leftovers(checkpoint: Path) -> None:
+    """Remove what killed ranks left half-written, however many they were."""
+    for partial in checkpoint.parent.glob(f".{glob.escape(checkpoint.stem)}*{glob.escape(checkpoint.suffix)}.*"):
+        if not is_partial(partial.name):
+            continue
+        place = place_of_partial(partial)
+        if place == checkpoint or place == _named(checkpoint, (_RANK.search(place.stem) or [""])[0]):
+            remove_leftovers(place)
 
 
 def _processes(world: int) -> str:

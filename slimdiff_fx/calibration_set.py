@@ -10,6 +10,7 @@ from diffusers import DiffusionPipeline
 from passes.errors import UsageError
 from slimdiff_fx.images import CaptionedImage, read_images
 from slimdiff_fx.listener import SILENT, Listener
+from slimdiff_fx.output_paths import expand
 from slimdiff_fx.prompts import choose_samples, read_captions
 from slimdiff_fx.residual_inputs import pipeline_residuals
 from slimdiff_fx.sampling import condition, denoiser_name
@@ -58,7 +59,7 @@ def gather_samples(
     if calibrate_on == "pictures" and images is None:
         raise UsageError("--calibrate-on pictures needs pictures; give --images DIR")
     if images is not None:
-        pictures = read_images(Path(images))
+        pictures = read_images(expand(images))
         names, note = choose_samples([str(number) for number in range(len(pictures))], samples, seed)
         chosen: list[CaptionedImage | None] = [pictures[int(name)] for name in names]
         conditions = [picture.caption for picture in chosen if picture is not None]

@@ -15,10 +15,11 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from passes.errors import UsageError
-from slimdiff_fx.atomic_write import replaced_folder
 from slimdiff_fx.check_saved import check_saved, refuse_unsavable
 from slimdiff_fx.compare import PICTURE_FILE
+from slimdiff_fx.manifest import MANIFEST_FILE
 from slimdiff_fx.model_card import CARD_FILE, DENSE_CARD_FILE, model_card
+from slimdiff_fx.own_folder import own_folder
 from slimdiff_fx.plan_file import PLAN_FILE, load_plan, save_plan
 from slimdiff_fx.quiet import quiet_libraries
 from slimdiff_fx.report import build_report, without_figures, without_measured
@@ -33,7 +34,7 @@ STATISTICS_FILE = "statistics.safetensors"
 REPORT_FILE = "report.json"
 # What may lie beside model_index.json and belongs to the pipeline: captions, sampling defaults, licences and credits.
 _COMPANIONS = (".json", ".md", ".txt", "")
-_NOT_COMPANIONS = ("model_index.json", REPORT_FILE, ANALYSIS_FILE)
+_NOT_COMPANIONS = ("model_index.json", REPORT_FILE, ANALYSIS_FILE, MANIFEST_FILE)
 
 
 def save_result(
@@ -48,14 +49,16 @@ def save_result(
 
     Args:
         result: what slimming gave.
-        folder: where to; written beside it and renamed.
-        overwrite: replace what is there.
+        folder: where to; written beside it and renamed. `~` is expanded.
+        overwrite: replace what slimdiff_fx wrote there, exports and pages included; with anything else in it the folder
+            is refused.
         report: for report.json; made from the result if None.
         files: more files for the folder, by name or by folder/name, such as pictures.
 
     Raises:
         UsageError: the result holds no pipeline.
-        CheckpointError: the folder is in the way or can't be written; or the pipeline holds what no folder brings back.
+        OutputError: the folder is in the way.
+        CheckpointError: it can't be written; or the pipeline holds what no folder brings back.
     """
     pipe = result.pipe
     if pipe is None:
@@ -63,7 +66,7 @@ def save_result(
     refuse_unsavable(pipe, result.model)
     changed = result.reference is not None and not result.reference.has_these_weights(result.model)
     source = Path(str(pipe.config.get("_name_or_path") or ""))
-    with replaced_folder(folder, overwrite=overwrite) as partial:
+    with own_folder(folder, overwrite=overwrite, inputs={"the pipeline": _folder_of(source)}) as partial:
         save_pipeline(pipe, partial)
         check_saved(partial / denoiser_name(pipe), result.model, result.reference, changed=changed)
         if result.statistics is not None:
@@ -130,6 +133,11 @@ def _fits_half(module: nn.Module) -> bool:
 def _cast_parameters(module: nn.Module, dtype: torch.dtype) -> None:
     for parameter in module.parameters():
         parameter.data = parameter.data.to(dtype)
+
+
+def _folder_of(source: Path) -> Path | None:
+    """Give the pipeline's folder, if it was loaded from one; with no name it would be the current folder."""
+    return source if source != Path() and (source / "model_index.json").is_file() else None
 
 
 def _companions(source: Path) -> list[Path]:

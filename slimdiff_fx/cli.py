@@ -244,7 +244,7 @@ def calibrate(
 @_guarded
 def plan(
     model: opt.Model,
-    statistics: Annotated[Path, typer.Option("--statistics", help="What `calibrate` wrote.")],
+    statistics: Annotated[Path, typer.Option("--statistics", callback=opt.expanded, help="What `calibrate` wrote.")],
     out: opt.OutFile,
     method: opt.MethodOption = None,
     tau: opt.Tau = None,
@@ -308,7 +308,7 @@ def plan(
 @_guarded
 def apply(
     model: opt.Model,
-    plan: Annotated[Path, typer.Option("--plan", help="What `plan` wrote.")],
+    plan: Annotated[Path, typer.Option("--plan", callback=opt.expanded, help="What `plan` wrote.")],
     out: opt.OutFolder,
     device: opt.Device = "cpu",
     dtype: opt.LoadDtype = opt.Dtype.float32,
@@ -327,7 +327,8 @@ def export(
     model: opt.Model,
     format: Annotated[opt.Format, typer.Option("--format", help="What to export to.")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="File to write; in the pipeline's folder by default.")
+        Path | None,
+        typer.Option("--out", "-o", callback=opt.expanded, help="File to write; in the pipeline's folder by default."),
     ] = None,
     dtype: Annotated[opt.Dtype, typer.Option("--dtype", help="Precision of the exported weights.")] = opt.Dtype.float32,
     target: Annotated[
@@ -376,9 +377,12 @@ def export(
 @app.command()
 @_guarded
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `slim` or `apply` wrote.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", callback=opt.expanded, help="Folder that `slim` or `apply` wrote.")
+    ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Page to write; report.html in the folder by default.")
+        Path | None,
+        typer.Option("--out", "-o", callback=opt.expanded, help="Page to write; report.html in the folder by default."),
     ] = None,
     overwrite: opt.Overwrite = False,
     debug: opt.Debug = False,

@@ -8,6 +8,13 @@ from typing import Annotated
 
 import typer
 
+from slimdiff_fx.output_paths import expand
+
+
+def expanded(path: Path | None) -> Path | None:
+    """Replace `~` in an option's path, which a shell leaves as it is in `--out=~/slim`."""
+    return None if path is None else expand(path)
+
 
 class Method(StrEnum):
     """How a plan is made."""
@@ -100,16 +107,26 @@ class Dtype(StrEnum):
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="Diffusers pipeline folder, hub id, or `emoji`, the built-in pipeline.")
 ]
-OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder to write the slim pipeline to.")]
-OutFile = Annotated[Path, typer.Option("--out", "-o", help="File to write.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at the output.")]
+OutFolder = Annotated[
+    Path, typer.Option("--out", "-o", callback=expanded, help="Folder to write the slim pipeline to.")
+]
+OutFile = Annotated[Path, typer.Option("--out", "-o", callback=expanded, help="File to write.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what slimdiff_fx wrote at the output, and nothing else.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Device = Annotated[str, typer.Option("--device", help="Where to run, as torch names it.")]
 LoadDtype = Annotated[Dtype, typer.Option("--dtype", help="Precision to load and run in.")]
 
-Prompts = Annotated[Path | None, typer.Option("--prompts", help="Prompts to calibrate on: text, one a line, or .json.")]
+Prompts = Annotated[
+    Path | None,
+    typer.Option("--prompts", callback=expanded, help="Prompts to calibrate on: text, one a line, or .json."),
+]
 Images = Annotated[
-    Path | None, typer.Option("--images", help="Pictures to calibrate on, each with a caption in a .txt beside it.")
+    Path | None,
+    typer.Option(
+        "--images", callback=expanded, help="Pictures to calibrate on, each with a caption in a .txt beside it."
+    ),
 ]
 CalibrateOnOption = Annotated[
     CalibrateOn | None,
@@ -171,7 +188,9 @@ LatencyThreads = Annotated[int | None, typer.Option("--latency-threads", help="C
 LatencyCache = Annotated[
     Path | None,
     typer.Option(
-        "--latency-cache", help="Folder for what was timed; SLIMDIFF_FX_LATENCY_CACHE, or the platform's own."
+        "--latency-cache",
+        callback=expanded,
+        help="Folder for what was timed; SLIMDIFF_FX_LATENCY_CACHE, or the platform's own.",
     ),
 ]
 AlignOption = Annotated[
@@ -206,7 +225,9 @@ AttentionWeights = Annotated[
 MomentsFolder = Annotated[
     Path | None,
     typer.Option(
-        "--moments-folder", help="Keep second moments in files there: for models whose moments outgrow memory."
+        "--moments-folder",
+        callback=expanded,
+        help="Keep second moments in files there: for models whose moments outgrow memory.",
     ),
 ]
 Sequential = Annotated[

@@ -16,7 +16,6 @@ from passes.moments import moment_bytes
 from passes.plan import SlimPlan
 from passes.policies import Policy
 from passes.sites import find_unsupported
-from slimdiff_fx.atomic_write import refuse_existing_file, refuse_occupied
 from slimdiff_fx.calibration_checkpoint import (
     forget_checkpoint,
     has_attention_weights,
@@ -27,13 +26,23 @@ from slimdiff_fx.calibration_run import CalibrationSettings, statistics_of
 from slimdiff_fx.calibration_set import gather_samples
 from slimdiff_fx.captured import capture_pipeline, observe_pipeline
 from slimdiff_fx.checkpoint import load_plan, save_plan, save_result
+from slimdiff_fx.command_outputs import (
+    MOMENTS_FOLDER,
+    check_file_output,
+    check_folder_output,
+    note_edited,
+    note_replaced,
+)
 from slimdiff_fx.compare import PICTURE_FILE, compare, picture_files, report_entries
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.outcome import expected_ratio
 from slimdiff_fx.listener import SILENT, Listener, timed
 from slimdiff_fx.measured_sweep import measure_sweep
-from slimdiff_fx.models import LoadedPipeline, load_pipeline
+from slimdiff_fx.models import LoadedPipeline, load_pipeline, model_input
+from slimdiff_fx.output_paths import expand
+from slimdiff_fx.own_files import PLAN, STATISTICS
 from slimdiff_fx.pictures import png_bytes, side_by_side
+from slimdiff_fx.plan_file import updates_file
 from slimdiff_fx.planning import Planning, plan_from
 from slimdiff_fx.prompts import read_prompts
 from slimdiff_fx.ranks import Ranks, joined_ranks, refuse_ranks
@@ -67,6 +76,16 @@ class CalibrationOptions:
     moments_folder: Path | None = None
     calibrate_on: str | None = None
     attention_weights: bool = False
+
+    def inputs(self, model: str) -> dict[str, Path | None]:
+        """Give what is read, by option; see `slimdiff_fx.command_outputs`.
+
+        Raises:
+            UsageError: prompts and pictures are given.
+        """
+        if self.prompts is not None and self.images is not None:
+            raise UsageError("prompts and images are given together; give one of them")
+        return {"MODEL": model_input(model), "--prompts": self.prompts, "--images": self.images}
 
     def settings(self, loaded: LoadedPipeline, checkpoint: Path, ranks: Ranks) -> CalibrationSettings:
         """Join them with the defaults that came with the pipeline."""
@@ -107,7 +126,14 @@ def slim_command(
         raise UsageError("--sweep measures while pictures are drawn: give --pictures too")
     checkpoint = _beside(out, ".calibration.safetensors")
     with joined_ranks(options.device) as ranks:
-        refuse_occupied(out, overwrite=overwrite)
+        check_folder_output(
+            out,
+            options.inputs(model),
+            overwrite=overwrite,
+            checkpoint=checkpoint,
+            ranks=ranks,
+            work={MOMENTS_FOLDER: options.moments_folder, "--latency-cache": _cache_of(policy)},
+        )
         # refuse what contradicts itself before hours of calibration
         planning = replace(_planning(policy, method, criterion, compensation), sequential=sequential)
         options = replace(
@@ -117,6 +143,7 @@ def slim_command(
             or (options.resume and has_attention_weights(checkpoint)),
         )
         listener = _listener(console, ranks, _stages_of(policy, sequential, sweep))
+        note_replaced(out, listener)
         prompts = None if options.prompts is None else read_prompts(options.prompts)
         loaded = _load(model, ranks.device, options.dtype, listener)
         planning = planning.for_pipeline(loaded.pipe, loaded.sampling.given(None, options.guidance).guidance)
@@ -167,6 +194,7 @@ def inspect_command(model: str, device: str, dtype: str, console: Console) -> No
     """Print the sites."""
     refuse_ranks("inspect")
     loaded = load_pipeline(model, device=device, dtype=dtype)
+    note_edited(loaded.edited, TerminalListener(console))
     captured = capture_pipeline(loaded.pipe)
     unsupported = tuple(find_unsupported(captured.program))
     console.print(inspect_table(summarize(captured.program, captured.sites, None, unsupported)))
@@ -181,7 +209,15 @@ def calibrate_command(model: str, out: Path, options: CalibrationOptions, *, ove
     """Write statistics."""
     checkpoint = _beside(out, ".checkpoint")
     with joined_ranks(options.device) as ranks:
-        refuse_existing_file(out, overwrite=overwrite)
+        check_file_output(
+            out,
+            STATISTICS,
+            options.inputs(model),
+            overwrite=overwrite,
+            checkpoint=checkpoint,
+            ranks=ranks,
+            work={MOMENTS_FOLDER: options.moments_folder},
+        )
         listener = _listener(console, ranks)
         prompts = None if options.prompts is None else read_prompts(options.prompts)
         loaded = _load(model, ranks.device, options.dtype, listener)
@@ -209,11 +245,18 @@ def plan_command(
 ) -> None:
     """Write a plan and print what it would leave."""
     refuse_ranks("plan")
-    refuse_existing_file(out, overwrite=overwrite)
+    check_file_output(
+        out,
+        PLAN,
+        {"MODEL": model_input(model), "--statistics": statistics},
+        overwrite=overwrite,
+        work={"--latency-cache": _cache_of(policy)},
+    )
     planning = _planning(policy, method, criterion, compensation)
     sums = statistics_of(load_statistics(statistics))
     check_measured(sums, criterion)  # before the model is captured
     loaded = load_pipeline(model, device=device, dtype=dtype)
+    note_edited(loaded.edited, TerminalListener(console))
     planning = planning.for_pipeline(loaded.pipe, loaded.sampling.guidance)
     captured = capture_pipeline(loaded.pipe)
     plan = plan_from(captured, sums, planning, TerminalListener(console))
@@ -228,9 +271,11 @@ def apply_command(
 ) -> None:
     """Carry a plan out and save."""
     refuse_ranks("apply")
-    refuse_occupied(out, overwrite=overwrite)
+    inputs = {"MODEL": model_input(model), "--plan": plan_file, "the plan": updates_file(plan_file)}
+    check_folder_output(out, inputs, overwrite=overwrite)
     plan = load_plan(plan_file)
     listener = TerminalListener(console)
+    note_replaced(out, listener)
     loaded = _load(model, device, dtype, listener)
     with listener.stage("capture"):
         captured = capture_pipeline(loaded.pipe)
@@ -243,7 +288,9 @@ def apply_command(
 
 def _load(model: str, device: str, dtype: str, listener: Listener) -> LoadedPipeline:
     with listener.stage("load"):
-        return load_pipeline(model, device=device, dtype=dtype)
+        loaded = load_pipeline(model, device=device, dtype=dtype)
+    note_edited(loaded.edited, listener)
+    return loaded
 
 
 def _listener(console: Console, ranks: Ranks, stages: Sequence[str] = ()) -> Listener:
@@ -298,6 +345,10 @@ def _planning(
     planning = Planning(choose_method(method, policy, criterion, known), policy, criterion, known)
     planning.check()
     return planning
+
+
+def _cache_of(policy: Policy | KeepLatency | None) -> Path | None:
+    return expand(policy.cache) if isinstance(policy, KeepLatency) and policy.cache is not None else None
 
 
 def _tell_prediction(plan: SlimPlan, console: Console) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from passes.errors import CheckpointError
+from slimdiff_fx.output_paths import expand
 
 
 def sums_in(folder: Path) -> Callable[[tuple[int, ...]], Tensor]:
@@ -21,11 +22,12 @@ def sums_in(folder: Path) -> Callable[[tuple[int, ...]], Tensor]:
     does.
 
     Args:
-        folder: on a disk with room for all of them; made if it isn't there.
+        folder: on a disk with room for all of them; made if it isn't there. `~` is expanded.
 
     Raises:
         CheckpointError: no file can be made there; raised by the maker too, when the disk is full.
     """
+    folder = expand(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -16,6 +16,7 @@ from passes.program import Program
 from slimdiff_fx.atomic_write import replaced_file
 from slimdiff_fx.cast_program import cast_program
 from slimdiff_fx.first_line import first_line
+from slimdiff_fx.own_files import export_place
 from slimdiff_fx.parity import ParityReport, example_tensors, measure_parity, unflatten, untraced_inputs
 
 # Fused kernels sum in another order than eager ones.
@@ -50,30 +51,26 @@ def export_aoti(
         ExportError: no C++ compiler, compilation failed, or the result is out of tolerance.
         CheckpointError: the file can't be written.
     """
-    path = Path(path)
-    if path.suffix != ".pt2":
-        raise ExportError(f"AOTInductor's packages end with .pt2; name {path.with_suffix('.pt2').name!r}")
+    place = export_place(path, "aoti")
+    if place.suffix != ".pt2":
+        raise ExportError(f"AOTInductor's packages end with .pt2; name {place.with_suffix('.pt2').name!r}")
     own = next((parameter.dtype for parameter in program.graph_module.parameters()), torch.float32)
     target = own if dtype is None else dtype
     if target not in TOLERANCES:
         raise ExportError(f"export in {target} is not offered; choose one of {', '.join(map(str, TOLERANCES))}")
     compiled = program if target == own else cast_program(program, target)
     exported = lower(compiled)
-    with replaced_file(path) as partial:
-        package = partial.with_suffix(".pt2")  # AOTInductor wants the ending
+    with replaced_file(place) as partial:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 torch._inductor.aoti_compile_and_package(
-                    exported, package_path=str(package), inductor_configs=dict(settings or {})
+                    exported, package_path=str(partial), inductor_configs=dict(settings or {})
                 )
-                module = torch._inductor.aoti_load_package(str(package))
-            package.replace(partial)
+                module = torch._inductor.aoti_load_package(str(partial))
         except Exception as error:  # the compiler raises what its parts raise
             reason = first_line(error)
             raise ExportError(f"AOTInductor can't compile the program: {reason}") from error
-        finally:
-            package.unlink(missing_ok=True)
         examples = example_tensors(compiled)
 
         def run(tensors: Sequence[Tensor]) -> Tensor:

@@ -10,9 +10,11 @@ from rich.console import Console
 
 from passes.errors import UsageError
 from passes.program import Program
-from slimdiff_fx.atomic_write import refuse_existing_file
 from slimdiff_fx.captured import capture_pipeline
-from slimdiff_fx.models import DTYPES, load_pipeline
+from slimdiff_fx.command_outputs import check_file_output, note_edited
+from slimdiff_fx.models import DTYPES, EMOJI, denoiser_in, load_pipeline, model_input
+from slimdiff_fx.output_paths import follow
+from slimdiff_fx.own_files import EXPORTS
 from slimdiff_fx.parity import ParityReport
 from slimdiff_fx.prompts import read_prompts
 from slimdiff_fx.quantize.calibration_data import SAMPLES, QuantizationSettings
@@ -20,6 +22,7 @@ from slimdiff_fx.quantize.export_int8 import OnnxOptions, check_int8, export_int
 from slimdiff_fx.quantize.int8_report import Int8Report
 from slimdiff_fx.ranks import refuse_ranks
 from slimdiff_fx.sampling import denoiser_name
+from slimdiff_fx.terminal import TerminalListener
 
 # What a file of each format is called by default, after the denoiser's name.
 _ENDINGS = {
@@ -92,12 +95,15 @@ def export_command(
     """Export the denoiser and print the parity that was measured."""
     refuse_ranks("export")
     options.check(format)
+    early = out if out is not None else _default_file(model, format, options)
+    if early is not None:
+        _check_output(model, format, early, options, overwrite)
     calibration = options.calibration()
     loaded = load_pipeline(model)
-    inside = loaded.folder if loaded.folder is not None and model != "emoji" else Path()
-    int8 = "" if options.int8 is None else ".int8"
-    file = inside / f"{denoiser_name(loaded.pipe)}{int8}.{_ENDINGS[format]}" if out is None else out
-    refuse_existing_file(file, overwrite=overwrite)
+    note_edited(loaded.edited, TerminalListener(console))
+    inside = loaded.folder if loaded.folder is not None and model != EMOJI else Path()
+    file = inside / _default_name(denoiser_name(loaded.pipe), format, options) if out is None else out
+    _check_output(model, format, file, options, overwrite)
     captured = capture_pipeline(loaded.pipe, residuals=options.residuals)
     if options.int8 is not None:
         onnx = OnnxOptions(options.opset, options.target)
@@ -123,6 +129,27 @@ def export_command(
             soft_wrap=True,
         )
     console.print(f"exported: {file}", highlight=False, soft_wrap=True)
+
+
+def _default_name(denoiser: str, format: str, options: ExportOptions) -> str:
+    return f"{denoiser}{'' if options.int8 is None else '.int8'}.{_ENDINGS[format]}"
+
+
+def _default_file(model: str, format: str, options: ExportOptions) -> Path | None:
+    """Give where an export goes by default, before the pipeline is loaded; None where that isn't known yet."""
+    folder = model_input(model)
+    denoiser = None if folder is None else denoiser_in(folder)
+    if folder is None or denoiser is None:
+        return None
+    return (Path() if model == EMOJI else folder) / _default_name(denoiser, format, options)
+
+
+def _check_output(model: str, format: str, file: Path, options: ExportOptions, overwrite: bool) -> None:
+    """Refuse an output that can't be written or is read. Exports may lie beside the pipeline's model_index.json."""
+    folder = model_input(model)
+    in_its_place = folder is not None and model != EMOJI and follow(file).parent == follow(folder)
+    inputs = {"MODEL": None if in_its_place else folder, "--prompts": options.prompts}
+    check_file_output(file, EXPORTS[format], inputs, overwrite=overwrite)
 
 
 def _export(program: Program, format: str, file: Path, options: ExportOptions) -> ParityReport:

@@ -18,6 +18,7 @@ from passes.specialize import specialize
 from slimdiff_fx.atomic_write import replaced_file
 from slimdiff_fx.cast_program import require_float32
 from slimdiff_fx.first_line import first_line
+from slimdiff_fx.own_files import export_place
 from slimdiff_fx.parity import ParityReport, example_tensors, input_nodes, measure_parity, random_inputs
 from slimdiff_fx.quiet_logging import quiet_logging
 
@@ -48,9 +49,9 @@ def export_executorch(
         ExportError: ExecuTorch isn't installed, can't compile the program, or its result is out of tolerance.
         CheckpointError: the file can't be written.
     """
-    path = Path(path)
+    place = export_place(path, "executorch")
     require_float32(program, "ExecuTorch's XNNPACK backend")
-    with _executorch(), replaced_file(path) as partial:
+    with _executorch(), replaced_file(place) as partial:
         partial.write_bytes(_compile(program))
         return measure_parity(
             program,

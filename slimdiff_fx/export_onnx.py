@@ -10,9 +10,10 @@ from torch import Tensor
 
 from passes.errors import ExportError, UsageError
 from passes.program import Program
-from slimdiff_fx.onnx_file import placed
+from slimdiff_fx.atomic_write import replaced_files
 from slimdiff_fx.onnx_graph import onnx_graph, save_graph
 from slimdiff_fx.onnx_runtime import onnx_runner
+from slimdiff_fx.own_files import EXPORTS, export_place
 from slimdiff_fx.parity import ParityReport, measure_parity, untraced_inputs
 
 TARGETS = ("generic", "onnxruntime")
@@ -61,7 +62,7 @@ def export_onnx(
         CheckpointError: the file can't be written.
         UsageError: no such target or operator set.
     """
-    path = Path(path)
+    place = export_place(path, "onnx")
     own = _weight_dtype(program)
     wanted = own if dtype is None else dtype
     if wanted not in TOLERANCES:
@@ -73,7 +74,7 @@ def export_onnx(
         raise UsageError(f"ONNX operator set {opset} can't be written; choose {OPSETS[0]} to {OPSETS[-1]}")
     if inputs is None:
         inputs = untraced_inputs(program, BATCHES)
-    with placed(path) as scratch:
+    with replaced_files(place, *EXPORTS["onnx"].beside(place)) as (scratch, _):
         graph = onnx_graph(
             program,
             dtype=None if wanted == own else wanted,

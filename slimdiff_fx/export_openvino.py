@@ -16,6 +16,7 @@ from passes.program import Program
 from slimdiff_fx.atomic_write import replaced_files
 from slimdiff_fx.cast_program import require_float32
 from slimdiff_fx.first_line import first_line
+from slimdiff_fx.own_files import export_place
 from slimdiff_fx.parity import ParityReport, Runner, input_names, measure_parity, untraced_inputs
 
 if TYPE_CHECKING:
@@ -52,15 +53,14 @@ def export_openvino(
     import_openvino()
     import openvino
 
-    path = Path(path)
-    if path.suffix != ".xml":
-        raise ExportError(f"OpenVINO's files end with .xml and .bin; name {path.with_suffix('.xml').name!r}")
+    place = export_place(path, "openvino")
+    if place.suffix != ".xml":
+        raise ExportError(f"OpenVINO's files end with .xml and .bin; name {place.with_suffix('.xml').name!r}")
     target = torch.float32 if dtype is None else dtype
     if target not in TOLERANCES:
         raise ExportError(f"OpenVINO export in {target} is not offered; choose torch.float32 or torch.float16")
     model = convert(program)
-    weights = path.with_suffix(".bin")
-    with replaced_files(path, weights) as (written, _):
+    with replaced_files(place, place.with_suffix(".bin")) as (written, _):
         openvino.save_model(model, written, compress_to_fp16=target == torch.float16)
         return measure_parity(
             program,

@@ -14,6 +14,7 @@ from passes.lower import lower
 from passes.program import Program
 from slimdiff_fx.atomic_write import replaced_file
 from slimdiff_fx.cast_program import cast_program
+from slimdiff_fx.own_files import export_place
 from slimdiff_fx.parity import ParityReport, measure_parity, unflatten, untraced_inputs
 
 # The same kernels run in the same order; only the layouts (contiguous or not) they get may differ.
@@ -43,14 +44,14 @@ def export_pt2(
         ExportError: saving or loading failed, or the loaded program's result is out of tolerance.
         CheckpointError: the file can't be written.
     """
-    path = Path(path)
+    place = export_place(path, "pt2")
     own = next((parameter.dtype for parameter in program.graph_module.parameters()), torch.float32)
     target = own if dtype is None else dtype
     if target not in TOLERANCES:
         raise ExportError(f"export in {target} is not offered; choose one of {', '.join(map(str, TOLERANCES))}")
     exported = program if target == own else cast_program(program, target)
     lowered = lower(exported)
-    with replaced_file(path) as partial:
+    with replaced_file(place) as partial:
         # torch.export.save wants the ending .pt2 of a path, but writes any open file.
         with warnings.catch_warnings(), partial.open("wb") as stream:
             warnings.simplefilter("ignore")

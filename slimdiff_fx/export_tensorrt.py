@@ -14,6 +14,7 @@ from passes.program import Program
 from slimdiff_fx.export_onnx import export_onnx
 from slimdiff_fx.onnx_runtime import onnx_runner
 from slimdiff_fx.onnxruntime_sessions import PROVIDERS, require_onnxruntime
+from slimdiff_fx.output_paths import expand
 from slimdiff_fx.parity import ParityReport, example_tensors, input_names, input_nodes, measure_parity, random_inputs
 
 # TensorRT multiplies in TF32 unless told otherwise: 10 bits of each factor count, as in half precision.
@@ -53,7 +54,7 @@ def export_tensorrt(program: Program, path: str | Path, *, dtype: torch.dtype | 
         ExportError: the export failed, or a result is out of tolerance.
         CheckpointError: the file can't be written.
     """
-    path = Path(path)
+    path = expand(path)
     onnx = export_onnx(program, path, dtype=dtype)
     command = trtexec_command(program, path, half=dtype == torch.float16)
     try:

@@ -16,9 +16,10 @@ from torch import nn
 
 from passes.errors import CheckpointError, SlimDiffError, UsageError
 from passes.refuse_quantized import is_quantized
+from slimdiff_fx.output_paths import expand
 from slimdiff_fx.quiet import quiet_libraries
-from slimdiff_fx.sampling import Sampling, read_sampling
-from slimdiff_fx.slim_files import check_digests
+from slimdiff_fx.sampling import DENOISERS, Sampling, read_sampling
+from slimdiff_fx.saved_folder import check_saved_folder
 
 EMOJI = "emoji"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -36,12 +37,14 @@ class LoadedPipeline:
         name: as the user gave it.
         folder: local folder, or None for the hub.
         sampling: the defaults that lie beside it, see `slimdiff_fx.sampling`.
+        edited: settings in the folder that were changed since slimdiff_fx wrote it, by name.
     """
 
     pipe: DiffusionPipeline
     name: str
     folder: Path | None
     sampling: Sampling
+    edited: tuple[str, ...] = ()
 
 
 def emoji_folder() -> Path:
@@ -65,8 +68,7 @@ def load_pipeline(model: str, *, device: str = "cpu", dtype: str = "float32") ->
         raise UsageError(f"unknown dtype {dtype!r}; there are {', '.join(DTYPES)}")
     place = _device(device)
     folder = _local_folder(model)
-    if folder is not None:
-        _check_folder(folder)
+    edited = () if folder is None else _check_folder(folder)
     try:
         with quiet_libraries():
             pipe = DiffusionPipeline.from_pretrained(
@@ -78,7 +80,7 @@ def load_pipeline(model: str, *, device: str = "cpu", dtype: str = "float32") ->
         raise
     except Exception as error:
         raise _load_error(model, folder, error) from error
-    return LoadedPipeline(pipe, model, folder, read_sampling(folder))
+    return LoadedPipeline(pipe, model, folder, read_sampling(folder), edited)
 
 
 def check_weights(pipe: DiffusionPipeline, name: str) -> None:
@@ -114,7 +116,7 @@ def _local_folder(model: str) -> Path | None:
     """Find MODEL on disk; None for a hub id."""
     if model == EMOJI and not Path(model).is_dir():
         return emoji_folder()
-    path = Path(model).expanduser()
+    path = expand(model)
     if path.exists():
         return path
     if _HUB_ID.fullmatch(model) and not model.startswith("."):
@@ -124,17 +126,32 @@ def _local_folder(model: str) -> Path | None:
     )
 
 
-def _check_folder(folder: Path) -> None:
-    """Look at every file a load will touch, so that an error can name it."""
+def model_input(model: str) -> Path | None:
+    """Find the pipeline folder that will be read, for comparing an output with it; None if there is none."""
+    folder = emoji_folder() if model == EMOJI and not Path(model).is_dir() else expand(model)
+    return folder if (folder / _INDEX).is_file() else None
+
+
+def denoiser_in(folder: Path) -> str | None:
+    """Name the component that denoises, by what a pipeline folder's model_index.json says; None if it doesn't."""
+    index = _read_json(folder / _INDEX)
+    return next((name for name in DENOISERS if isinstance(index.get(name), list) and index[name][:1] != [None]), None)
+
+
+def _check_folder(folder: Path) -> tuple[str, ...]:
+    """Look at every file a load will touch, so that an error can name it; give the settings that were edited."""
     index = folder / _INDEX
     if not index.is_file():
         raise CheckpointError(
             f"{folder} is not a pipeline folder: it has no {_INDEX}; give a diffusers pipeline folder"
         )
-    components = _read_json(index)
-    for name, entry in components.items():
-        if name.startswith("_") or not isinstance(entry, list) or len(entry) != 2 or entry[0] is None:
-            continue
+    entries = _read_json(index)
+    components = {
+        name: entry
+        for name, entry in entries.items()
+        if not name.startswith("_") and isinstance(entry, list) and len(entry) == 2 and entry[0] is not None
+    }
+    for name in components:
         part = folder / name
         if not part.is_dir():
             raise CheckpointError(f"{folder} lacks the folder {name}/ that {_INDEX} names; get the pipeline anew")
@@ -142,7 +159,7 @@ def _check_folder(folder: Path) -> None:
             _read_json(file)
         for file in sorted(part.glob("*.safetensors")):
             _check_safetensors(file)
-        check_digests(part)
+    return check_saved_folder(folder, components)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

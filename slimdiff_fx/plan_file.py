@@ -10,23 +10,34 @@ from safetensors.torch import load_file, save_file
 
 from passes.errors import CheckpointError
 from passes.plan import SlimPlan
-from slimdiff_fx.atomic_write import replaced_file
+from slimdiff_fx.atomic_write import replaced_files
+from slimdiff_fx.output_paths import expand, follow
+from slimdiff_fx.own_files import PLAN, TENSORS_MARK, refuse_foreign_file
 
 PLAN_FILE = "slim_plan.json"
 
 
 def save_plan(plan: SlimPlan, file: Path) -> None:
-    """Write a plan as JSON, and its tensors, if it has any, as .safetensors under the same name.
+    """Write a plan as JSON, and its tensors, if it has any, as .safetensors under the same name: both or neither.
+
+    The tensors come into place first. Whatever stops a write between them, the text names its tensors by their digests,
+    so that no plan is ever read with another's.
+
+    Args:
+        plan: what to write.
+        file: the JSON file; `~` is expanded. Another plan there is replaced, with its tensors.
 
     Raises:
+        OutputError: something else is there.
         CheckpointError: a file can't be written.
     """
+    place = follow(file)
+    refuse_foreign_file(place, PLAN)
     tensors = plan.tensors()
-    if tensors:
-        with replaced_file(updates_file(file)) as partial:
-            save_file({name: value.contiguous() for name, value in tensors.items()}, partial)
-    with replaced_file(file) as partial:
-        partial.write_text(plan.to_json(), encoding="utf-8")
+    with replaced_files(place, updates_file(place)) as (text, beside):
+        if tensors:
+            save_file({name: value.contiguous() for name, value in tensors.items()}, beside, TENSORS_MARK)
+        text.write_text(plan.to_json(), encoding="utf-8")
 
 
 def updates_file(plan_file: Path) -> Path:
@@ -41,11 +52,13 @@ def load_plan(file: Path) -> SlimPlan:
         CheckpointError: the file is missing or no text.
         PlanError: it holds no plan.
     """
+    file = expand(file)
     if not file.is_file():
         raise CheckpointError(f"there is no plan at {file}; make one with `slimdiff-fx plan`")
     try:
-        beside = updates_file(file)
-        tensors = load_file(beside) if beside.is_file() else {}
+        # Beside a link to the plan, or else beside the plan itself.
+        beside = next((each for each in (updates_file(file), updates_file(file.resolve())) if each.is_file()), file)
+        tensors = load_file(beside) if beside != file else {}
         return SlimPlan.from_json(file.read_text(encoding="utf-8"), tensors)
     except (UnicodeDecodeError, OSError, SafetensorError) as error:
         raise CheckpointError(

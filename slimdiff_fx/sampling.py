@@ -18,7 +18,7 @@ from passes.errors import CheckpointError, UsageError
 from slimdiff_fx.quiet import quiet_pipeline
 
 SAMPLING_FILE = "sampling.json"
-_DENOISERS = ("unet", "transformer")
+DENOISERS = ("unet", "transformer")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def denoiser_name(pipe: DiffusionPipeline) -> str:
     Raises:
         UsageError: the pipeline has neither.
     """
-    for name in _DENOISERS:
+    for name in DENOISERS:
         if isinstance(getattr(pipe, name, None), nn.Module):
             return name
     raise UsageError(f"{type(pipe).__name__} has no unet and no transformer; give a diffusion pipeline")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from passes.errors import CheckpointError, PlanError
 from passes.plan import SlimPlan
 from slimdiff_fx.altered_models import processor_with_weights, wrapped_layer
 from slimdiff_fx.atomic_write import replaced_file
+from slimdiff_fx.manifest import MANIFEST_FILE, empty_manifest, file_digest
 from slimdiff_fx.plan_file import PLAN_FILE, load_plan, plan_digest, save_plan
 
 CHECKSUMS_FILE = "checksums.json"
@@ -49,11 +49,13 @@ class SlimModelMixin:
             )
         push = kwargs.pop("push_to_hub", False)
         hub = {name: kwargs.pop(name) for name in _HUB_ARGUMENTS if name in kwargs}
-        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
         folder = Path(save_directory)
+        _disown(folder.absolute().parent)
+        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
         weights = (file for file in sorted(folder.glob("*.safetensors")) if file.stem != Path(PLAN_FILE).stem)
+        digests = {file.name: file_digest(file) for file in weights}
         with replaced_file(folder / CHECKSUMS_FILE) as partial:
-            partial.write_text(json.dumps({file.name: _digest(file) for file in weights}, indent=1), encoding="utf-8")
+            partial.write_text(json.dumps(digests, indent=1), encoding="utf-8")
         if isinstance(self._plan, SlimPlan) or (self._plan is not None and self._plan.is_file()):
             save_plan(self.slim_plan(), folder / PLAN_FILE)
         if push:
@@ -131,12 +133,14 @@ def check_digests(folder: Path) -> None:
     for name, digest in digests.items():
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name} is missing; save the pipeline anew")
-        if _digest(folder / name) != digest:
+        if file_digest(folder / name) != digest:
             raise CheckpointError(
                 f"{folder / name} is not the file that was saved (truncated or altered); save it anew"
             )
 
 
-def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+def _disown(folder: Path) -> None:
+    """Note in a pipeline folder's record, if it has one, that it is no longer what was saved as a whole."""
+    if (folder / MANIFEST_FILE).is_file():
+        with replaced_file(folder / MANIFEST_FILE) as partial:
+            partial.write_text(empty_manifest(), encoding="utf-8")

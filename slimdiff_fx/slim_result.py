@@ -63,8 +63,9 @@ class SlimResult:
 
         Raises:
             UsageError: a bare model was slimmed, so there is no pipeline to save.
-            CheckpointError: the folder is in the way or can't be written, or what it would give back is not the
-                pipeline that was to be saved; nothing is half-written.
+            OutputError: the folder is in the way: `overwrite` replaces nothing but what slimdiff_fx wrote.
+            CheckpointError: it can't be written, or what it would give back is not the pipeline that was to be saved;
+                nothing is half-written.
         """
         from slimdiff_fx.checkpoint import save_result
 

@@ -22,6 +22,7 @@ from slimdiff_fx import __version__
 from slimdiff_fx.atomic_write import replaced_file
 from slimdiff_fx.hardware import device_name
 from slimdiff_fx.latency.bench import clock_of
+from slimdiff_fx.output_paths import expand
 from slimdiff_fx.runtimes import runtime
 
 VARIABLE = "SLIMDIFF_FX_LATENCY_CACHE"
@@ -53,7 +54,7 @@ def cache_folder(folder: str | Path | None = None) -> Path:
     """Find the folder: the given one, the variable SLIMDIFF_FX_LATENCY_CACHE, or the platform's place for caches."""
     chosen = folder or os.environ.get(VARIABLE)
     if chosen:
-        return Path(chosen)
+        return expand(chosen)
     if sys.platform == "darwin":
         base = Path.home() / "Library" / "Caches"
     elif sys.platform == "win32":

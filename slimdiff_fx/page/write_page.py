@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from passes.errors import CheckpointError, UsageError
-from slimdiff_fx.atomic_write import refuse_existing_file, replaced_file
+from slimdiff_fx.atomic_write import replaced_file
+from slimdiff_fx.output_paths import expand, follow
+from slimdiff_fx.own_files import PAGE, check_output_file
 from slimdiff_fx.page.depth_map import depth_map, short_name
 from slimdiff_fx.page.embedded_pictures import read_pairs, read_sheet
 from slimdiff_fx.page.figures import how_made, key_figures
@@ -26,23 +28,27 @@ def write_page(folder: Path, out: Path | None = None, *, overwrite: bool = False
 
     Args:
         folder: what `slim` or `apply` wrote. What it lacks, the page says.
-        out: the page; report.html in the folder if None, and then replaced without asking, being made from the folder.
-        overwrite: replace another file at `out`.
+        out: the page; report.html in the folder if None, and then an older page there is replaced without asking,
+            being made from the folder.
+        overwrite: replace another page at `out`.
 
     Returns:
         Where the page is.
 
     Raises:
+        OutputError: the page can't be written there, or something else would be lost.
         CheckpointError: there is no report, it is garbled, or the page can't be written.
         UsageError: jinja2 is not installed.
     """
+    folder = expand(folder)
     report = _read(folder / _REPORT)
     if report is None:
         raise CheckpointError(f"there is no {_REPORT} in {folder}; give the folder that `slimdiff-fx slim` wrote")
     analysis = _read(folder / _ANALYSIS)
-    file = folder / PAGE_FILE if out is None else out
-    if out is not None:
-        refuse_existing_file(out, overwrite=overwrite)
+    file = folder / PAGE_FILE if out is None else expand(out)
+    # Beside what it is made from it is in its place.
+    inputs = {} if follow(file).parent == follow(folder) else {"DIR": folder}
+    check_output_file(file, PAGE, overwrite=overwrite or out is None, inputs=inputs)
     try:
         page = _render(_context(folder, report, analysis))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:

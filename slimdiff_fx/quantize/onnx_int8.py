@@ -12,11 +12,12 @@ from torch import Tensor
 
 from passes.errors import ExportError, UsageError
 from passes.program import Program
+from slimdiff_fx.atomic_write import replaced_files
 from slimdiff_fx.export_onnx import OPSET, TARGETS
 from slimdiff_fx.first_line import first_line
-from slimdiff_fx.onnx_file import placed
 from slimdiff_fx.onnx_graph import onnx_graph, save_graph
 from slimdiff_fx.onnx_runtime import onnx_runner, quiet_onnxruntime
+from slimdiff_fx.own_files import EXPORTS, export_place
 from slimdiff_fx.quantize.int8_report import MAX_ERROR, Int8Report, measure_int8
 from slimdiff_fx.quiet_logging import quiet_logging
 
@@ -63,14 +64,14 @@ def export_onnx_int8(
         CheckpointError: the file can't be written.
         UsageError: no such mode or target, or nothing to calibrate on.
     """
-    path = Path(path)
+    place = export_place(path, "onnx")
     if mode not in MODES:
         raise UsageError(f"no int8 mode {mode!r} of ONNX; choose one of {', '.join(MODES)}")
     if target not in TARGETS:
         raise UsageError(f"no ONNX target {target!r}; choose one of {', '.join(TARGETS)}")
     if mode == "static" and not calls:
         raise UsageError("static int8 needs inputs to calibrate on; give calls=, or choose mode='dynamic'")
-    with placed(path) as scratch:
+    with replaced_files(place, *EXPORTS["onnx"].beside(place)) as (scratch, _):
         plain = scratch.with_name(f"float-{scratch.name}")
         save_graph(onnx_graph(program, dtype=None, opset=opset, onnxruntime=target == "onnxruntime"), plain)
         try:

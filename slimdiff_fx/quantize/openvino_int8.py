@@ -15,6 +15,7 @@ from passes.program import Program
 from slimdiff_fx.atomic_write import replaced_files
 from slimdiff_fx.export_openvino import convert, import_openvino, openvino_runner
 from slimdiff_fx.first_line import first_line
+from slimdiff_fx.own_files import export_place
 from slimdiff_fx.quantize.int8_report import MAX_ERROR, Int8Report, measure_int8
 
 
@@ -43,9 +44,9 @@ def export_openvino_int8(
         import nncf
     except ImportError as error:
         raise ExportError("nncf is not installed: pip install 'slimdiff-fx[quant]'") from error
-    path = Path(path)
-    if path.suffix != ".xml":
-        raise ExportError(f"OpenVINO's files end with .xml and .bin; name {path.with_suffix('.xml').name!r}")
+    place = export_place(path, "openvino")
+    if place.suffix != ".xml":
+        raise ExportError(f"OpenVINO's files end with .xml and .bin; name {place.with_suffix('.xml').name!r}")
     model = convert(program)
     nncf.set_log_level(logging.ERROR)
     try:
@@ -53,7 +54,7 @@ def export_openvino_int8(
             compressed = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
     except Exception as error:  # it raises what its parts raise
         raise ExportError(f"NNCF can't store the weights in 8 bits: {first_line(error)}") from error
-    with replaced_files(path, path.with_suffix(".bin")) as (written, _):
+    with replaced_files(place, place.with_suffix(".bin")) as (written, _):
         openvino.save_model(compressed, written, compress_to_fp16=False)
         return measure_int8(
             program,

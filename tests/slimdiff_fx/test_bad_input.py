@@ -132,7 +132,7 @@ def test_occupied_output_is_refused_before_any_work(toy_pipeline, tmp_path):
         ("apply", toy_pipeline, "--plan", "none.json", "-o", tmp_path),
         ("calibrate", toy_pipeline, "-o", tmp_path / "mine.txt"),
     ):
-        line = run(*command, expect=1)
+        line = run(*command, expect=2)
         assert "--overwrite" in line
     assert (tmp_path / "mine.txt").read_text() == "precious"
     assert only(tmp_path, "mine.txt")

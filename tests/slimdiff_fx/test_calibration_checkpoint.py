@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from passes.errors import CheckpointError
-from slimdiff_fx.calibration_checkpoint import forget_checkpoint, own_checkpoint, require_checkpoint
+from passes.errors import CheckpointError, OutputError
+from slimdiff_fx.calibration_checkpoint import (
+    forget_checkpoint,
+    own_checkpoint,
+    refuse_foreign_checkpoint,
+    require_checkpoint,
+)
 from slimdiff_fx.ranks import ALONE, Ranks
 
 
@@ -44,3 +51,29 @@ def test_forgetting_takes_all_of_one_output_and_no_other(checkpoint):
     forget_checkpoint(checkpoint)
     assert sorted(checkpoint.parent.iterdir()) == sorted(others)
     forget_checkpoint(None)
+
+
+def test_what_is_no_checkpoint_is_neither_deleted_nor_written_over(checkpoint):
+    for file in (checkpoint, own_checkpoint(checkpoint, Ranks(0, 2))):
+        file.write_text("mine")
+    forget_checkpoint(checkpoint)
+    for ranks in (ALONE, Ranks(0, 2)):
+        with pytest.raises(OutputError, match="is not statistics"):
+            refuse_foreign_checkpoint(checkpoint, ranks)
+    refuse_foreign_checkpoint(checkpoint, Ranks(1, 2))
+    assert {file.read_text() for file in checkpoint.parent.iterdir()} == {"mine"}
+
+
+def test_forgetting_takes_what_killed_ranks_left_half_written(checkpoint):
+    dead, alive = 10**30, os.getppid()
+    ranked = own_checkpoint(checkpoint, Ranks(1, 3)).name
+    mine = [f".{checkpoint.name}.partial-{dead}", f".{ranked}.partial-{dead}"]
+    others = [
+        f".{ranked}.partial-{alive}",
+        f".slim [1].calibration.notes.safetensors.partial-{dead}",
+        ".slim [1].calibration.safetensors.partial-notes",
+    ]
+    for name in (*mine, *others):
+        (checkpoint.parent / name).mkdir()
+    forget_checkpoint(checkpoint)
+    assert sorted(each.name for each in checkpoint.parent.iterdir()) == sorted(others)

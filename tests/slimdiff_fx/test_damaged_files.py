@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from slimdiff_fx.cli import app
+from slimdiff_fx.manifest import MANIFEST_FILE
+from slimdiff_fx.own_folder import own_folder
 from tests.failing_command import QUICK, only, run, runner
 
 
@@ -124,8 +126,8 @@ def overwrite_in_new_process(model, plan, out, before):
 @pytest.mark.slow
 def test_full_disk_leaves_the_old_folder(toy_pipeline, tmp_path, plan):
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "old.txt").write_text("old")
+    with own_folder(out, overwrite=False) as partial:
+        (partial / "old.txt").write_text("old")
     # A limit on file sizes fails a write in the middle, as a full disk does.
     done = overwrite_in_new_process(
         toy_pipeline, plan, out, "resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))"
@@ -133,22 +135,22 @@ def test_full_disk_leaves_the_old_folder(toy_pipeline, tmp_path, plan):
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith("error: could not write")
     assert len(done.stderr.splitlines()) == 1
-    assert only(out, "old.txt")
+    assert only(out, "old.txt", MANIFEST_FILE)
     assert only(tmp_path, "out")
 
 
 @pytest.mark.slow
 def test_kill_in_mid_save_leaves_the_old_folder(toy_pipeline, tmp_path, plan):
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "old.txt").write_text("old")
+    with own_folder(out, overwrite=False) as partial:
+        (partial / "old.txt").write_text("old")
     before = (
         "import os; save = checkpoint.save_pipeline; "
         "checkpoint.save_pipeline = lambda *arguments: (save(*arguments), os.kill(os.getpid(), signal.SIGKILL))"
     )
     done = overwrite_in_new_process(toy_pipeline, plan, out, before)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert only(out, "old.txt")
+    assert only(out, "old.txt", MANIFEST_FILE)
 
 
 def test_a_plan_that_lost_its_weights(toy_pipeline, statistics, tmp_path):

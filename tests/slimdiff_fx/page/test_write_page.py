@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from passes.errors import CheckpointError
+from passes.errors import CheckpointError, OutputError
 from slimdiff_fx.cli import app
 from slimdiff_fx.page.depth_map import depth_map, short_name
 from slimdiff_fx.page.write_page import write_page
@@ -40,9 +40,17 @@ def test_another_file_is_not_replaced_unasked(folder: Path, tmp_path: Path) -> N
     out.write_text("mine")
     with pytest.raises(CheckpointError, match="--overwrite"):
         write_page(folder, out)
+    with pytest.raises(OutputError, match=r"page\.html is not a page of slimdiff_fx"):
+        write_page(folder, out, overwrite=True)
     assert out.read_text() == "mine"
+    out.unlink()
+    write_page(folder, out)
+    out.write_text(f"{out.read_text()}<!-- an older one -->")
+    with pytest.raises(CheckpointError, match="--overwrite"):
+        write_page(folder, out)
     write_page(folder, out, overwrite=True)
     assert out.read_text().startswith("<!doctype html>")
+    assert "an older one" not in out.read_text()
 
 
 def test_nothing_in_it_leads_out_of_it(folder: Path) -> None:
