@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from passes.errors import CheckpointError
+from passes.errors import CheckpointError, PlanError
 from passes.plan import SlimPlan
 from slimdiff_fx.atomic_write import replaced_file
 
@@ -39,7 +39,7 @@ def load_plan(file: Path) -> SlimPlan:
 
     Raises:
         CheckpointError: the file is missing or no text.
-        PlanError: it holds no plan.
+        PlanError: it holds no plan; names the file.
     """
     if not file.is_file():
         raise CheckpointError(f"there is no plan at {file}; make one with `slimdiff-fx plan`")
@@ -47,6 +47,8 @@ def load_plan(file: Path) -> SlimPlan:
         beside = updates_file(file)
         tensors = load_file(beside) if beside.is_file() else {}
         return SlimPlan.from_json(file.read_text(encoding="utf-8"), tensors)
+    except (PlanError, RecursionError) as error:
+        raise PlanError(f"{file}: {error}") from error
     except (UnicodeDecodeError, OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{file} can't be read as a plan ({error}); make it anew with `slimdiff-fx plan`"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from passes.errors import CheckpointError
-from slimdiff_fx.calibration_checkpoint import forget_checkpoint, own_checkpoint, require_checkpoint
+from slimdiff_fx.calibration_checkpoint import Resumable, find_checkpoint, forget_checkpoint, own_checkpoint, resumable
 from slimdiff_fx.ranks import ALONE, Ranks
 
 
@@ -19,17 +19,16 @@ def test_a_checkpoint_names_its_rank_and_their_number(checkpoint):
     assert own_checkpoint(checkpoint, Ranks(1, 3)).name == "slim [1].calibration.rank1of3.safetensors"
 
 
-def test_nothing_to_resume_is_refused(checkpoint):
-    with pytest.raises(CheckpointError, match="no checkpoint"):
-        require_checkpoint(checkpoint)
+def test_nothing_to_resume_from_is_no_error(checkpoint):
+    assert not find_checkpoint(checkpoint)
 
 
 def test_checkpoints_of_another_number_of_ranks_are_refused(checkpoint):
     own_checkpoint(checkpoint, Ranks(2, 3)).touch()
     with pytest.raises(CheckpointError, match=r"were written by 3 ranks, and this run has 1.*--resume"):
-        require_checkpoint(checkpoint)
+        find_checkpoint(checkpoint)
     checkpoint.touch()
-    require_checkpoint(checkpoint)
+    assert find_checkpoint(checkpoint)
 
 
 def test_forgetting_takes_all_of_one_output_and_no_other(checkpoint):
@@ -44,3 +43,27 @@ def test_forgetting_takes_all_of_one_output_and_no_other(checkpoint):
     forget_checkpoint(checkpoint)
     assert sorted(checkpoint.parent.iterdir()) == sorted(others)
     forget_checkpoint(None)
+
+
+@pytest.mark.parametrize(
+    ("left", "writes", "resume", "holds"),
+    [
+        (False, False, False, False),
+        (False, True, False, True),
+        (True, False, False, False),  # of an earlier run, perhaps with other settings
+        (True, True, False, True),
+        (True, False, True, True),
+        (False, False, True, False),
+    ],
+)
+def test_an_interruption_says_whether_it_can_be_resumed(checkpoint, left, writes, resume, holds):
+    if left:
+        checkpoint.write_text("earlier")
+    with pytest.raises(KeyboardInterrupt) as raised, resumable(checkpoint, resume=resume):
+        if writes:
+            partial = checkpoint.with_name("partial")
+            partial.write_text("this run's")
+            partial.replace(checkpoint)
+        raise KeyboardInterrupt
+    assert (raised.type is Resumable) == holds
+    assert ("--resume" in str(raised.value)) == holds
