@@ -107,9 +107,17 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 Device = Annotated[str, typer.Option("--device", help="Where to run, as torch names it.")]
 LoadDtype = Annotated[Dtype, typer.Option("--dtype", help="Precision to load and run in.")]
 
-Prompts = Annotated[Path | None, typer.Option("--prompts", help="Prompts to calibrate on: text, one a line, or .json.")]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts",
+        help="Prompts to calibrate on: text, one a line; .json, .jsonl or .csv, with what is called prompt, caption or "
+        "text; - for standard input.",
+    ),
+]
 Images = Annotated[
-    Path | None, typer.Option("--images", help="Pictures to calibrate on, each with a caption in a .txt beside it.")
+    Path | None,
+    typer.Option("--images", help="Folder of pictures to calibrate on, each with a caption in a .txt beside it."),
 ]
 CalibrateOnOption = Annotated[
     CalibrateOn | None,
@@ -133,7 +141,10 @@ Seed = Annotated[int, typer.Option("--seed", help="Of noise, prompts and steps."
 Batch = Annotated[int, typer.Option("--batch", help="Samples in one pipeline call.")]
 Resume = Annotated[
     bool,
-    typer.Option("--resume", help="Continue an interrupted calibration, or reuse one if what came after it failed."),
+    typer.Option(
+        "--resume",
+        help="Continue an interrupted calibration, or reuse one if what came after it failed; without one, start anew.",
+    ),
 ]
 
 MethodOption = Annotated[

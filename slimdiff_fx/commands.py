@@ -297,7 +297,7 @@ def _calibrate(
     )
     if options.resume and not find_checkpoint(checkpoint, ranks):
         listener.note(f"there is no checkpoint at {checkpoint}: starting anew")
-    rehearse(loaded.pipe, samples, settings.sampling, options.seed)
+    rehearse(loaded.pipe, samples, settings)
     with timed("capture", seconds, listener):
         captured = capture_pipeline(loaded.pipe)
     if planning is not None:

@@ -109,7 +109,7 @@ def _device(device: str) -> torch.device:
         raise UsageError(f"device {device!r} can't be used here ({first_line(error)}); try --device cpu") from error
     if place.type == "meta":
         raise UsageError("device 'meta' holds no values, so nothing can be seen there; try --device cpu")
-    return place
+    return torch.device("cpu") if place.type == "cpu" else place  # it has no number that means anything
 
 
 def _local_folder(model: str) -> Path | None:

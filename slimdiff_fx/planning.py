@@ -64,9 +64,14 @@ class Planning:
         """Refuse what this denoiser can't be planned by: known from its shapes, before hours of calibration.
 
         Raises:
-            UsageError: more groups than sites, or the graph doesn't hold for the sizes that are to be timed.
+            UsageError: no sites, more groups than sites, or the graph doesn't hold for the sizes that are to be timed.
             BudgetError: the smallest size of each site is still more than the budget.
         """
+        if not captured.sites:
+            raise UsageError(
+                f"{type(captured.model).__name__} has no site that units can be removed from; "
+                "`slimdiff-fx inspect` says why"
+            )
         if self.sequential is not None:
             check_rounds(self.sequential, captured.sites)
         if isinstance(self.policy, KeepLatency):

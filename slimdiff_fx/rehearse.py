@@ -12,6 +12,8 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from passes.errors import SlimDiffError, UsageError
+from slimdiff_fx.calibration_run import CalibrationSettings
+from slimdiff_fx.disk_sums import sums_in
 from slimdiff_fx.first_line import first_line
 from slimdiff_fx.quiet import quiet_pipeline
 from slimdiff_fx.sampling import Sampling, call_pipeline, denoiser_name, noise_generator
@@ -38,19 +40,21 @@ class _Reached(Exception):
     """Leaves the pipeline at its denoiser."""
 
 
-def rehearse(pipe: DiffusionPipeline, samples: Sequence[Sample], sampling: Sampling, seed: int) -> None:
+def rehearse(pipe: DiffusionPipeline, samples: Sequence[Sample], settings: CalibrationSettings) -> None:
     """Let the pipeline prepare a call of its denoiser as calibration will, and stop it there.
 
     Args:
         pipe: the pipeline; it is as before when this returns or raises, but for its scheduler's timesteps.
         samples: the calibration set; its first are taken.
-        sampling: steps and guidance.
-        seed: of the noise.
+        settings: how to calibrate.
 
     Raises:
         UsageError: the pipeline can't be called with these settings; or noise can't be added to pictures for it.
+        CheckpointError: second moments can't be kept where they should be.
     """
-    few = samples[:_ROWS]
+    if settings.moments and settings.moments_folder is not None:
+        sums_in(settings.moments_folder)
+    few, sampling, seed = samples[:_ROWS], settings.sampling, settings.seed
     call = first_call(pipe, few, sampling, seed)
     if few[0].from_picture:
         _check_noising(pipe, few, sampling, seed, call)

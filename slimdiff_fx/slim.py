@@ -151,7 +151,7 @@ def slim(
         ranks=ranks,
     )
     planning = planning.for_pipeline(pipe, settings.sampling.guidance)
-    rehearse(pipe, chosen, settings.sampling, seed)
+    rehearse(pipe, chosen, settings)
     with timed("capture", seconds, listener):
         captured = capture_pipeline(pipe)
     planning.check_captured(captured)

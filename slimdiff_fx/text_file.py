@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from passes.errors import UsageError
@@ -48,7 +49,7 @@ def read_text(file: Path, what: str) -> str:
 
 def _read(file: Path, what: str) -> bytes:
     data = bytearray()
-    with sys.stdin.buffer if file == STDIN else file.open("rb") as opened:
+    with nullcontext(sys.stdin.buffer) if file == STDIN else file.open("rb") as opened:
         while chunk := opened.read(_CHUNK):
             data += chunk
             if len(data) > MOST_BYTES:

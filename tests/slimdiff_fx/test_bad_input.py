@@ -1,27 +1,28 @@
-"""Every bad input gives one line on stderr, exit code 2 for usage or 1 for failure, and nothing half-written."""
+"""Every bad input gives one line on stderr, exit code 2 if usage mends it or 1, and nothing half-written."""
 
 import pytest
 import torch
 
+from passes.errors import UsageError
 from slimdiff_fx.cli import app
 from tests.failing_command import QUICK, only, run, runner
 
 
 def test_not_a_pipeline_folder(tmp_path):
-    line = run("slim", tmp_path, "-o", tmp_path / "out", *QUICK, expect=1)
+    line = run("slim", tmp_path, "-o", tmp_path / "out", *QUICK, expect=2)
     assert str(tmp_path) in line
     assert "model_index.json" in line
     assert only(tmp_path)
 
 
 def test_no_such_folder(tmp_path):
-    line = run("inspect", tmp_path / "none", expect=1)
+    line = run("inspect", tmp_path / "none", expect=2)
     assert "no folder here and no hub id" in line
 
 
 def test_hub_id_with_no_network(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    line = run("inspect", "nobody/no-such-pipeline", expect=1)
+    line = run("inspect", "nobody/no-such-pipeline", expect=2)
     assert "'nobody/no-such-pipeline'" in line
     assert "network" in line
 
@@ -50,13 +51,18 @@ def test_prompts_and_images_together(toy_pipeline, tmp_path):
     assert "give one of them" in line
 
 
-def test_more_samples_than_prompts_cycle_and_say_so(toy_pipeline, tmp_path):
+def test_more_samples_than_prompts_cycle_and_say_so(toy_pipeline, tmp_path, monkeypatch):
+    def stop(pipe):
+        raise UsageError("stopped before the capture")
+
+    monkeypatch.setattr("slimdiff_fx.commands.capture_pipeline", stop)
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("noto rose\nnoto pizza\n")
     arguments = ("calibrate", toy_pipeline, "-o", tmp_path / "s", "--prompts", prompts, "--samples", "3", "--resume")
-    result = runner.invoke(app, [str(argument) for argument in arguments])  # stops after it: there is nothing to resume
+    result = runner.invoke(app, [str(argument) for argument in arguments])
     assert "3 samples from 2 prompts" in result.stdout
-    assert "no checkpoint" in result.stderr
+    assert f"there is no checkpoint at {tmp_path / 's.checkpoint'}: starting anew" in " ".join(result.stdout.split())
+    assert result.stderr == "error: stopped before the capture\n"
 
 
 @pytest.mark.parametrize("tau", ["-0.1", "1.5", "nan"])
@@ -82,7 +88,7 @@ def test_budget_that_cant_be_met_says_the_least(toy_pipeline, tmp_path, statisti
         "0.01",
         "-o",
         tmp_path / "plan.json",
-        expect=1,
+        expect=2,
     )
     assert "ask for 0." in line
     assert only(tmp_path)
@@ -132,7 +138,7 @@ def test_occupied_output_is_refused_before_any_work(toy_pipeline, tmp_path):
         ("apply", toy_pipeline, "--plan", "none.json", "-o", tmp_path),
         ("calibrate", toy_pipeline, "-o", tmp_path / "mine.txt"),
     ):
-        line = run(*command, expect=1)
+        line = run(*command, expect=2)
         assert "--overwrite" in line
     assert (tmp_path / "mine.txt").read_text() == "precious"
     assert only(tmp_path, "mine.txt")
@@ -151,11 +157,6 @@ def test_an_unforeseen_error_is_one_line_too(toy_pipeline, monkeypatch):
     line = run("inspect", toy_pipeline, expect=1)
     assert "unexpected ZeroDivisionError: a bug" in line
     assert "--debug" in line
-
-
-def test_resume_without_a_checkpoint(toy_pipeline, tmp_path):
-    line = run("calibrate", toy_pipeline, "-o", tmp_path / "s", "--samples", "2", "--steps", "1", "--resume", expect=1)
-    assert "no checkpoint" in line
 
 
 def test_captured_operator_that_nobody_handles(pipeline, monkeypatch):
@@ -209,7 +210,7 @@ def test_methods_without_second_moments(toy_pipeline, tmp_path):
 def test_a_moments_folder_that_is_a_file(toy_pipeline, tmp_path):
     file = tmp_path / "file"
     file.write_text("")
-    line = run("slim", toy_pipeline, "-o", tmp_path / "out", "--moments-folder", file, *QUICK, expect=1)
+    line = run("slim", toy_pipeline, "-o", tmp_path / "out", "--moments-folder", file, *QUICK, expect=2)
     assert "second moments can't be kept" in line
 
 

@@ -59,11 +59,16 @@ def test_forgetting_takes_all_of_one_output_and_no_other(checkpoint):
 def test_an_interruption_says_whether_it_can_be_resumed(checkpoint, left, writes, resume, holds):
     if left:
         checkpoint.write_text("earlier")
-    with pytest.raises(KeyboardInterrupt) as raised, resumable(checkpoint, resume=resume):
-        if writes:
-            partial = checkpoint.with_name("partial")
-            partial.write_text("this run's")
-            partial.replace(checkpoint)
-        raise KeyboardInterrupt
+
+    def run():
+        with resumable(checkpoint, resume=resume):
+            if writes:
+                partial = checkpoint.with_name("partial")
+                partial.write_text("this run's")
+                partial.replace(checkpoint)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        run()
     assert (raised.type is Resumable) == holds
     assert ("--resume" in str(raised.value)) == holds
