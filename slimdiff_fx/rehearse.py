@@ -21,6 +21,7 @@ from slimdiff_fx.trajectory import NoisyPictures, Sample, given_pictures, in_pla
 
 # Rows of the rehearsed call: what depends on the batch shows at two.
 _ROWS = 2
+_INSTEAD = "calibrate on --calibrate-on trajectory"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ def rehearse(pipe: DiffusionPipeline, samples: Sequence[Sample], settings: Calib
     if settings.moments and settings.moments_folder is not None:
         sums_in(settings.moments_folder)
     few, sampling, seed = samples[:_ROWS], settings.sampling, settings.seed
+    if few[0].from_picture:
+        _check_schedule(pipe)
     call = first_call(pipe, few, sampling, seed)
     if few[0].from_picture:
         _check_noising(pipe, few, sampling, seed, call)
@@ -94,27 +97,30 @@ def first_call(pipe: DiffusionPipeline, samples: Sequence[Sample], sampling: Sam
     return found[0]
 
 
+def _check_schedule(pipe: DiffusionPipeline) -> None:
+    """Refuse to add noise to pictures by a schedule of another kind than √ᾱ·x + √(1−ᾱ)·ε."""
+    scheduler = pipe.scheduler
+    if not hasattr(scheduler, "alphas_cumprod") or getattr(scheduler.config, "use_flow_sigmas", False):
+        raise UsageError(f"noise of {type(scheduler).__name__}'s schedule can't be added to pictures; {_INSTEAD}")
+
+
 def _check_noising(
     pipe: DiffusionPipeline, samples: Sequence[Sample], sampling: Sampling, seed: int, call: FirstCall
 ) -> None:
     """Refuse to add noise to pictures where that isn't what the denoiser is given when it draws.
 
     Raises:
-        UsageError: the schedule is of another kind, the timestep none of the schedule's, or the latents don't come
-            first among the channels.
+        UsageError: the timestep is none of the schedule's, or the latents don't come first among the channels.
     """
-    name, config = type(pipe).__name__, pipe.scheduler.config
-    instead = "calibrate on --calibrate-on trajectory"
-    if not hasattr(pipe.scheduler, "alphas_cumprod") or getattr(config, "use_flow_sigmas", False):
-        raise UsageError(f"noise of {type(pipe.scheduler).__name__}'s schedule can't be added to pictures; {instead}")
+    name = type(pipe).__name__
     timestep = torch.as_tensor(call.timestep).flatten()[:1].double().cpu()
     known = torch.as_tensor(pipe.scheduler.timesteps).double().cpu()
     if not bool(((known - timestep).abs() < 1e-3).any()):
         raise UsageError(
-            f"{name} gives its denoiser {float(timestep):g} for a timestep, which is none of the schedule's; {instead}"
+            f"{name} gives its denoiser {float(timestep):g} for a timestep, which is none of the schedule's; {_INSTEAD}"
         )
     channels = NoisyPictures(pipe, samples, seed).encode(call.sample).shape[1]
     other = first_call(pipe, samples, sampling, seed + 1).sample
     random = (call.sample != other).flatten(2).any(2).any(0)
     if not bool(random[:channels].all()):
-        raise UsageError(f"{name}'s latents are not the first channels of what its denoiser is given; {instead}")
+        raise UsageError(f"{name}'s latents are not the first channels of what its denoiser is given; {_INSTEAD}")
