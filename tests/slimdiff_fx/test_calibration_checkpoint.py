@@ -31,6 +31,12 @@ def test_checkpoints_of_another_number_of_ranks_are_refused(checkpoint):
     assert find_checkpoint(checkpoint)
 
 
+@pytest.mark.parametrize(("others", "found"), [((b"missing", b"missing"), False), ((b"missing", b"found"), True)])
+def test_all_ranks_are_told_the_same(checkpoint, monkeypatch, others, found):
+    monkeypatch.setattr("slimdiff_fx.calibration_checkpoint.gather", lambda own: [own, *others])
+    assert find_checkpoint(checkpoint, Ranks(0, 3)) == found
+
+
 def test_forgetting_takes_all_of_one_output_and_no_other(checkpoint):
     mine = [checkpoint, own_checkpoint(checkpoint, Ranks(0, 2)), own_checkpoint(checkpoint, Ranks(4, 5))]
     others = [
