@@ -10,6 +10,7 @@ from diffusers import (
     AutoencoderTiny,
     DDPMScheduler,
     DiffusionPipeline,
+    StableDiffusionImageVariationPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionInstructPix2PixPipeline,
@@ -17,6 +18,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from PIL import Image
+from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from slimdiff_fx.models import emoji_folder
 from tests.toy_pipeline import tiny_unet
@@ -70,6 +72,27 @@ def upscaling() -> StableDiffusionUpscalePipeline:
     for name in ("safety_checker", "feature_extractor", "image_encoder"):
         parts.pop(name, None)
     return StableDiffusionUpscalePipeline(**parts, low_res_scheduler=DDPMScheduler(), max_noise_level=50)
+
+
+def variations() -> StableDiffusionImageVariationPipeline:
+    """Give one that draws something like a picture, by what an encoder sees in it."""
+    torch.manual_seed(3)
+    parts = text_to_image().components
+    encoder = CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=16,
+            projection_dim=128,
+        )
+    ).eval()
+    extractor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    return StableDiffusionImageVariationPipeline(
+        parts["vae"], encoder, parts["unet"], parts["scheduler"], None, extractor, requires_safety_checker=False
+    )
 
 
 def wide_unet(channels: int, out: int = 16, **config: Any) -> UNet2DConditionModel:

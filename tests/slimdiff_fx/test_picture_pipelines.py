@@ -211,6 +211,36 @@ def test_noise_is_not_added_where_the_denoiser_is_given_something_else(pictures)
         rehearse(flow, samples, CalibrationSettings(SAMPLING))
 
 
+def test_timesteps_that_are_none_of_the_schedule_s_are_noticed(pictures):
+    class InLogarithms(StableDiffusionPipeline):
+        """Gives its denoiser another measure of noise, as the latent upscaler does."""
+
+        @functools.wraps(StableDiffusionPipeline.__call__)
+        def __call__(self, *args, **kwargs):
+            plain = self.unet.forward
+            self.unet.forward = lambda sample, timestep, *rest, **more: plain(sample, -0.25, *rest, **more)
+            try:
+                return super().__call__(*args, **kwargs)
+            finally:
+                self.unet.forward = plain
+
+    pipe = InLogarithms(**toys.text_to_image().components, requires_safety_checker=False)
+    with pytest.raises(UsageError, match=r"-0.25 for a timestep, which is none of .* --calibrate-on trajectory"):
+        rehearse(pipe, gather(pipe, pictures), CalibrationSettings(SAMPLING))
+    rehearse(pipe, gather(pipe, pictures, calibrate_on="trajectory"), CalibrationSettings(SAMPLING))
+
+
+def test_image_variations_need_no_captions(tmp_path):
+    pipe = toys.variations()
+    samples = gather(pipe, toys.write_pictures(tmp_path / "bare", captioned=False))
+    rehearse(pipe, samples, CalibrationSettings(SAMPLING))
+    seen = watch(pipe, samples)
+    assert [rows.shape for rows, _ in seen] == [(4, 16, 8, 8)] * 3
+    for prompts in (["a"], None):
+        with pytest.raises(UsageError, match="needs pictures"):
+            gather_samples(pipe, prompts=prompts, images=None, samples=1, seed=0)
+
+
 def test_drawing_gives_pictures_and_masks(pictures):
     pipe = toys.inpainting()
     files = sorted(pictures.glob("*.png"))
