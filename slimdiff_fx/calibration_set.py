@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -132,7 +133,8 @@ def _texts(pipe: DiffusionPipeline, prompts: Iterable[Any]) -> Sequence[str]:
     if steered_by == "nothing":
         raise UsageError(f"{type(pipe).__name__} takes no prompts; leave --prompts out")
     texts: list[str] = []
-    for number, prompt in enumerate(prompts):
+    # A set's order is another one in each process.
+    for number, prompt in enumerate(sorted(prompts) if isinstance(prompts, AbstractSet) else prompts):
         if steered_by == "class_labels" and isinstance(prompt, int) and not isinstance(prompt, bool):
             prompt = str(prompt)
         if not isinstance(prompt, str):

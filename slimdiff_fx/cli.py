@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import sys
 import warnings
 from collections.abc import Callable
@@ -86,6 +87,9 @@ def _complain(message: str) -> None:
 
 
 def _console() -> Console:
+    # A path that isn't UTF-8, or a terminal that isn't, must not end hours of work when they are told of.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     return Console(width=None if sys.stdout.isatty() else 128)
 
 

@@ -1,5 +1,9 @@
 """Every bad input gives one line on stderr, exit code 2 if usage mends it or 1, and nothing half-written."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -218,3 +222,13 @@ def test_a_moments_folder_that_is_a_file(toy_pipeline, tmp_path):
 def test_options_of_onnx_with_another_format(tmp_path, option):
     line = run("export", "emoji", "--format", "pt2", *option, "-o", tmp_path / "unet.pt2", expect=2)
     assert "--opset and --target are of ONNX" in line
+
+
+def test_a_terminal_that_knows_ascii_alone_is_told_all_the_same():
+    """Tables hold other characters, and a path may hold any."""
+    script = (
+        "from slimdiff_fx.cli import _console\nconsole = _console()\nconsole.print('1 → 2: caf\\udce9', soft_wrap=True)"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, env=environment)
+    assert done.stdout == b"1 \\u2192 2: caf\\udce9\n"
