@@ -27,6 +27,7 @@ from benchmarks.scale import CONFIGS, DTYPES, build
 from benchmarks.shaped_plan import even_plan, plan_for_cost
 from passes.cost_table import params_table
 from passes.errors import SlimDiffError, UsageError
+from passes.offered_sizes import sizes_offered
 from passes.plan import SlimPlan
 from passes.policies import KeepCost
 from passes.program import Program
@@ -35,7 +36,6 @@ from slimdiff_fx.checkpoint import load_plan
 from slimdiff_fx.latency.bench import Effort
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.refine import Refined, plan_timer, refine
-from slimdiff_fx.latency.sizes import sizes_offered
 from slimdiff_fx.latency.table import measured_costs
 from slimdiff_fx.latency.target import Target, make_target
 from slimdiff_fx.parity import example_tensors, input_nodes

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 
 from passes.cost_table import params_table
+from passes.offered_sizes import Size, sizes_offered
 from passes.optimize import Option, allocate_within_cost
 from passes.plan import SlimPlan
 from passes.policies import KeepCost
 from passes.program import Program
 from passes.site import Site
 from slimdiff_fx.latency.shaped_plan import shaped_plan
-from slimdiff_fx.latency.sizes import Size, sizes_offered
 
 
 def even_plan(program: Program, sites: Sequence[Site], removed: float, align: int | None = None) -> SlimPlan:

@@ -4,7 +4,8 @@ SlimDiffError
 ├── UsageError               the caller asked for something that makes no sense
 ├── CaptureError             torch.export could not trace the model, or the trace is not the model
 ├── UnsupportedOperatorError a captured operator that no pass handles
-├── CalibrationError         no batches, non-finite statistics, an interrupted run that can't be resumed
+├── CalibrationError         no batches, non-finite statistics, a pipeline that failed on the way
+│   └── ResumeError          a checkpoint of another run or model
 ├── PlanError                plan of another model, misaligned or empty sites
 ├── BudgetError              a budget that no plan meets
 ├── CouplingError            DepGraph reached other weights than the site's own
@@ -40,6 +41,10 @@ class UnsupportedOperatorError(SlimDiffError):
 
 class CalibrationError(SlimDiffError):
     """Calibration had nothing to run on, or met non-finite activations."""
+
+
+class ResumeError(CalibrationError):
+    """A calibration can't go on from a checkpoint: it is of another run or model."""
 
 
 class PlanError(SlimDiffError):

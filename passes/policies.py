@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from numbers import Real
+from typing import Any, Literal
 
 from passes.alignment import check_align
 from passes.cost_table import CostTable
@@ -30,9 +31,9 @@ class Threshold:
     align: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.tau <= 1:
-            raise UsageError(f"tau is {self.tau:g}; it must be in [0, 1], such as 0.05")
-        _check_normalization(self.normalize)
+        if not (is_number(self.tau) and 0 <= self.tau <= 1):
+            raise UsageError(f"tau is {self.tau}; it must be in [0, 1], such as 0.05")
+        check_normalization(self.normalize)
         check_align(self.align)
 
 
@@ -52,7 +53,7 @@ class KeepParams:
 
     def __post_init__(self) -> None:
         check_fraction("keep-params", self.fraction)
-        _check_normalization(self.normalize)
+        check_normalization(self.normalize)
         check_align(self.align)
 
 
@@ -66,7 +67,7 @@ class KeepMacs:
 
     def __post_init__(self) -> None:
         check_fraction("keep-macs", self.fraction)
-        _check_normalization(self.normalize)
+        check_normalization(self.normalize)
         check_align(self.align)
 
 
@@ -88,7 +89,7 @@ class KeepCost:
 
     def __post_init__(self) -> None:
         check_fraction(f"keep-{self.costs.name}", self.fraction)
-        _check_normalization(self.normalize)
+        check_normalization(self.normalize)
         check_align(self.align)
 
 
@@ -105,13 +106,18 @@ class MaxError:
     align: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.error < 1:
-            raise UsageError(f"max-error is {self.error:g}; it must be between 0 and 1, such as {DEFAULT_MAX_ERROR:g}")
+        if not (is_number(self.error) and 0 < self.error < 1):
+            raise UsageError(f"max-error is {self.error}; it must be between 0 and 1, such as {DEFAULT_MAX_ERROR:g}")
         check_align(self.align)
 
 
 Budget = KeepParams | KeepMacs | KeepCost
 Policy = Threshold | Budget | MaxError
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a real number; a truth value is none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_fraction(option: str, fraction: float) -> None:
@@ -120,10 +126,15 @@ def check_fraction(option: str, fraction: float) -> None:
     Raises:
         UsageError: it is not above 0 and at most 1.
     """
-    if not 0 < fraction <= 1:
-        raise UsageError(f"{option} is {fraction:g}; it must be above 0 and at most 1, such as 0.9")
+    if not (is_number(fraction) and 0 < fraction <= 1):
+        raise UsageError(f"{option} is {fraction}; it must be above 0 and at most 1, such as 0.9")
 
 
-def _check_normalization(how: str) -> None:
+def check_normalization(how: str) -> None:
+    """Refuse an unknown way to make scores comparable.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
     if how not in ("max", "minmax"):
         raise UsageError(f"unknown normalization {how!r}; there are 'max' and 'minmax'")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from passes.errors import CalibrationError, CheckpointError
+from passes.errors import CalibrationError, CheckpointError, ResumeError
 from passes.instrument import Instrumented
 from slimdiff_fx.output_paths import check_file_place
 from slimdiff_fx.own_files import STATISTICS, is_own_file, refuse_foreign_file
@@ -25,26 +26,58 @@ def own_checkpoint(checkpoint: Path, ranks: Ranks = ALONE) -> Path:
     return _named(checkpoint, f".rank{ranks.rank}of{ranks.world}") if ranks.several else checkpoint
 
 
-def require_checkpoint(checkpoint: Path, ranks: Ranks = ALONE) -> None:
-    """Refuse to resume from nothing, or from what another number of ranks had written; all ranks have to call this.
+def find_checkpoint(checkpoint: Path, ranks: Ranks = ALONE) -> bool:
+    """Tell whether there is something to resume from; all ranks have to call this, and are told the same.
 
-    A rank that was lost before it had written anything starts anew. So one rank's checkpoint is enough.
+    A rank that was lost before it had written anything starts anew. So one rank's checkpoint is enough. Where there is
+    none all start anew: whoever is started again and again by a job scheduler gives --resume from the first time on.
 
     Raises:
-        CheckpointError: there is no checkpoint of so many ranks.
+        CheckpointError: there are checkpoints of another number of ranks.
     """
     found = own_checkpoint(checkpoint, ranks).is_file()
     if ranks.several:
         found = any(each == b"found" for each in gather(b"found" if found else b"missing"))
     if found:
-        return
+        return True
     worlds = sorted(_worlds(checkpoint).values())
     if worlds:
         raise CheckpointError(
             f"the checkpoints of {checkpoint} were written by {_processes(worlds[0])}, and this run has {ranks.world}; "
             "start as many as before, or start anew without --resume"
         )
-    raise CheckpointError(f"there is no checkpoint at {checkpoint} to resume; start without --resume")
+    return False
+
+
+class Resumable(KeyboardInterrupt):
+    """Ctrl-C behind a checkpoint, from which the same command with --resume goes on."""
+
+
+@contextmanager
+def resumable(checkpoint: Path, *, resume: bool) -> Iterator[None]:
+    """Say of an interruption whether it can be resumed; what an earlier run left can't, unless this one resumed it.
+
+    Raises:
+        Resumable: in place of KeyboardInterrupt.
+    """
+    before = _written(checkpoint)
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        after = _written(checkpoint)
+        if after and (resume or any(before.get(file) != state for file, state in after.items())):
+            raise Resumable("; the same command with --resume goes on from what was calibrated") from interrupt
+        raise
+
+
+def _written(checkpoint: Path) -> dict[Path, tuple[int, int]]:
+    """Tell the states of all checkpoints of one output apart, by when they were written and as what."""
+    states = {}
+    for file in _worlds(checkpoint):
+        with suppress(OSError):
+            stat = file.stat()
+            states[file] = stat.st_mtime_ns, stat.st_ino
+    return states
 
 
 def has_moments(checkpoint: Path) -> bool:
@@ -93,21 +126,21 @@ def load_checkpoint(
         calls: see `Instrumented.load`.
 
     Raises:
-        CalibrationError: the checkpoint is of another run or model.
+        ResumeError: the checkpoint is of another run or model.
         CheckpointError: it can't be read.
     """
     stored = load_statistics(file)
     for name, value in record.items():
         if stored.settings.get(name) != value:
             what = "" if isinstance(value, list | dict) else f" ({stored.settings.get(name)!r} there, {value!r} now)"
-            raise CalibrationError(
+            raise ResumeError(
                 f"the checkpoint {file} was made with other {name}{what}; "
                 "repeat those settings, or start anew without --resume"
             )
     try:
         instrumented.load(stored.statistics, calls)
     except CalibrationError as error:
-        raise CalibrationError(f"the checkpoint {file} doesn't fit: {error}") from error
+        raise ResumeError(f"the checkpoint {file} doesn't fit: {error}") from error
 
 
 def _named(checkpoint: Path, rank: str) -> Path:

@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import diffusers
-import torch
 from diffusers import DiffusionPipeline
 
 from passes.errors import CalibrationError, CheckpointError, UsageError
 from passes.instrument import Instrumented
 from passes.statistics import Statistics
-from slimdiff_fx.calibration_checkpoint import finished_samples, load_checkpoint, own_checkpoint, require_checkpoint
+from slimdiff_fx.calibration_checkpoint import find_checkpoint, finished_samples, load_checkpoint, own_checkpoint
+from slimdiff_fx.calibration_record import describe_run
+from slimdiff_fx.option_checks import check_count, check_seed
 from slimdiff_fx.rank_sums import require_agreement, sum_over_ranks
 from slimdiff_fx.ranks import ALONE, Ranks
-from slimdiff_fx.sampling import Sampling, step_count
+from slimdiff_fx.sampling import Sampling
 from slimdiff_fx.shares import Share
 from slimdiff_fx.statistics_file import StoredStatistics, save_statistics
 from slimdiff_fx.trajectory import Advance, Observed, Sample, observe_batch, observed_steps
@@ -39,7 +39,7 @@ class CalibrationSettings:
         seed: of noise, choice of prompts, steps and timesteps.
         batch: samples a pipeline call.
         checkpoint: file to keep the state in while running, see `slimdiff_fx.calibration_checkpoint`; None keeps none.
-        resume: continue from `checkpoint`.
+        resume: continue from `checkpoint`, if there is one.
         moments: take second moments; every method but `threshold` needs them.
         timestep_weights: how much tokens count in them, one number for each timestep bucket; None weighs all alike.
         moments_folder: keep them in files there, see `slimdiff_fx.disk_sums`; in memory if None.
@@ -60,10 +60,9 @@ class CalibrationSettings:
     ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise UsageError(f"--batch is {self.batch}; give at least 1")
-        if self.observe_steps is not None and self.observe_steps < 1:
-            raise UsageError(f"--observe-steps is {self.observe_steps}; give at least 1")
+        check_count("--batch", self.batch)
+        check_count("--observe-steps", self.observe_steps)
+        check_seed("--seed", self.seed)
         if self.resume and self.checkpoint is None:
             raise UsageError("nothing to resume from: name the checkpoint file")
 
@@ -106,7 +105,7 @@ def calibrate_pipeline(
     file = None if settings.checkpoint is None else own_checkpoint(settings.checkpoint, ranks)
     done = 0
     if settings.resume and settings.checkpoint is not None:
-        require_checkpoint(settings.checkpoint, ranks)
+        find_checkpoint(settings.checkpoint, ranks)
     if settings.resume and file is not None and file.is_file():
         done = min(finished_samples(settings.checkpoint, ranks), share.total)
         load_checkpoint(file, instrumented, _own(record, ranks), share.calls(done, calls) if ranks.several else None)
@@ -159,42 +158,9 @@ def calibrate_pipeline(
     return finished
 
 
-def describe_run(pipe: DiffusionPipeline, samples: Sequence[Sample], settings: CalibrationSettings) -> dict[str, Any]:
-    """Write down everything that decides the statistics, as JSON values: only runs with equal records share sums."""
-    images = [str(sample.image.file.name) for sample in samples if sample.image is not None]
-    return {
-        "pipeline": type(pipe).__name__,
-        "scheduler": {"class": type(pipe.scheduler).__name__, **_plain(dict(pipe.scheduler.config))},
-        "samples": len(samples),
-        "source": "images" if images else "trajectory",
-        "conditions": [sample.condition for sample in samples],
-        "images": images,
-        "steps": step_count(pipe, settings.sampling),
-        "guidance": settings.sampling.guidance,
-        "observe_steps": settings.observe_steps,
-        "seed": settings.seed,
-        "batch": settings.batch,
-        "moments": settings.moments,
-        "attention_weights": settings.attention_weights,
-        "timestep_weights": settings.timestep_weights and list(settings.timestep_weights),
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
-        "device": pipe.device.type if settings.ranks.several else str(pipe.device),
-        "dtype": str(pipe.dtype).removeprefix("torch."),
-        **({"ranks": settings.ranks.world} if settings.ranks.several else {}),
-    }
-
-
 def _own(record: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     """Add to a run's record whose share of it the sums are."""
     return {**record, "rank": ranks.rank} if ranks.several else record
-
-
-def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in config.items() if not key.startswith("_")}
-    return {
-        key: value if isinstance(value, bool | int | float | str | None) else repr(value) for key, value in kept.items()
-    }
 
 
 def statistics_of(stored: StoredStatistics) -> Statistics:

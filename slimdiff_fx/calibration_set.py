@@ -2,79 +2,147 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, overload
 
 from diffusers import DiffusionPipeline
 
 from passes.errors import UsageError
-from slimdiff_fx.images import CaptionedImage, read_images
+from slimdiff_fx.autoencoder import autoencoder
+from slimdiff_fx.cycled import Cycled
+from slimdiff_fx.images import CaptionedImage, check_pictures, read_images
 from slimdiff_fx.listener import SILENT, Listener
 from slimdiff_fx.output_paths import expand
-from slimdiff_fx.prompts import choose_samples, read_captions
-from slimdiff_fx.residual_inputs import pipeline_residuals
-from slimdiff_fx.sampling import condition, denoiser_name
+from slimdiff_fx.picture_inputs import needs_picture
+from slimdiff_fx.prompts import check_text, choose_samples, read_captions
+from slimdiff_fx.refuse_pipeline import refuse_pipeline, text_to_image_instead
+from slimdiff_fx.sampling import class_count, class_label, condition
 from slimdiff_fx.trajectory import Sample
 
 CALIBRATE_ON = ("trajectory", "pictures")
 
 
+@dataclass(frozen=True)
+class SampleSet(Sequence[Sample]):
+    """The calibration set, made sample by sample: however many there are, it takes memory for one round of them.
+
+    Attributes:
+        conditions: prompt or class label of each.
+        images: picture of each; empty where there are none.
+        noised: noise is added to the pictures.
+    """
+
+    conditions: Cycled[str]
+    images: Cycled[CaptionedImage] | None = None
+    noised: bool = True
+
+    def __len__(self) -> int:
+        """Give how many there are."""
+        return len(self.conditions)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Sample, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | tuple[Sample, ...]:
+        """Make one sample, or those of a slice."""
+        places = range(len(self))[index]
+        return tuple(map(self._sample, places)) if isinstance(places, range) else self._sample(places)
+
+    def _sample(self, number: int) -> Sample:
+        image = None if self.images is None else self.images[number]
+        return Sample(number, self.conditions[number], image, self.noised)
+
+
+def one_round(samples: Sequence[Sample]) -> Sequence[Sample]:
+    """Give the samples up to where their prompts and pictures begin to repeat."""
+    return samples[: len(samples.conditions.one_round)] if isinstance(samples, SampleSet) else samples
+
+
 def gather_samples(
     pipe: DiffusionPipeline,
     *,
-    prompts: Sequence[str] | None,
+    prompts: Iterable[str] | None,
     images: str | Path | None,
     samples: int,
     seed: int,
     listener: Listener = SILENT,
     folder: Path | None = None,
     calibrate_on: str | None = None,
-) -> tuple[Sample, ...]:
+) -> SampleSet:
     """Make the calibration set out of prompts, pictures, or what the pipeline brings along.
 
     Args:
         pipe: the pipeline.
-        prompts: texts.
-        images: folder of pictures with captions.
+        prompts: texts; class numbers or labels for a pipeline that is steered by these.
+        images: folder of pictures, with captions where the pipeline is steered by any.
         samples: how many.
         seed: of the choice.
         listener: told if there are fewer prompts than samples.
         folder: the pipeline's own, which may hold captions.
         calibrate_on: "trajectory" follows the model's own denoising from pure noise, also where pictures are given:
-            then their captions are the prompts; "pictures" adds noise to them. By default pictures, where there are.
+            then their captions are the prompts, and a pipeline that takes pictures takes them; "pictures" adds noise
+            to them. By default pictures, where there are.
 
     Raises:
-        UsageError: there is nothing to calibrate on, what is given contradicts itself, or the pipeline needs a control
-            picture for each prompt.
+        UsageError: there is nothing to calibrate on, what is given contradicts itself or the pipeline, or a picture
+            can't be read.
     """
-    if pipeline_residuals(pipe):
-        raise UsageError(
-            f"{type(pipe).__name__} wants a control picture for each prompt, and calibration has none; slim the unet "
-            "in the pipeline without it, and pass the slim one on: from_pipe(..., unet=slim.unet, controlnet=...)"
-        )
+    refuse_pipeline(pipe)
     if calibrate_on not in (None, *CALIBRATE_ON):
         raise UsageError(f"calibrate on {calibrate_on!r}? there are {' and '.join(CALIBRATE_ON)}")
     if prompts is not None and images is not None:
         raise UsageError("prompts and images are given together; give one of them")
     if calibrate_on == "pictures" and images is None:
         raise UsageError("--calibrate-on pictures needs pictures; give --images DIR")
+    if images is None and needs_picture(pipe):
+        raise UsageError(
+            f"{type(pipe).__name__} needs pictures to calibrate on; give --images DIR{text_to_image_instead(pipe)}"
+        )
     if images is not None:
-        pictures = read_images(expand(images))
-        names, note = choose_samples([str(number) for number in range(len(pictures))], samples, seed)
-        chosen: list[CaptionedImage | None] = [pictures[int(name)] for name in names]
-        conditions = [picture.caption for picture in chosen if picture is not None]
+        found = read_images(expand(images), captioned=condition(pipe) != "nothing")
+        order, note = choose_samples([str(number) for number in range(len(found))], samples, seed)
+        chosen = tuple(found[int(name)] for name in order.items)
+        conditions = Cycled(tuple(picture.caption for picture in chosen), samples)
         note = note and note.replace("prompts", "pictures")
+        made = SampleSet(conditions, Cycled(chosen, samples))
         if calibrate_on == "trajectory":
-            chosen = [None] * samples
+            made = SampleSet(conditions, made.images if needs_picture(pipe) else None, noised=False)
+        else:
+            autoencoder(pipe)  # refuses one that pictures can't be put through
+        check_pictures([picture.file for picture in chosen])
     else:
-        conditions_given = prompts if prompts is not None else _own_conditions(pipe, folder)
-        picked, note = choose_samples(conditions_given, samples, seed)
-        conditions, chosen = list(picked), [None] * samples
+        texts = _texts(pipe, prompts) if prompts is not None else _own_conditions(pipe, folder)
+        conditions, note = choose_samples(texts, samples, seed)
+        made = SampleSet(conditions)
+    if condition(pipe) == "class_labels":
+        for text in conditions.items:
+            class_label(pipe, text)
     if note:
         listener.note(note)
-    return tuple(
-        Sample(number, text, picture) for number, (text, picture) in enumerate(zip(conditions, chosen, strict=True))
-    )
+    return made
+
+
+def _texts(pipe: DiffusionPipeline, prompts: Iterable[Any]) -> Sequence[str]:
+    """Take any iterable of texts; class labels may be numbers."""
+    steered_by = condition(pipe)
+    if steered_by == "nothing":
+        raise UsageError(f"{type(pipe).__name__} takes no prompts; leave --prompts out")
+    texts: list[str] = []
+    # A set's order is another one in each process.
+    for number, prompt in enumerate(sorted(prompts) if isinstance(prompts, AbstractSet) else prompts):
+        if steered_by == "class_labels" and isinstance(prompt, int) and not isinstance(prompt, bool):
+            prompt = str(prompt)
+        if not isinstance(prompt, str):
+            raise UsageError(f"prompt {number} is {prompt!r}, a {type(prompt).__name__}; give strings")
+        check_text(prompt, f"prompt {number}")
+        texts.append(prompt)
+    return texts
 
 
 def _own_conditions(pipe: DiffusionPipeline, folder: Path | None) -> Sequence[str]:
@@ -83,6 +151,6 @@ def _own_conditions(pipe: DiffusionPipeline, folder: Path | None) -> Sequence[st
     if steered_by == "nothing":
         return ("",)
     if steered_by == "class_labels":
-        return [str(number) for number in range(getattr(pipe, denoiser_name(pipe)).config.num_embeds_ada_norm)]
+        return [str(number) for number in range(class_count(pipe) or 0)]
     source = folder if folder is not None else Path(str(pipe.config.get("_name_or_path") or ""))
     return read_captions(source, "train")

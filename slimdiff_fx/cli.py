@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import sys
 import warnings
 from collections.abc import Callable
@@ -13,7 +14,15 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
-from passes.errors import SilentRankError, SlimDiffError, UsageError
+from passes.errors import (
+    BudgetError,
+    CheckpointError,
+    PlanError,
+    ResumeError,
+    SilentRankError,
+    SlimDiffError,
+    UsageError,
+)
 from slimdiff_fx import cli_options as opt
 from slimdiff_fx.policy_options import LatencyOptions, choose_policy, is_by_score
 from slimdiff_fx.quiet_logging import quiet_logging
@@ -28,6 +37,8 @@ app = typer.Typer(
 )
 _Command = TypeVar("_Command", bound=Callable[..., None])
 _INTERRUPTED = 130
+# What another option, file or folder would mend; everything else went wrong on the way, and exits with 1.
+_MENDED_BY_USAGE = (UsageError, BudgetError, PlanError, CheckpointError, ResumeError)
 
 
 def main() -> None:
@@ -36,7 +47,7 @@ def main() -> None:
 
 
 def _guarded(command: _Command) -> _Command:
-    """Turn errors into one line on stderr and an exit code: 2 for usage, 1 for failure; a traceback with --debug."""
+    """Turn errors into one line on stderr and an exit code: 2 if usage mends it, else 1; a traceback with --debug."""
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -48,8 +59,8 @@ def _guarded(command: _Command) -> _Command:
                     warnings.simplefilter("ignore")
                     quiet.enter_context(quiet_logging())  # torchao, for one, logs which kernels this machine can't run
                 command(*args, **kwargs)
-        except KeyboardInterrupt:
-            _complain("interrupted; the same command with --resume continues a calibration that had finished a batch")
+        except KeyboardInterrupt as error:
+            _complain(f"interrupted{error}")  # a calibration that left a checkpoint says so
             raise typer.Exit(_INTERRUPTED) from None
         except SilentRankError:
             raise typer.Exit(1) from None
@@ -57,7 +68,7 @@ def _guarded(command: _Command) -> _Command:
             if debug:
                 raise
             _complain(str(error))
-            raise typer.Exit(2 if isinstance(error, UsageError) else 1) from None
+            raise typer.Exit(2 if isinstance(error, _MENDED_BY_USAGE) else 1) from None
         except (typer.Exit, typer.Abort):
             raise
         except Exception as error:
@@ -76,6 +87,9 @@ def _complain(message: str) -> None:
 
 
 def _console() -> Console:
+    # A path that isn't UTF-8, or a terminal that isn't, must not end hours of work when they are told of.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     return Console(width=None if sys.stdout.isatty() else 128)
 
 
@@ -123,54 +137,56 @@ def slim(
 ) -> None:
     """Calibrate, analyze, rewrite, validate, save, report: the main job."""
     from slimdiff_fx import commands
+    from slimdiff_fx.calibration_checkpoint import resumable
 
-    commands.slim_command(
-        model,
-        out,
-        commands.CalibrationOptions(
-            prompts,
-            images,
-            samples,
-            steps,
-            observe_steps,
-            guidance,
-            seed,
-            batch,
-            device,
-            dtype.value,
-            resume,
-            timestep_weights=timestep_weights.value,
-            moments_folder=moments_folder,
-            calibrate_on=calibrate_on and calibrate_on.value,
-        ),
-        choose_policy(
-            tau,
-            keep_params,
-            keep_macs,
-            keep_latency,
-            max_error,
-            normalize,
-            align,
-            LatencyOptions(
-                backend,
-                latency_batch,
-                latency_height,
-                latency_width,
-                latency_tokens,
-                latency_threads,
-                latency_cache,
+    with resumable(commands.slim_checkpoint(out), resume=resume):
+        commands.slim_command(
+            model,
+            out,
+            commands.CalibrationOptions(
+                prompts,
+                images,
+                samples,
+                steps,
+                observe_steps,
+                guidance,
+                seed,
+                batch,
+                device,
+                dtype.value,
+                resume,
+                timestep_weights=timestep_weights.value,
+                moments_folder=moments_folder,
+                calibrate_on=calibrate_on and calibrate_on.value,
             ),
-            by_score=is_by_score(method, criterion, compensate),
-        ),
-        method and method.value,
-        criterion,
-        compensate and compensate.value,
-        sequential=sequential,
-        pictures=pictures,
-        sweep=sweep,
-        overwrite=overwrite,
-        console=_console(),
-    )
+            choose_policy(
+                tau,
+                keep_params,
+                keep_macs,
+                keep_latency,
+                max_error,
+                normalize,
+                align,
+                LatencyOptions(
+                    backend,
+                    latency_batch,
+                    latency_height,
+                    latency_width,
+                    latency_tokens,
+                    latency_threads,
+                    latency_cache,
+                ),
+                by_score=is_by_score(method, criterion, compensate),
+            ),
+            method and method.value,
+            criterion,
+            compensate and compensate.value,
+            sequential=sequential,
+            pictures=pictures,
+            sweep=sweep,
+            overwrite=overwrite,
+            console=_console(),
+        )
 
 
 @app.command()
@@ -213,31 +229,33 @@ def calibrate(
 ) -> None:
     """Watch the denoiser run on a calibration set, and write the statistics (.safetensors)."""
     from slimdiff_fx import commands
+    from slimdiff_fx.calibration_checkpoint import resumable
 
-    commands.calibrate_command(
-        model,
-        out,
-        commands.CalibrationOptions(
-            prompts,
-            images,
-            samples,
-            steps,
-            observe_steps,
-            guidance,
-            seed,
-            batch,
-            device,
-            dtype.value,
-            resume,
-            moments,
-            timestep_weights.value,
-            moments_folder,
-            calibrate_on and calibrate_on.value,
-            attention_weights,
-        ),
-        overwrite=overwrite,
-        console=_console(),
-    )
+    with resumable(commands.calibrate_checkpoint(out), resume=resume):
+        commands.calibrate_command(
+            model,
+            out,
+            commands.CalibrationOptions(
+                prompts,
+                images,
+                samples,
+                steps,
+                observe_steps,
+                guidance,
+                seed,
+                batch,
+                device,
+                dtype.value,
+                resume,
+                moments,
+                timestep_weights.value,
+                moments_folder,
+                calibrate_on and calibrate_on.value,
+                attention_weights,
+            ),
+            overwrite=overwrite,
+            console=_console(),
+        )
 
 
 @app.command()

@@ -120,12 +120,19 @@ LoadDtype = Annotated[Dtype, typer.Option("--dtype", help="Precision to load and
 
 Prompts = Annotated[
     Path | None,
-    typer.Option("--prompts", callback=expanded, help="Prompts to calibrate on: text, one a line, or .json."),
+    typer.Option(
+        "--prompts",
+        callback=expanded,
+        help="Prompts to calibrate on: text, one a line; .json, .jsonl or .csv, with what is called prompt, caption or "
+        "text; - for standard input.",
+    ),
 ]
 Images = Annotated[
     Path | None,
     typer.Option(
-        "--images", callback=expanded, help="Pictures to calibrate on, each with a caption in a .txt beside it."
+        "--images",
+        callback=expanded,
+        help="Folder of pictures to calibrate on, each with a caption in a .txt beside it.",
     ),
 ]
 CalibrateOnOption = Annotated[
@@ -150,7 +157,10 @@ Seed = Annotated[int, typer.Option("--seed", help="Of noise, prompts and steps."
 Batch = Annotated[int, typer.Option("--batch", help="Samples in one pipeline call.")]
 Resume = Annotated[
     bool,
-    typer.Option("--resume", help="Continue an interrupted calibration, or reuse one if what came after it failed."),
+    typer.Option(
+        "--resume",
+        help="Continue an interrupted calibration, or reuse one if what came after it failed; without one, start anew.",
+    ),
 ]
 
 MethodOption = Annotated[

@@ -10,17 +10,17 @@ from rich.console import Console
 
 from passes.compensation import COMPENSATIONS
 from passes.criteria import check_measured, choose
-from passes.errors import UsageError
+from passes.errors import PlanError, UsageError
 from passes.methods import choose_method
 from passes.moments import moment_bytes
 from passes.plan import SlimPlan
 from passes.policies import Policy
 from passes.sites import find_unsupported
 from slimdiff_fx.calibration_checkpoint import (
+    find_checkpoint,
     forget_checkpoint,
     has_attention_weights,
     has_moments,
-    require_checkpoint,
 )
 from slimdiff_fx.calibration_run import CalibrationSettings, statistics_of
 from slimdiff_fx.calibration_set import gather_samples
@@ -39,6 +39,7 @@ from slimdiff_fx.latency.outcome import expected_ratio
 from slimdiff_fx.listener import SILENT, Listener, timed
 from slimdiff_fx.measured_sweep import measure_sweep
 from slimdiff_fx.models import LoadedPipeline, load_pipeline, model_input
+from slimdiff_fx.option_checks import check_count, check_number, check_seed
 from slimdiff_fx.output_paths import expand
 from slimdiff_fx.own_files import PLAN, STATISTICS
 from slimdiff_fx.pictures import png_bytes, side_by_side
@@ -46,6 +47,7 @@ from slimdiff_fx.plan_file import updates_file
 from slimdiff_fx.planning import Planning, plan_from
 from slimdiff_fx.prompts import read_prompts
 from slimdiff_fx.ranks import Ranks, joined_ranks, refuse_ranks
+from slimdiff_fx.rehearse import rehearse
 from slimdiff_fx.report import build_report
 from slimdiff_fx.slim import Recalibration, carry_out, finish
 from slimdiff_fx.slim_result import SlimResult
@@ -76,6 +78,14 @@ class CalibrationOptions:
     moments_folder: Path | None = None
     calibrate_on: str | None = None
     attention_weights: bool = False
+
+    def __post_init__(self) -> None:
+        check_count("--samples", self.samples)
+        check_count("--steps", self.steps)
+        check_count("--observe-steps", self.observe_steps)
+        check_count("--batch", self.batch)
+        check_number("--guidance", self.guidance)
+        check_seed("--seed", self.seed)
 
     def inputs(self, model: str) -> dict[str, Path | None]:
         """Give what is read, by option; see `slimdiff_fx.command_outputs`.
@@ -122,9 +132,10 @@ def slim_command(
 ) -> None:
     """Do the main job and say what came out."""
     seconds: dict[str, float] = {}
+    check_count("--pictures", pictures, least=0)
     if sweep and not pictures:
         raise UsageError("--sweep measures while pictures are drawn: give --pictures too")
-    checkpoint = _beside(out, ".calibration.safetensors")
+    checkpoint = slim_checkpoint(out)
     with joined_ranks(options.device) as ranks:
         check_folder_output(
             out,
@@ -144,10 +155,10 @@ def slim_command(
         )
         listener = _listener(console, ranks, _stages_of(policy, sequential, sweep))
         note_replaced(out, listener)
-        prompts = None if options.prompts is None else read_prompts(options.prompts)
+        prompts = _read_prompts(options.prompts, ranks)
         loaded = _load(model, ranks.device, options.dtype, listener)
         planning = planning.for_pipeline(loaded.pipe, loaded.sampling.given(None, options.guidance).guidance)
-        run, stored = _calibrate(loaded, options, prompts, checkpoint, seconds, listener, ranks)
+        run, stored = _calibrate(loaded, options, prompts, checkpoint, seconds, listener, ranks, planning)
     if ranks.rank:
         return
     if ranks.several and sequential is not None:
@@ -158,7 +169,7 @@ def slim_command(
     result = replace(result, statistics=stored)
     with timed("draw", seconds, listener):
         sampling = loaded.sampling.given(options.steps, options.guidance)
-        comparison = compare(loaded, result, prompts, pictures, sampling, options.seed)
+        comparison = compare(loaded, result, prompts, pictures, sampling, options.seed, run.samples)
     if sweep and comparison is not None:
         conditions = comparison.conditions
         with timed("sweep", seconds):
@@ -170,6 +181,7 @@ def slim_command(
                 conditions,
                 sampling,
                 seed=options.seed,
+                given=comparison.given,
                 listener=listener,
             )
         result = replace(result, analysis={**(result.analysis or {}), "measured": measured})
@@ -207,7 +219,7 @@ def inspect_command(model: str, device: str, dtype: str, console: Console) -> No
 
 def calibrate_command(model: str, out: Path, options: CalibrationOptions, *, overwrite: bool, console: Console) -> None:
     """Write statistics."""
-    checkpoint = _beside(out, ".checkpoint")
+    checkpoint = calibrate_checkpoint(out)
     with joined_ranks(options.device) as ranks:
         check_file_output(
             out,
@@ -219,7 +231,7 @@ def calibrate_command(model: str, out: Path, options: CalibrationOptions, *, ove
             work={MOMENTS_FOLDER: options.moments_folder},
         )
         listener = _listener(console, ranks)
-        prompts = None if options.prompts is None else read_prompts(options.prompts)
+        prompts = _read_prompts(options.prompts, ranks)
         loaded = _load(model, ranks.device, options.dtype, listener)
         _, stored = _calibrate(loaded, options, prompts, checkpoint, {}, listener, ranks)
     if ranks.rank:
@@ -279,7 +291,10 @@ def apply_command(
     loaded = _load(model, device, dtype, listener)
     with listener.stage("capture"):
         captured = capture_pipeline(loaded.pipe)
-    result = carry_out(captured, loaded.pipe, plan, share=True, listener=listener)
+    try:
+        result = carry_out(captured, loaded.pipe, plan, share=True, listener=listener)
+    except PlanError as error:
+        raise PlanError(f"{plan_file}: {error}") from error
     console.print(slim_table(result.summary))
     with listener.stage("save"):
         save_result(result, out, overwrite=overwrite, report=build_report(result, model=model))
@@ -316,6 +331,7 @@ def _calibrate(
     seconds: dict[str, float],
     listener: Listener,
     ranks: Ranks,
+    planning: Planning | None = None,
 ) -> tuple[Recalibration, StoredStatistics]:
     settings = options.settings(loaded, checkpoint, ranks)
     samples = gather_samples(
@@ -328,13 +344,24 @@ def _calibrate(
         folder=loaded.folder,
         calibrate_on=options.calibrate_on,
     )
-    if options.resume:
-        require_checkpoint(checkpoint, ranks)
+    if options.resume and not find_checkpoint(checkpoint, ranks):
+        listener.note(f"there is no checkpoint at {checkpoint}: starting anew")
+    rehearse(loaded.pipe, samples, settings)
     with timed("capture", seconds, listener):
         captured = capture_pipeline(loaded.pipe)
+    if planning is not None:
+        planning.check_captured(captured)
     with timed("calibrate", seconds):
         stored = observe_pipeline(loaded.pipe, captured, samples, settings, listener)
     return Recalibration(loaded.pipe, captured, samples, settings, listener), stored
+
+
+def _read_prompts(file: Path | None, ranks: Ranks) -> tuple[str, ...] | None:
+    if file is None:
+        return None
+    if ranks.several and not file.is_file():
+        raise UsageError(f"each rank reads the prompts, and {file} can be read once; write them to a file")
+    return read_prompts(file)
 
 
 def _planning(
@@ -377,6 +404,16 @@ def _gone(result: SlimResult) -> str:
     summary = result.summary
     share = 1 - summary.site_params_kept / summary.site_params if summary.site_params else 0.0
     return f"{share:.1%} of the sites' weights removed, {1 - summary.macs_kept / summary.macs:.1%} of the MACs"
+
+
+def slim_checkpoint(out: Path) -> Path:
+    """Name the file that keeps the state of `slim`'s calibration."""
+    return _beside(out, ".calibration.safetensors")
+
+
+def calibrate_checkpoint(out: Path) -> Path:
+    """Name the file that keeps the state of `calibrate`."""
+    return _beside(out, ".checkpoint")
 
 
 def _beside(out: Path, ending: str) -> Path:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+from diffusers import DiffusionPipeline
+
+from slimdiff_fx.calibration_set import one_round
 from slimdiff_fx.models import LoadedPipeline
+from slimdiff_fx.picture_inputs import needs_picture, picture_inputs
 from slimdiff_fx.pictures import Comparison, pick_conditions, png_bytes
 from slimdiff_fx.prediction_error import measured_error
 from slimdiff_fx.prompts import read_captions
-from slimdiff_fx.sampling import Sampling, draw
+from slimdiff_fx.sampling import Given, Sampling, condition, draw, nothing_more
 from slimdiff_fx.slim_result import SlimResult
+from slimdiff_fx.trajectory import Sample
 
 PICTURE_FILE = "dense_and_slim.png"
 PICTURE_FOLDER = "pictures"
@@ -24,6 +31,7 @@ def compare(
     count: int,
     sampling: Sampling,
     seed: int,
+    samples: Sequence[Sample] = (),
 ) -> Comparison | None:
     """Draw some prompts with both, on prompts that were not calibrated on where the pipeline brings such.
 
@@ -34,20 +42,33 @@ def compare(
         count: pictures.
         sampling: steps and guidance.
         seed: of the noise.
+        samples: what was calibrated on; a pipeline that takes pictures draws on some of theirs.
 
     Returns:
         The pictures and the prediction's error on the way; None if there is nothing to draw.
     """
-    known = read_captions(loaded.folder, "held_out") or prompts
-    if known is None and result.statistics is not None:
-        known = result.statistics.settings["conditions"]
-    conditions = pick_conditions(known or (), count)
+    given: Given = nothing_more
+    if needs_picture(loaded.pipe):
+        pairs = [(sample.condition, sample.image.file) for sample in one_round(samples) if sample.image is not None]
+        picked = pick_conditions(pairs, count)
+        steered = condition(loaded.pipe) != "nothing"
+        conditions = tuple(caption if steered else file.name for caption, file in picked)
+        given = partial(_pictures_of, loaded.pipe, [file for _, file in picked])
+    else:
+        known = read_captions(loaded.folder, "held_out") or prompts
+        if known is None and result.statistics is not None:
+            known = result.statistics.settings["conditions"]
+        conditions = pick_conditions(known or (), count)
     if not conditions or result.pipe is None:
         return None
     with measured_error(loaded.pipe, result.model) as error:
-        dense = draw(loaded.pipe, conditions, seed, sampling)
-    slim = draw(result.pipe, conditions, seed, sampling)
-    return Comparison(conditions, tuple(dense), tuple(slim), error.relative_mse)
+        dense = draw(loaded.pipe, conditions, seed, sampling, given=given)
+    slim = draw(result.pipe, conditions, seed, sampling, given=given)
+    return Comparison(conditions, tuple(dense), tuple(slim), error.relative_mse, given)
+
+
+def _pictures_of(pipe: DiffusionPipeline, files: Sequence[Path], rows: slice) -> Mapping[str, Any]:
+    return picture_inputs(pipe, files[rows])
 
 
 def report_entries(comparison: Comparison | None, seed: int) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from passes.program import Program
 from slimdiff_fx.captured import capture_pipeline
 from slimdiff_fx.command_outputs import check_file_output, note_edited
 from slimdiff_fx.models import DTYPES, EMOJI, denoiser_in, load_pipeline, model_input
+from slimdiff_fx.option_checks import check_count, check_seed
 from slimdiff_fx.output_paths import follow
 from slimdiff_fx.own_files import EXPORTS
 from slimdiff_fx.parity import ParityReport
 from slimdiff_fx.prompts import read_prompts
-from slimdiff_fx.quantize.calibration_data import SAMPLES, QuantizationSettings
+from slimdiff_fx.quantize.calibration_data import SAMPLES, QuantizationSettings, check_calibration
 from slimdiff_fx.quantize.export_int8 import OnnxOptions, check_int8, export_int8
 from slimdiff_fx.quantize.int8_report import Int8Report
 from slimdiff_fx.ranks import refuse_ranks
@@ -67,6 +68,9 @@ class ExportOptions:
         Raises:
             UsageError: says which.
         """
+        check_count("--samples", self.samples)
+        check_count("--steps", self.steps)
+        check_seed("--seed", self.seed)
         if format != "onnx" and (self.opset is not None or self.target is not None):
             raise UsageError(f"--opset and --target are of ONNX; leave them out with --format {format}")
         if format == "executorch" and self.dtype != "float32":
@@ -104,6 +108,8 @@ def export_command(
     inside = loaded.folder if loaded.folder is not None and model != EMOJI else Path()
     file = inside / _default_name(denoiser_name(loaded.pipe), format, options) if out is None else out
     _check_output(model, format, file, options, overwrite)
+    if options.int8 is not None:
+        check_calibration(loaded, calibration)
     captured = capture_pipeline(loaded.pipe, residuals=options.residuals)
     if options.int8 is not None:
         onnx = OnnxOptions(options.opset, options.target)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from passes.errors import UsageError
+from slimdiff_fx.first_line import first_line
+from slimdiff_fx.prompts import check_text
+from slimdiff_fx.text_file import read_text
 
+# Pictures that are decoded to see whether they are whole: some ten seconds.
+_DECODED = 1000
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -22,25 +29,77 @@ class CaptionedImage:
     caption: str
 
 
-def read_images(folder: Path) -> tuple[CaptionedImage, ...]:
+def read_images(folder: Path, *, captioned: bool = True) -> tuple[CaptionedImage, ...]:
     """List the pictures of a folder; `cat.png` is described by `cat.txt` beside it. Sorted by name.
 
+    Args:
+        folder: where they are.
+        captioned: each needs its caption; otherwise captions aren't looked for, and are empty.
+
     Raises:
-        UsageError: no such folder, no pictures, or a picture without its caption file.
+        UsageError: no such folder, no pictures, or a picture without its caption file, or that is no text.
     """
     if not folder.is_dir():
         raise UsageError(f"image folder {folder} doesn't exist; give a folder of pictures with a .txt caption each")
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES)
+    try:
+        files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES and file.is_file())
+    except OSError as error:
+        raise UsageError(f"image folder {folder} can't be read ({error.strerror}); give another") from error
     if not files:
         raise UsageError(f"image folder {folder} holds no picture ({', '.join(_SUFFIXES)}); put some there")
-    return tuple(CaptionedImage(file, _caption_of(file)) for file in files)
+    return tuple(CaptionedImage(file, _caption_of(file) if captioned else "") for file in files)
 
 
 def _caption_of(file: Path) -> str:
     caption = file.with_suffix(".txt")
     if not caption.is_file():
         raise UsageError(f"{file} has no caption; write it to {caption.name} beside it")
-    return caption.read_text(encoding="utf-8").strip()
+    text = read_text(caption, "caption").strip()
+    check_text(text, f"caption {caption}")
+    return text
+
+
+def check_pictures(files: Sequence[Path]) -> None:
+    """Refuse files that can't be read as pictures, before hours of calibration.
+
+    Up to a number of them are decoded; of the rest the beginning is looked at, which finds what is no picture but not
+    what is cut off.
+
+    Raises:
+        UsageError: names the first such file.
+    """
+    for number, file in enumerate(files):
+        with _opened(file) as picture:
+            if number < _DECODED:
+                picture.load()
+            else:
+                picture.verify()
+
+
+def open_picture(file: Path, height: int, width: int) -> Image.Image:
+    """Open a picture, cropped to the middle and scaled; RGB, on white.
+
+    Raises:
+        UsageError: the file is no picture.
+    """
+    with _opened(file) as opened:
+        picture = opened.convert("RGBA")
+    flat = Image.new("RGBA", picture.size, "white")
+    flat.alpha_composite(picture)
+    scale = max(width / flat.width, height / flat.height)
+    size = max(width, round(flat.width * scale)), max(height, round(flat.height * scale))
+    scaled = flat.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    left, top = (scaled.width - width) // 2, (scaled.height - height) // 2
+    return scaled.crop((left, top, left + width, top + height))
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(file) as opened:
+            yield opened
+    except Exception as error:  # decoders raise what they like: OSError, SyntaxError, struct.error, zlib.error, ...
+        raise UsageError(f"{file} can't be read as a picture ({first_line(error)}); mend or remove it") from error
 
 
 def load_picture(file: Path, height: int, width: int) -> Tensor:
@@ -49,19 +108,7 @@ def load_picture(file: Path, height: int, width: int) -> Tensor:
     Raises:
         UsageError: the file is no picture.
     """
-    try:
-        with Image.open(file) as opened:
-            picture = opened.convert("RGBA")
-    except (UnidentifiedImageError, OSError) as error:
-        raise UsageError(f"{file} can't be read as a picture ({error}); mend or remove it") from error
-    flat = Image.new("RGBA", picture.size, "white")
-    flat.alpha_composite(picture)
-    scale = max(width / flat.width, height / flat.height)
-    size = max(width, round(flat.width * scale)), max(height, round(flat.height * scale))
-    scaled = flat.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    left, top = (scaled.width - width) // 2, (scaled.height - height) // 2
-    cropped = scaled.crop((left, top, left + width, top + height))
-    values = torch.frombuffer(bytearray(cropped.tobytes()), dtype=torch.uint8)
+    values = torch.frombuffer(bytearray(open_picture(file, height, width).tobytes()), dtype=torch.uint8)
     return values.view(height, width, 3).permute(2, 0, 1).float() / 127.5 - 1.0
 
 

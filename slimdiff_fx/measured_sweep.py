@@ -16,7 +16,7 @@ from slimdiff_fx.latency.bench import Effort, opened
 from slimdiff_fx.latency.target import Target, guided_batch, make_target
 from slimdiff_fx.listener import SILENT, Listener
 from slimdiff_fx.prediction_error import measured_error
-from slimdiff_fx.sampling import Sampling, denoiser_name, draw
+from slimdiff_fx.sampling import Given, Sampling, denoiser_name, draw, nothing_more
 from slimdiff_fx.slim_models import make_slim
 from slimdiff_fx.slim_result import SlimResult
 from slimdiff_fx.timing import paired_ratio
@@ -35,6 +35,7 @@ def measure_sweep(
     seed: int = 0,
     backend: str = "eager",
     effort: Effort | None = None,
+    given: Given = nothing_more,
     listener: Listener = SILENT,
 ) -> dict[str, Any]:
     """Measure plans of other sizes than the one that was chosen, from the same calibration, and that one too.
@@ -49,6 +50,7 @@ def measure_sweep(
         seed: of the noise.
         backend: the runtime that is timed.
         effort: how long it is timed.
+        given: what else drawing takes, see `slimdiff_fx.sampling.draw`.
         listener: told about progress.
 
     Returns:
@@ -74,7 +76,7 @@ def measure_sweep(
             plan = result.plan
             if point is not counted:
                 plan = result.replan(Threshold(point["at"]) if sweep["by"] == "tau" else KeepParams(point["at"]))
-            error = _error(pipe, target, plan, conditions, sampling, seed)
+            error = _error(pipe, target, plan, conditions, sampling, seed, given)
             timings = bench.whole({"dense": whole, "slim": bench.ready(target.whole("slim", plan))})
             points.append(
                 {
@@ -108,9 +110,15 @@ def _spread(points: Sequence[dict[str, Any]], removable: int, count: int) -> lis
 
 
 def _error(
-    pipe: DiffusionPipeline, target: Target, plan: SlimPlan, conditions: Sequence[str], sampling: Sampling, seed: int
+    pipe: DiffusionPipeline,
+    target: Target,
+    plan: SlimPlan,
+    conditions: Sequence[str],
+    sampling: Sampling,
+    seed: int,
+    given: Given,
 ) -> float | None:
     assert target.model is not None
     with measured_error(pipe, make_slim(target.model, plan, share=True)) as error:
-        draw(pipe, conditions, seed, sampling)
+        draw(pipe, conditions, seed, sampling, given=given)
     return error.relative_mse

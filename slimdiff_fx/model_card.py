@@ -10,7 +10,8 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from huggingface_hub import ModelCard, ModelCardData
 
-from slimdiff_fx.sampling import condition, is_inpainting
+from slimdiff_fx.picture_inputs import needs_picture
+from slimdiff_fx.sampling import condition
 
 CARD_FILE = "README.md"
 # A dense pipeline's own card goes along under this name.
@@ -101,7 +102,7 @@ def _license(source: Path | None) -> str | None:
 def _task(pipe: DiffusionPipeline) -> str:
     if condition(pipe) != "prompt":
         return "unconditional-image-generation"
-    return "image-to-image" if is_inpainting(pipe) else "text-to-image"
+    return "image-to-image" if needs_picture(pipe) else "text-to-image"
 
 
 def _plan_table(report: Mapping[str, Any]) -> str:

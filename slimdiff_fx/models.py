@@ -16,6 +16,7 @@ from torch import nn
 
 from passes.errors import CheckpointError, SlimDiffError, UsageError
 from passes.refuse_quantized import is_quantized
+from slimdiff_fx.first_line import first_line
 from slimdiff_fx.output_paths import expand
 from slimdiff_fx.quiet import quiet_libraries
 from slimdiff_fx.sampling import DENOISERS, Sampling, read_sampling
@@ -106,10 +107,11 @@ def _device(device: str) -> torch.device:
     try:
         place = torch.device(device)
         torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise UsageError(f"device {device!r} can't be used here ({first}); try --device cpu") from error
-    return place
+    except Exception as error:  # each backend has its own way to say that it isn't there
+        raise UsageError(f"device {device!r} can't be used here ({first_line(error)}); try --device cpu") from error
+    if place.type == "meta":
+        raise UsageError("device 'meta' holds no values, so nothing can be seen there; try --device cpu")
+    return torch.device("cpu") if place.type == "cpu" else place  # it has no number that means anything
 
 
 def _local_folder(model: str) -> Path | None:
@@ -165,7 +167,7 @@ def _check_folder(folder: Path) -> tuple[str, ...]:
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"{file} is no valid JSON ({error}); get the file anew") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{file} holds no JSON object; get the file anew")

@@ -6,9 +6,13 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageStat
 
+from slimdiff_fx.sampling import Given, nothing_more
+
+Item = TypeVar("Item")
 _SIDE = 160
 _MARGIN = 8
 _LINE = 16
@@ -23,12 +27,14 @@ class Comparison:
         dense: one picture each.
         slim: one picture each.
         relative_mse: relative squared error of the slim denoiser's prediction while the dense one drew.
+        given: what else they were drawn from, such as pictures.
     """
 
     conditions: tuple[str, ...]
     dense: tuple[Image.Image, ...]
     slim: tuple[Image.Image, ...]
     relative_mse: float | None = None
+    given: Given = nothing_more
 
     def psnr(self) -> tuple[float, ...]:
         """Measure each slim picture against the dense one, in dB; infinite where they are equal."""
@@ -65,7 +71,7 @@ def png_bytes(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def pick_conditions(conditions: Sequence[str], count: int) -> tuple[str, ...]:
+def pick_conditions(conditions: Sequence[Item], count: int) -> tuple[Item, ...]:
     """Pick conditions spread over the whole list, so that sorted lists show all their kinds."""
     if count >= len(conditions):
         return tuple(conditions)

@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from passes.errors import CheckpointError
+from passes.errors import CheckpointError, PlanError
 from passes.plan import SlimPlan
 from slimdiff_fx.atomic_write import replaced_files
 from slimdiff_fx.output_paths import expand, follow
@@ -50,7 +50,7 @@ def load_plan(file: Path) -> SlimPlan:
 
     Raises:
         CheckpointError: the file is missing or no text.
-        PlanError: it holds no plan.
+        PlanError: it holds no plan; names the file.
     """
     file = expand(file)
     if not file.is_file():
@@ -60,6 +60,8 @@ def load_plan(file: Path) -> SlimPlan:
         beside = next((each for each in (updates_file(file), updates_file(file.resolve())) if each.is_file()), file)
         tensors = load_file(beside) if beside != file else {}
         return SlimPlan.from_json(file.read_text(encoding="utf-8"), tensors)
+    except (PlanError, RecursionError) as error:
+        raise PlanError(f"{file}: {error}") from error
     except (UnicodeDecodeError, OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{file} can't be read as a plan ({error}); make it anew with `slimdiff-fx plan`"

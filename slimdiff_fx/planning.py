@@ -7,20 +7,24 @@ from dataclasses import dataclass, replace
 
 from diffusers import DiffusionPipeline
 
-from passes.compensation import Compensation
-from passes.criteria import needs_attention_weights
+from passes.compensation import COMPENSATIONS, Compensation
+from passes.criteria import choose, needs_attention_weights
 from passes.errors import UsageError
 from passes.methods import RECIPES, Method, analyze
 from passes.output_criteria import OUTPUT_CRITERIA
 from passes.plan import SlimPlan
 from passes.planner import Planner
 from passes.policies import Policy
+from passes.refuse_unreachable import refuse_unreachable
+from passes.sequential import check_rounds
 from passes.statistics import Statistics
 from slimdiff_fx.captured import CapturedDenoiser
 from slimdiff_fx.latency.budget import KeepLatency
+from slimdiff_fx.latency.inputs import check_timed_sizes
 from slimdiff_fx.latency.refine import plan_within_latency
 from slimdiff_fx.latency.target import guided_batch
 from slimdiff_fx.listener import SILENT, Listener
+from slimdiff_fx.option_checks import check_count
 from slimdiff_fx.runtimes import require
 
 
@@ -35,17 +39,44 @@ class Planning:
     sequential: int | None = None
 
     def __post_init__(self) -> None:
-        if self.sequential is not None and self.method == "threshold" and self.compensation in (None, "none"):
+        if self.sequential is None:
+            return
+        if self.method == "threshold" and self.compensation in (None, "none"):
             raise UsageError("--sequential solves for new weights: give --compensate with --method threshold")
+        check_count("--sequential", self.sequential, least=2)
 
     def check(self) -> None:
-        """Refuse what can't be timed on this machine, before hours of calibration.
+        """Refuse what no model can be planned by, or timed on this machine: before anything is done.
 
         Raises:
+            UsageError: an unknown policy, criterion or compensation.
             ExportError: the runtime lacks something.
         """
+        if self.policy is not None and not isinstance(self.policy, Policy | KeepLatency):
+            raise UsageError(f"{self.policy!r} is no policy; give one such as KeepParams(0.8), see slimdiff_fx.slim")
+        if self.compensation not in (None, *COMPENSATIONS):
+            raise UsageError(f"unknown compensation {self.compensation!r}; there are {', '.join(COMPENSATIONS)}")
+        choose(self.criterion)
         if isinstance(self.policy, KeepLatency):
             require(self.policy.backend)
+
+    def check_captured(self, captured: CapturedDenoiser) -> None:
+        """Refuse what this denoiser can't be planned by: known from its shapes, before hours of calibration.
+
+        Raises:
+            UsageError: no sites, more groups than sites, or the graph doesn't hold for the sizes that are to be timed.
+            BudgetError: the smallest size of each site is still more than the budget.
+        """
+        if not captured.sites:
+            raise UsageError(
+                f"{type(captured.model).__name__} has no site that units can be removed from; "
+                "`slimdiff-fx inspect` says why"
+            )
+        if self.sequential is not None:
+            check_rounds(self.sequential, captured.sites)
+        if isinstance(self.policy, KeepLatency):
+            check_timed_sizes(captured.program, self.policy)
+        refuse_unreachable(captured.program, captured.sites, self.policy, self.method)
 
     def for_pipeline(self, pipe: DiffusionPipeline, guidance: float | None) -> Planning:
         """Fill in what the pipeline says about the denoiser's calls."""

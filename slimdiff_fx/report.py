@@ -65,10 +65,10 @@ def without_measured(analysis: Mapping[str, Any] | None) -> dict[str, Any] | Non
 
 
 def _calibration(settings: dict[str, Any]) -> dict[str, Any]:
-    # The statistics file holds every prompt; the report says how many there were.
+    # The statistics file holds the prompts; the report says how many there were.
     conditions = settings.pop("conditions", [])
     settings.pop("images", None)
-    return {**settings, "distinct_conditions": len(set(conditions))}
+    return {"distinct_conditions": len(set(conditions)), **settings}
 
 
 def _version(package: str) -> str | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,17 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from passes.errors import CheckpointError, UsageError
+from slimdiff_fx.option_checks import check_count, check_number
 from slimdiff_fx.quiet import quiet_pipeline
 
 SAMPLING_FILE = "sampling.json"
 DENOISERS = ("unet", "transformer")
+# Further arguments of a call that draws these rows.
+Given = Callable[[slice], Mapping[str, Any]]
+_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -37,10 +42,10 @@ class Sampling:
         """Put what the user asked for before the defaults.
 
         Raises:
-            UsageError: steps below 1.
+            UsageError: steps below 1, or guidance that is no number, negative or not finite.
         """
-        if steps is not None and steps < 1:
-            raise UsageError(f"--steps is {steps}; give at least 1")
+        check_count("--steps", steps)
+        check_number("--guidance", guidance)
         return replace(
             self,
             steps=self.steps if steps is None else steps,
@@ -60,8 +65,10 @@ def read_sampling(folder: Path | None) -> Sampling:
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         steps, guidance = data.get("num_inference_steps"), data.get("guidance_scale")
-        return Sampling(None if steps is None else int(steps), None if guidance is None else float(guidance))
-    except (ValueError, TypeError, AttributeError) as error:
+        check_count("num_inference_steps", steps)
+        check_number("guidance_scale", guidance)
+        return Sampling(steps, None if guidance is None else float(guidance))
+    except (ValueError, TypeError, AttributeError, OSError, RecursionError, UsageError) as error:
         raise CheckpointError(f"{file} is garbled ({error}); mend or delete it") from error
 
 
@@ -88,17 +95,24 @@ def condition(pipe: DiffusionPipeline) -> str:
     return next((name for name in ("prompt", "class_labels") if name in parameters), "nothing")
 
 
-def is_inpainting(pipe: DiffusionPipeline) -> bool:
-    """Say whether the pipeline must be given a picture and a mask."""
-    return {"image", "mask_image"} <= call_parameters(pipe).keys()
-
-
 def step_count(pipe: DiffusionPipeline, sampling: Sampling) -> int:
-    """Give the number of denoising steps that a call will take at most."""
-    if sampling.steps is not None:
-        return sampling.steps
-    default = call_parameters(pipe)["num_inference_steps"].default
-    return int(default)
+    """Give the number of denoising steps that a call will take at most.
+
+    Raises:
+        UsageError: neither the user nor the pipeline says; or they are more than the schedule has timesteps.
+    """
+    parameter = call_parameters(pipe).get("num_inference_steps")
+    if parameter is None:
+        raise UsageError(f"{type(pipe).__name__} isn't called with a number of steps; give a pipeline that denoises")
+    steps = parameter.default if sampling.steps is None else sampling.steps
+    if not isinstance(steps, int):
+        raise UsageError(f"{type(pipe).__name__} has no number of steps of its own; give --steps")
+    trained = getattr(pipe.scheduler.config, "num_train_timesteps", None)
+    if isinstance(trained, int) and steps > trained:
+        raise UsageError(
+            f"--steps is {steps}, and {type(pipe.scheduler).__name__} has {trained} timesteps; give at most {trained}"
+        )
+    return steps
 
 
 def token_count(pipe: DiffusionPipeline) -> int | None:
@@ -140,15 +154,13 @@ def call_pipeline(
     parameters = call_parameters(pipe)
     arguments: dict[str, Any] = {"generator": generators, "num_inference_steps": step_count(pipe, sampling)}
     steered_by = condition(pipe)
+    arguments["output_type"] = "np" if output_type == "latent" and steered_by != "prompt" else output_type
     if steered_by == "prompt":
         arguments["prompt"] = list(conditions)
-        arguments["output_type"] = output_type
     elif steered_by == "class_labels":
-        arguments["class_labels"] = [_class_label(pipe, text) for text in conditions]
-        arguments["output_type"] = "np" if output_type == "latent" else output_type
-    else:
+        arguments["class_labels"] = [class_label(pipe, text) for text in conditions]
+    elif "batch_size" in parameters:
         arguments["batch_size"] = len(generators)
-        arguments["output_type"] = "np" if output_type == "latent" else output_type
     if sampling.guidance is not None and "guidance_scale" in parameters:
         arguments["guidance_scale"] = sampling.guidance
     arguments.update(extra or {})
@@ -156,38 +168,61 @@ def call_pipeline(
         return pipe(**arguments).images
 
 
+def nothing_more(rows: slice) -> Mapping[str, Any]:
+    """Add no further arguments to a call that draws these rows."""
+    return {}
+
+
 def draw(
-    pipe: DiffusionPipeline, conditions: Sequence[str], seed: int, sampling: Sampling, batch: int = 8
+    pipe: DiffusionPipeline,
+    conditions: Sequence[str],
+    seed: int,
+    sampling: Sampling,
+    batch: int = 8,
+    *,
+    given: Given = nothing_more,
 ) -> list[Image.Image]:
-    """Draw one picture per condition; picture i depends on `seed` and i alone, so two pipelines can be compared."""
+    """Draw one picture per condition; picture i depends on `seed` and i alone, so two pipelines can be compared.
+
+    Args:
+        pipe: the pipeline.
+        conditions: prompts or class labels.
+        seed: of the noise.
+        sampling: steps and guidance.
+        batch: pictures in one call.
+        given: says what else a call takes for some of the conditions, such as their pictures.
+    """
     pictures: list[Image.Image] = []
     for start in range(0, len(conditions), batch):
-        part = conditions[start : start + batch]
-        generators = [noise_generator(seed, start + offset) for offset in range(len(part))]
+        rows = slice(start, min(start + batch, len(conditions)))
+        generators = [noise_generator(seed, number) for number in range(rows.start, rows.stop)]
         with quiet_pipeline(pipe):
-            pictures += call_pipeline(pipe, part, generators, sampling, output_type="pil")
+            pictures += call_pipeline(
+                pipe, conditions[rows], generators, sampling, output_type="pil", extra=given(rows)
+            )
     return pictures
 
 
-def _class_label(pipe: DiffusionPipeline, text: str) -> int:
-    if text.strip().lstrip("-").isdigit():
-        return int(text)
-    labels: Mapping[str, int] = getattr(pipe, "labels", None) or {}
-    if text not in labels:
-        raise UsageError(f"class label {text!r} is no number and none of the pipeline's labels; give class numbers")
-    return labels[text]
+def class_count(pipe: DiffusionPipeline) -> int | None:
+    """Say how many classes the denoiser was made for; None where it doesn't say."""
+    config = getattr(pipe, denoiser_name(pipe)).config
+    count = getattr(config, "num_embeds_ada_norm", None) or getattr(config, "num_class_embeds", None)
+    return None if count is None else int(count)
 
 
-def latent_of(pipe: DiffusionPipeline, pictures: Tensor) -> Tensor:
-    """Encode pictures, float [B, 3, H, W] in [-1, 1], to the latents the denoiser is trained on.
+def class_label(pipe: DiffusionPipeline, text: str) -> int:
+    """Give the number of a class, which may be named by its number or by one of the pipeline's labels.
 
-    The mean of the encoder's distribution is taken: noise is added afterwards, and it makes the latents repeatable.
-    A pipeline without an autoencoder denoises the pictures themselves.
+    Raises:
+        UsageError: it is neither, or the denoiser has no class of this number.
     """
-    vae = getattr(pipe, "vae", None)
-    if vae is None:
-        return pictures
-    with torch.no_grad():
-        latents: Tensor = vae.encode(pictures.to(vae.device, vae.dtype)).latent_dist.mode()
-    shift = getattr(vae.config, "shift_factor", None) or 0.0
-    return (latents - shift) * float(vae.config.scaling_factor)
+    name, count = text.strip(), class_count(pipe)
+    labels: Mapping[str, int] = getattr(pipe, "labels", None) or {}
+    if name in labels:
+        return labels[name]
+    known = "class numbers" if count is None else f"class numbers, 0 to {count - 1}"
+    if not _NUMBER.fullmatch(name):
+        raise UsageError(f"class label {text!r} is no number and none of the pipeline's labels; give {known}")
+    if name.startswith("-") or (count is not None and int(name) >= count):
+        raise UsageError(f"class label {name} is out of range; give {known}")
+    return int(name)

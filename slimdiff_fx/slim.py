@@ -36,6 +36,7 @@ from slimdiff_fx.listener import SILENT, Listener, timed
 from slimdiff_fx.planning import Planning, plan_from
 from slimdiff_fx.ranks import ALONE, Ranks
 from slimdiff_fx.reference import make_reference
+from slimdiff_fx.rehearse import rehearse
 from slimdiff_fx.sampling import Sampling, denoiser_name
 from slimdiff_fx.shared_plan import plan_of_rank_0
 from slimdiff_fx.site_analysis import site_analysis
@@ -50,7 +51,7 @@ from slimdiff_fx.trajectory import Sample
 def slim(
     pipe_or_model: DiffusionPipeline | ModelMixin,
     *,
-    prompts: Sequence[str] | None = None,
+    prompts: Iterable[str] | None = None,
     images: str | Path | None = None,
     calibrate_on: str | None = None,
     samples: int = 500,
@@ -128,6 +129,7 @@ def slim(
             raise UsageError("sequential calibration runs a pipeline several times; pass one, not a bare denoiser")
         with timed("capture", seconds, listener):
             captured = capture_model(pipe_or_model)
+        planning.check_captured(captured)
         with timed("calibrate", seconds):
             watched = instrument(
                 captured.program,
@@ -163,8 +165,10 @@ def slim(
         ranks=ranks,
     )
     planning = planning.for_pipeline(pipe, settings.sampling.guidance)
+    rehearse(pipe, chosen, settings)
     with timed("capture", seconds, listener):
         captured = capture_pipeline(pipe)
+    planning.check_captured(captured)
     with timed("calibrate", seconds):
         stored = observe_pipeline(pipe, captured, chosen, settings, listener)
     watch = Recalibration(pipe, captured, chosen, settings, listener)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from passes.errors import UsageError
 from passes.instrument import BUCKETS
+from passes.policies import is_number
 
 # By name, the weight of each bucket from the first timesteps (least noise) to the last (most).
 WEIGHTS: dict[str, tuple[float, ...]] = {
@@ -24,13 +26,16 @@ def bucket_weights(weights: str | Sequence[float]) -> tuple[float, ...] | None:
             for each bucket from the least noise to the most.
 
     Raises:
-        UsageError: an unknown name, another number of weights, or weights that are negative or all zero.
+        UsageError: an unknown name, another number of weights, or weights that are negative, not finite or all zero.
     """
     if isinstance(weights, str):
         if weights not in WEIGHTS:
             raise UsageError(f"unknown timestep weights {weights!r}; there are {', '.join(WEIGHTS)}")
         return None if weights == "uniform" else WEIGHTS[weights]
-    given = tuple(float(weight) for weight in weights)
-    if len(given) != BUCKETS or min(given) < 0 or not sum(given) > 0:
-        raise UsageError(f"timestep weights {list(given)}: give {BUCKETS} that are not negative and not all zero")
-    return given
+    given = tuple(weights)
+    usable = all(is_number(weight) and weight >= 0 and math.isfinite(weight) for weight in given)
+    if not usable or len(given) != BUCKETS or not any(given):
+        raise UsageError(
+            f"timestep weights {list(given)}: give {BUCKETS} finite numbers that are not negative and not all zero"
+        )
+    return tuple(map(float, given))

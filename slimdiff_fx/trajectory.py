@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,14 +13,15 @@ from diffusers import DDPMScheduler, DiffusionPipeline
 from torch import Tensor, nn
 
 from passes.errors import CalibrationError, SlimDiffError, UsageError
+from slimdiff_fx.autoencoder import latent_of, picture_factor
 from slimdiff_fx.images import CaptionedImage, add_noise, load_picture, stratified_timesteps
+from slimdiff_fx.option_checks import check_count
+from slimdiff_fx.picture_inputs import needs_picture, picture_inputs
 from slimdiff_fx.quiet import quiet_pipeline
 from slimdiff_fx.sampling import (
     Sampling,
     call_pipeline,
     denoiser_name,
-    is_inpainting,
-    latent_of,
     noise_generator,
     step_count,
 )
@@ -36,12 +38,19 @@ class Sample:
     Attributes:
         number: its place in the calibration set; with the seed it fixes the sample's noise, whatever its batch.
         condition: prompt or class label.
-        image: the picture to add noise to; None follows the denoising trajectory from pure noise.
+        image: its picture, if it has one: what a pipeline that takes pictures is given.
+        noised: noise is added to that picture; otherwise the denoising trajectory is followed from pure noise.
     """
 
     number: int
     condition: str
     image: CaptionedImage | None = None
+    noised: bool = True
+
+    @property
+    def from_picture(self) -> bool:
+        """Whether the denoiser's input is the picture with noise added."""
+        return self.image is not None and self.noised
 
 
 class _EnoughSeen(Exception):
@@ -65,7 +74,7 @@ def observe_batch(
     Args:
         pipe: the pipeline; it is as before when this returns or raises.
         observed: the instrumented graph, callable with the denoiser's own arguments.
-        samples: all with a picture, or all without.
+        samples: all with noise added to a picture, or all without.
         sampling: steps and guidance.
         seed: of noise, of the timesteps for pictures, and of the choice of steps.
         observe_steps: how many of the steps to observe; None observes all. The choice is the same in each batch.
@@ -76,13 +85,10 @@ def observe_batch(
     """
     denoiser = getattr(pipe, denoiser_name(pipe))
     generators = [noise_generator(seed, sample.number) for sample in samples]
-    with_images = samples[0].image is not None
-    if is_inpainting(pipe) and not with_images:
-        raise UsageError("an inpainting pipeline needs pictures to calibrate on; give --images DIR")
     plain = denoiser.forward
     watched: frozenset[int] | None = None
     position = 0
-    pictures = _NoisyPictures(pipe, samples, seed) if with_images else None
+    pictures = NoisyPictures(pipe, samples, seed) if samples[0].from_picture else None
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         nonlocal position, watched
@@ -94,9 +100,7 @@ def observe_batch(
         if position in watched:
             prediction = observed(args, kwargs)
         elif pictures is not None:
-            prediction = torch.zeros_like(
-                args[0]
-            )  # neither observed nor needed: pictures don't depend on earlier steps
+            prediction = pictures.no_prediction  # neither observed nor needed: each step has noise of its own
         else:
             prediction = plain(*args, **{**kwargs, "return_dict": False})[0]
         position += 1
@@ -105,11 +109,11 @@ def observe_batch(
             raise _EnoughSeen
         return (prediction,) if kwargs.get("return_dict") is False else DenoiserOutput(prediction)
 
-    extra = _inpainting_inputs(pipe, samples) if is_inpainting(pipe) else None
     try:
         with quiet_pipeline(pipe), in_place_of(denoiser, forward):
             conditions = [sample.condition for sample in samples]
-            call_pipeline(pipe, conditions, generators, sampling, output_type="latent", extra=extra)
+            given = given_pictures(pipe, samples)
+            call_pipeline(pipe, conditions, generators, sampling, output_type="latent", extra=given)
     except _EnoughSeen:
         pass
     except SlimDiffError:
@@ -128,10 +132,9 @@ def chosen_steps(steps: int, observe: int | None, seed: int) -> frozenset[int]:
     Raises:
         UsageError: `observe` is below 1.
     """
+    check_count("--observe-steps", observe)
     if observe is None or observe >= steps:
         return frozenset(range(steps))
-    if observe < 1:
-        raise UsageError(f"--observe-steps is {observe}; give at least 1")
     generator = torch.Generator().manual_seed(seed)
     return frozenset(stratified_timesteps(observe, steps, generator).tolist())
 
@@ -152,7 +155,21 @@ class DenoiserOutput:
         return (self.sample,)[index]
 
 
-class _NoisyPictures:
+def given_pictures(pipe: DiffusionPipeline, samples: Sequence[Sample]) -> dict[str, Any]:
+    """Give the arguments of a call that the samples' pictures go into; none where the pipeline takes no pictures.
+
+    Raises:
+        UsageError: the pipeline needs pictures, and a sample has none.
+    """
+    if not needs_picture(pipe):
+        return {}
+    files = [sample.image.file for sample in samples if sample.image is not None]
+    if len(files) < len(samples):
+        raise UsageError(f"{type(pipe).__name__} needs pictures to calibrate on; give --images DIR")
+    return picture_inputs(pipe, files)
+
+
+class NoisyPictures:
     """Puts noisy pictures in the place of the pipeline's latents, step after step, at stratified timesteps."""
 
     def __init__(self, pipe: DiffusionPipeline, samples: Sequence[Sample], seed: int) -> None:
@@ -164,43 +181,50 @@ class _NoisyPictures:
         self._alphas_cumprod: Tensor = scheduler.alphas_cumprod
         self._latents: Tensor | None = None
         self._timesteps: Tensor | None = None
+        # Behind self; the first is what is denoised, whatever the model calls it.
+        self._names = list(inspect.signature(type(getattr(pipe, denoiser_name(pipe))).forward).parameters)[1:]
+        self.no_prediction = torch.empty(0)
 
     def put_in(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], position: int, steps: int
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Replace sample and timestep in the denoiser's arguments; channels beyond the latents' stay."""
-        kwargs = dict(kwargs)
-        sample: Tensor = args[0] if args else kwargs.pop("hidden_states", kwargs.pop("sample", None))
+        given = dict(zip(self._names, args, strict=False)) | kwargs
+        sample: Tensor = given[self._names[0]]
         if self._latents is None or self._timesteps is None:
-            self._latents = self._encode(sample)
+            self._latents = self.encode(sample)
             drawn = [stratified_timesteps(steps, len(self._alphas_cumprod), each) for each in self._generators]
             self._timesteps = torch.stack(drawn)
         latents, timesteps = self._latents, self._timesteps[:, position]
         noise = torch.stack([torch.randn(latents.shape[1:], generator=each) for each in self._generators])
         noisy = add_noise(latents, noise.to(latents), self._alphas_cumprod, timesteps)
-        copies = sample.shape[0] // len(self._samples)  # 2 with guidance: unconditional and conditional
+        copies = sample.shape[0] // len(self._samples)  # 2 with guidance, 3 where it is by text and by picture
         rows = noisy.repeat(copies, 1, 1, 1).to(sample)
-        timestep = timesteps.repeat(copies).to(sample.device)
-        rest = args[2:]
-        kwargs.pop("timestep", None)
-        return (torch.cat([rows, sample[:, rows.shape[1] :]], dim=1), timestep, *rest), kwargs
+        given[self._names[0]] = torch.cat([rows, sample[:, rows.shape[1] :]], dim=1)
+        given["timestep"] = timesteps.repeat(copies).to(sample.device)
+        config = getattr(self._pipe, denoiser_name(self._pipe)).config
+        channels = getattr(config, "out_channels", None) or sample.shape[1]
+        self.no_prediction = sample.new_zeros(sample.shape[0], channels, *sample.shape[2:])
+        positional = self._names[: len(args)]
+        return tuple(given.pop(name) for name in positional), given
 
-    def _encode(self, sample: Tensor) -> Tensor:
-        factor = self._pipe.vae_scale_factor if getattr(self._pipe, "vae", None) is not None else 1
+    def encode(self, sample: Tensor) -> Tensor:
+        """Give the pictures' latents, at the size of the denoiser's sample.
+
+        Raises:
+            UsageError: they don't fit into it.
+        """
+        factor = picture_factor(self._pipe)
         height, width = sample.shape[-2] * factor, sample.shape[-1] * factor
         files = [sample.image.file for sample in self._samples if sample.image is not None]
         pictures = torch.stack([load_picture(file, height, width) for file in files])
-        return latent_of(self._pipe, pictures.to(sample))
-
-
-def _inpainting_inputs(pipe: DiffusionPipeline, samples: Sequence[Sample]) -> dict[str, Any]:
-    denoiser = getattr(pipe, denoiser_name(pipe))
-    side = denoiser.config.sample_size * pipe.vae_scale_factor
-    files = [sample.image.file for sample in samples if sample.image is not None]
-    pictures = torch.stack([load_picture(file, side, side) for file in files])
-    masks = torch.zeros(len(samples), 1, side, side)
-    masks[:, :, side // 4 : side - side // 4, side // 4 : side - side // 4] = 1.0
-    return {"image": pictures, "mask_image": masks, "height": side, "width": side, "strength": 1.0}
+        latents = latent_of(self._pipe, pictures.to(sample))
+        if latents.shape[2:] != sample.shape[2:] or latents.shape[1] > sample.shape[1]:
+            raise UsageError(
+                f"pictures of {height} by {width} become latents of {list(latents.shape[1:])}, and the denoiser takes "
+                f"{list(sample.shape[1:])}; calibrate on --calibrate-on trajectory"
+            )
+        return latents
 
 
 @contextmanager

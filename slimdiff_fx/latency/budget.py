@@ -9,8 +9,11 @@ import torch
 
 from passes.alignment import check_align
 from passes.errors import UsageError
-from passes.policies import Normalization, check_fraction
+from passes.policies import Normalization, check_fraction, check_normalization
+from slimdiff_fx.option_checks import check_count
 from slimdiff_fx.runtimes import runtime
+
+MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,13 @@ class KeepLatency:
 
     def __post_init__(self) -> None:
         check_fraction("keep-latency", self.fraction)
+        check_normalization(self.normalize)
         check_align(self.align)
         runtime(self.backend)
         for name, value in {**self.sizes, "threads": self.threads}.items():
-            if value is not None and value < 1:
-                raise UsageError(f"the latency's {name} is {value}; it must be at least 1")
+            check_count(f"the latency's {name}", value)
+        if self.threads is not None and self.threads > MOST_THREADS:
+            raise UsageError(f"the latency's threads is {self.threads}; give at most {MOST_THREADS}")
 
     @property
     def sizes(self) -> dict[str, int | None]:

@@ -116,6 +116,6 @@ class LatencyCache:
             measured = data["measured"]
             if not isinstance(measured, dict) or data["environment"] != self._environment:
                 raise ValueError("of another environment")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{self.file} is garbled ({error}); delete it, it is only a cache") from error
         return measured

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from passes.errors import UsageError
+from passes.guards import check_inputs
 from passes.program import Program
+from slimdiff_fx.first_line import first_line
+from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.parity import example_tensors, input_nodes, symbol_roles, unflatten
 
 
@@ -43,6 +46,20 @@ def inputs_at(program: Program, sizes: Mapping[str, int | None]) -> tuple[tuple[
         for node, example in zip(input_nodes(program), examples, strict=True)
     ]
     return unflatten(program, tensors)
+
+
+def check_timed_sizes(program: Program, policy: KeepLatency) -> None:
+    """Refuse sizes at which the denoiser can't be timed, before anything slow is done.
+
+    Raises:
+        UsageError: the program doesn't hold for them, or they don't fit into memory.
+    """
+    try:
+        args, kwargs = inputs_at(program, policy.sizes)
+    except RuntimeError as error:  # torch's allocator
+        given = ", ".join(f"{name} {size}" for name, size in policy.sizes.items() if size is not None)
+        raise UsageError(f"inputs of {given} can't be made ({first_line(error)}); time at smaller sizes") from error
+    check_inputs(program.graph_module, program.guards, args, kwargs)
 
 
 def _fixed(examples: list[Tensor], name: str) -> int | None:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from passes.offered_sizes import Size
 from passes.plan import SlimPlan
 from passes.site import Kind, Site
 from slimdiff_fx.latency.bench import Bench
-from slimdiff_fx.latency.sizes import Size
 from slimdiff_fx.latency.target import Target
 from slimdiff_fx.runtimes import Forward
 from slimdiff_fx.timing import paired_ratio

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from passes.fingerprint import fingerprint
+from passes.offered_sizes import Size
 from passes.plan import SitePlan, SlimPlan
 from passes.program import Program
 from passes.site import Site
 from passes.updates import slim_shapes
-from slimdiff_fx.latency.sizes import Size
 
 
 def shaped_plan(program: Program, sites: Sequence[Site], sizes: Mapping[str, Size]) -> SlimPlan:

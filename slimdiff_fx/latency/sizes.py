@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from passes.alignment import is_aligned
-from passes.error_curves import narrows, widths_offered
+from passes.offered_sizes import Size, sizes_offered
 from passes.site import Site
 
-Size = tuple[int, int]  # units, width of each
 _POINTS = 7
 # Kernels compute so many columns at once: what lies between two multiples takes as long as the upper one (measured, see
 # docs/adr/0018). Sites of fewer than 4 such steps are timed at any width.
 _COLUMNS = 16
-
-
-def sizes_offered(site: Site, narrow: bool, align: int | None) -> list[Size]:
-    """List the sizes of a site that a plan may choose, from the whole one down.
-
-    Args:
-        site: the dense site.
-        narrow: heads become narrower where they can; otherwise whole heads go.
-        align: as policies have it.
-    """
-    if narrow and narrows(site):
-        smaller = [(site.units, width) for width in widths_offered(site)]
-    else:
-        smaller = [(units, site.unit_width) for units in range(site.units - 1, 0, -1)]
-    return [(site.units, site.unit_width), *(size for size in smaller if is_aligned(site, *size, align))]
 
 
 def sizes_timed(site: Site, narrow: bool, align: int | None) -> list[Size]:

@@ -11,6 +11,7 @@ from diffusers import ModelMixin
 
 from passes.cost_table import CostTable
 from passes.error_curves import narrows
+from passes.offered_sizes import Size
 from passes.policies import KeepCost
 from passes.program import Program
 from passes.site import Kind, Site
@@ -20,7 +21,7 @@ from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.cache import LatencyCache, cache_folder, digest, environment
 from slimdiff_fx.latency.measure import KINDS, gain, shares, site_ratios
 from slimdiff_fx.latency.shaped_plan import shaped_plan
-from slimdiff_fx.latency.sizes import Size, nearest_half, sizes_timed, step_of
+from slimdiff_fx.latency.sizes import nearest_half, sizes_timed, step_of
 from slimdiff_fx.latency.target import Target, make_target
 from slimdiff_fx.listener import SILENT, Listener
 from slimdiff_fx.parity import example_tensors

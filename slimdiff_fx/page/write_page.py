@@ -65,7 +65,7 @@ def _read(file: Path) -> dict[str, Any] | None:
         return None
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} can't be read ({error}); slim again to write it anew") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{file} holds no JSON object; slim again to write it anew")

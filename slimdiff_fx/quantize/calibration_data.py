@@ -13,6 +13,7 @@ from slimdiff_fx.captured import CapturedDenoiser
 from slimdiff_fx.models import LoadedPipeline
 from slimdiff_fx.prompts import read_captions
 from slimdiff_fx.quantize.recorded_calls import record_calls
+from slimdiff_fx.rehearse import rehearse
 
 # Ranges differ from step to step much more than from prompt to prompt: few prompts, all of their steps.
 SAMPLES, BATCH = 8, 8
@@ -36,6 +37,23 @@ class QuantizationSettings:
     samples: int = SAMPLES
     steps: int | None = None
     seed: int = 0
+
+
+def check_calibration(loaded: LoadedPipeline, settings: QuantizationSettings) -> None:
+    """Refuse what can't be drawn, before the denoiser is captured.
+
+    Raises:
+        UsageError: there is nothing to calibrate on, or the pipeline can't be called with these settings.
+    """
+    samples = gather_samples(
+        loaded.pipe,
+        prompts=settings.prompts,
+        images=settings.images,
+        samples=settings.samples,
+        seed=settings.seed,
+        folder=loaded.folder,
+    )
+    rehearse(loaded.pipe, samples, CalibrationSettings(loaded.sampling.given(settings.steps, None), seed=settings.seed))
 
 
 def record_calibration(

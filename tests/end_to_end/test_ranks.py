@@ -111,7 +111,7 @@ def test_a_killed_rank_ends_the_run_and_resuming_gives_the_same_bits(toy_pipelin
     assert done["three.safetensors.rank1of3.checkpoint"] == 3 * 2
     assert min(done.values()) > 0
     refused = CliRunner().invoke(app, [*map(str, given), "--resume"])
-    assert refused.exit_code == 1
+    assert refused.exit_code == 2
     assert "were written by 3 ranks, and this run has 1" in refused.stderr
     resumed = torchrun(3, "-m", "slimdiff_fx", *given, "--resume")
     assert resumed.returncode == 0, resumed.stderr

@@ -8,10 +8,12 @@ import pytest
 
 from passes.errors import CheckpointError, OutputError
 from slimdiff_fx.calibration_checkpoint import (
+    Resumable,
+    find_checkpoint,
     forget_checkpoint,
     own_checkpoint,
     refuse_foreign_checkpoint,
-    require_checkpoint,
+    resumable,
 )
 from slimdiff_fx.ranks import ALONE, Ranks
 
@@ -26,17 +28,22 @@ def test_a_checkpoint_names_its_rank_and_their_number(checkpoint):
     assert own_checkpoint(checkpoint, Ranks(1, 3)).name == "slim [1].calibration.rank1of3.safetensors"
 
 
-def test_nothing_to_resume_is_refused(checkpoint):
-    with pytest.raises(CheckpointError, match="no checkpoint"):
-        require_checkpoint(checkpoint)
+def test_nothing_to_resume_from_is_no_error(checkpoint):
+    assert not find_checkpoint(checkpoint)
 
 
 def test_checkpoints_of_another_number_of_ranks_are_refused(checkpoint):
     own_checkpoint(checkpoint, Ranks(2, 3)).touch()
     with pytest.raises(CheckpointError, match=r"were written by 3 ranks, and this run has 1.*--resume"):
-        require_checkpoint(checkpoint)
+        find_checkpoint(checkpoint)
     checkpoint.touch()
-    require_checkpoint(checkpoint)
+    assert find_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize(("others", "found"), [((b"missing", b"missing"), False), ((b"missing", b"found"), True)])
+def test_all_ranks_are_told_the_same(checkpoint, monkeypatch, others, found):
+    monkeypatch.setattr("slimdiff_fx.calibration_checkpoint.gather", lambda own: [own, *others])
+    assert find_checkpoint(checkpoint, Ranks(0, 3)) == found
 
 
 def test_forgetting_takes_all_of_one_output_and_no_other(checkpoint):
@@ -77,3 +84,32 @@ def test_forgetting_takes_what_killed_ranks_left_half_written(checkpoint):
         (checkpoint.parent / name).mkdir()
     forget_checkpoint(checkpoint)
     assert sorted(each.name for each in checkpoint.parent.iterdir()) == sorted(others)
+
+
+@pytest.mark.parametrize(
+    ("left", "writes", "resume", "holds"),
+    [
+        (False, False, False, False),
+        (False, True, False, True),
+        (True, False, False, False),  # of an earlier run, perhaps with other settings
+        (True, True, False, True),
+        (True, False, True, True),
+        (False, False, True, False),
+    ],
+)
+def test_an_interruption_says_whether_it_can_be_resumed(checkpoint, left, writes, resume, holds):
+    if left:
+        checkpoint.write_text("earlier")
+
+    def run():
+        with resumable(checkpoint, resume=resume):
+            if writes:
+                partial = checkpoint.with_name("partial")
+                partial.write_text("this run's")
+                partial.replace(checkpoint)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        run()
+    assert (raised.type is Resumable) == holds
+    assert ("--resume" in str(raised.value)) == holds

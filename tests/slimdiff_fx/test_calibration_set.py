@@ -33,6 +33,13 @@ def test_of_pictures_the_captions_alone_can_be_taken(pipe, pictures):
     assert [sample.condition for sample in found] == [sample.condition for sample in with_images]
 
 
+@pytest.mark.parametrize("kind", [list, iter, set, dict.fromkeys, lambda words: (word for word in words)])
+def test_any_iterable_of_prompts_will_do(pipe, kind):
+    words = ["apple", "cat", "pizza"]
+    found = gather_samples(pipe, prompts=kind(words), images=None, samples=3, seed=1)
+    assert found == gather_samples(pipe, prompts=tuple(words), images=None, samples=3, seed=1)
+
+
 def test_prompts_hold_no_pictures(pipe):
     with pytest.raises(UsageError, match="give --images DIR"):
         gather_samples(pipe, prompts=("rose",), images=None, samples=1, seed=0, calibrate_on="pictures")

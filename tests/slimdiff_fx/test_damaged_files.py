@@ -29,7 +29,7 @@ def unet_weights(pipeline):
 def test_plan_of_another_model(pipeline, tmp_path, plan):
     with unet_weights(pipeline) as weights:
         weights.update({name: values * 1.5 for name, values in weights.items()})
-    line = run("apply", pipeline, "--plan", plan, "-o", tmp_path / "out", expect=1)
+    line = run("apply", pipeline, "--plan", plan, "-o", tmp_path / "out", expect=2)
     assert "another" in line or "differ" in line
     assert only(tmp_path, "pipeline")
 
@@ -37,7 +37,7 @@ def test_plan_of_another_model(pipeline, tmp_path, plan):
 def test_statistics_of_another_model(pipeline, tmp_path, statistics):
     with unet_weights(pipeline) as weights:
         weights.update({name: values * 1.5 for name, values in weights.items()})
-    line = run("plan", pipeline, "--statistics", statistics, "-o", tmp_path / "plan.json", expect=1)
+    line = run("plan", pipeline, "--statistics", statistics, "-o", tmp_path / "plan.json", expect=2)
     assert "not of this model" in line
     assert only(tmp_path, "pipeline")
 
@@ -46,7 +46,7 @@ def test_statistics_of_another_model(pipeline, tmp_path, statistics):
 def test_truncated_safetensors(pipeline, component):
     file = next((pipeline / component).glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-100])
-    line = run("inspect", pipeline, expect=1)
+    line = run("inspect", pipeline, expect=2)
     assert str(file) in line
     assert "truncated" in line
 
@@ -54,7 +54,7 @@ def test_truncated_safetensors(pipeline, component):
 def test_safetensors_of_other_shapes(pipeline):
     with unet_weights(pipeline) as weights:
         weights["conv_in.weight"] = weights["conv_in.weight"][:-1].clone()
-    line = run("inspect", pipeline, expect=1)
+    line = run("inspect", pipeline, expect=2)
     assert str(pipeline) in line
     assert "conv_in.weight" in line
 
@@ -62,13 +62,13 @@ def test_safetensors_of_other_shapes(pipeline):
 def test_safetensors_that_lack_a_weight(pipeline):
     with unet_weights(pipeline) as weights:
         del weights["conv_in.weight"]
-    line = run("inspect", pipeline, expect=1)
+    line = run("inspect", pipeline, expect=2)
     assert "conv_in.weight" in line
 
 
 def test_garbled_configuration(pipeline):
     (pipeline / "unet" / "config.json").write_text("{")
-    line = run("inspect", pipeline, expect=1)
+    line = run("inspect", pipeline, expect=2)
     assert "config.json is no valid JSON" in line
 
 
@@ -86,14 +86,14 @@ def test_tampered_plan(toy_pipeline, tmp_path, plan, change):
         data["sites"][name]["kept"] = []
     text = json.dumps(data)
     (tmp_path / "plan.json").write_text(text[:-20] if change == "truncate" else text)
-    run("apply", toy_pipeline, "--plan", tmp_path / "plan.json", "-o", tmp_path / "out", expect=1)
+    run("apply", toy_pipeline, "--plan", tmp_path / "plan.json", "-o", tmp_path / "out", expect=2)
     assert only(tmp_path, "plan.json")
 
 
 def test_truncated_statistics(toy_pipeline, tmp_path, statistics):
     file = tmp_path / "statistics.safetensors"
     file.write_bytes(statistics.read_bytes()[:-10])
-    line = run("plan", toy_pipeline, "--statistics", file, "-o", tmp_path / "plan.json", expect=1)
+    line = run("plan", toy_pipeline, "--statistics", file, "-o", tmp_path / "plan.json", expect=2)
     assert str(file) in line
     assert only(tmp_path, "statistics.safetensors")
 
@@ -101,7 +101,7 @@ def test_truncated_statistics(toy_pipeline, tmp_path, statistics):
 def test_nan_weights(pipeline, tmp_path):
     with unet_weights(pipeline) as weights:
         weights["conv_out.weight"][0, 0, 0, 0] = torch.nan
-    line = run("slim", pipeline, "-o", tmp_path / "out", *QUICK, expect=1)
+    line = run("slim", pipeline, "-o", tmp_path / "out", *QUICK, expect=2)
     assert "NaN" in line
     assert "conv_out.weight" in line
     assert only(tmp_path, "pipeline")
@@ -132,7 +132,7 @@ def test_full_disk_leaves_the_old_folder(toy_pipeline, tmp_path, plan):
     done = overwrite_in_new_process(
         toy_pipeline, plan, out, "resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))"
     )
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: could not write")
     assert len(done.stderr.splitlines()) == 1
     assert only(out, "old.txt", MANIFEST_FILE)
@@ -158,6 +158,6 @@ def test_a_plan_that_lost_its_weights(toy_pipeline, statistics, tmp_path):
     arguments = ["plan", toy_pipeline, "--statistics", statistics, "--keep-params", "0.95", "-o", plan]
     assert runner.invoke(app, [str(each) for each in arguments]).exit_code == 0
     plan.with_suffix(".safetensors").unlink()
-    line = run("apply", toy_pipeline, "--plan", plan, "-o", tmp_path / "out", expect=1)
+    line = run("apply", toy_pipeline, "--plan", plan, "-o", tmp_path / "out", expect=2)
     assert "keep the .safetensors file with its plan" in line
     assert not (tmp_path / "out").exists()

@@ -16,6 +16,12 @@ def test_shares_are_the_batches_of_one_process(samples, batch, world):
     assert sum(share.total for share in shares) == samples
 
 
+def test_a_billion_billion_samples_are_counted_at_once():
+    shares = [Share(10**18 - 1, 16, rank, 3) for rank in range(3)]
+    assert sum(share.total for share in shares) == 10**18 - 1
+    assert shares[0].left(32)[0] == 6
+
+
 def test_what_is_left_follows_what_is_done():
     share = Share(11, 2, 1, 2)  # batches 1, 3 and 5; the last of one sample
     assert (list(share.batches), share.total) == ([1, 3, 5], 5)

@@ -1,0 +1,40 @@
+"""Refuse a budget that no plan can meet, by the shapes of the sites alone: before hours of calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from passes.allocate import price_list, unmet
+from passes.methods import RECIPES, Method
+from passes.offered_sizes import sizes_offered
+from passes.policies import KeepCost, KeepMacs, KeepParams
+from passes.program import Program
+from passes.site import Site
+
+
+def refuse_unreachable(program: Program, sites: Sequence[Site], policy: object, method: Method) -> None:
+    """Refuse a budget below what the smallest size of every site leaves; other policies can always be met.
+
+    Args:
+        program: the dense program.
+        sites: all its sites.
+        policy: how much goes, or None.
+        method: decides which sizes are offered.
+
+    Raises:
+        BudgetError: says the least that can be asked for, as planning itself would.
+    """
+    if not isinstance(policy, KeepParams | KeepMacs | KeepCost):
+        return
+    costs, budget = price_list(program, sites, policy)
+    narrow = RECIPES[method].heads == "narrow"
+    least = costs.rest(sites) + sum(
+        min(costs.of(site, *size) for size in sizes_offered(site, narrow, policy.align)) for site in sites
+    )
+    if least > budget:
+        raise unmet(
+            policy,
+            costs,
+            least,
+            "one unit left in each site" if method == "threshold" else "the smallest size of each site",
+        )

@@ -1,0 +1,67 @@
+"""What decides the sums of a calibration, written down so that another run can be told from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline
+
+from slimdiff_fx.calibration_set import one_round
+from slimdiff_fx.sampling import step_count
+from slimdiff_fx.trajectory import Sample
+
+if TYPE_CHECKING:
+    from slimdiff_fx.calibration_run import CalibrationSettings
+
+# More would make the record larger than the header of a safetensors file may be.
+MOST_LISTED = 10_000
+
+
+def describe_run(pipe: DiffusionPipeline, samples: Sequence[Sample], settings: CalibrationSettings) -> dict[str, Any]:
+    """Write down everything that decides the statistics, as JSON values: only runs with equal records share sums.
+
+    Of samples that go round a shorter list, that list is noted once; of a very long one the beginning and a digest.
+    """
+    listed = one_round(samples)
+    conditions = [sample.condition for sample in listed]
+    images = [str(sample.image.file.name) for sample in listed if sample.image is not None]
+    return {
+        "pipeline": type(pipe).__name__,
+        "scheduler": {"class": type(pipe.scheduler).__name__, **_plain(dict(pipe.scheduler.config))},
+        "samples": len(samples),
+        "source": "images" if samples[0].from_picture else "trajectory",
+        **_listed("conditions", conditions),
+        **_listed("images", images),
+        "steps": step_count(pipe, settings.sampling),
+        "guidance": settings.sampling.guidance,
+        "observe_steps": settings.observe_steps,
+        "seed": settings.seed,
+        "batch": settings.batch,
+        "moments": settings.moments,
+        "attention_weights": settings.attention_weights,
+        "timestep_weights": settings.timestep_weights and list(settings.timestep_weights),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "device": pipe.device.type if settings.ranks.several else str(pipe.device),
+        "dtype": str(pipe.dtype).removeprefix("torch."),
+        **({"ranks": settings.ranks.world} if settings.ranks.several else {}),
+    }
+
+
+def _listed(name: str, values: list[str]) -> dict[str, Any]:
+    if len(values) <= MOST_LISTED:
+        return {name: values}
+    digest = hashlib.sha256(json.dumps(values).encode()).hexdigest()
+    return {name: values[:MOST_LISTED], f"distinct_{name}": len(set(values)), f"{name}_sha256": digest}
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in config.items() if not key.startswith("_")}
+    return {
+        key: value if isinstance(value, bool | int | float | str | None) else repr(value) for key, value in kept.items()
+    }

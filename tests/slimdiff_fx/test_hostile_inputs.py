@@ -1,0 +1,457 @@
+"""Hostile and careless inputs: each is refused in one line that helps, before anything slow is done."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import re
+import shutil
+import zlib
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMPipeline, DDPMScheduler, DiTPipeline
+from PIL import Image
+
+import slimdiff_fx
+from passes.errors import BudgetError, PlanError, UsageError
+from slimdiff_fx import commands, export_command
+from slimdiff_fx.calibration_record import describe_run
+from slimdiff_fx.calibration_run import CalibrationSettings
+from slimdiff_fx.calibration_set import gather_samples
+from slimdiff_fx.captured import capture_pipeline, observe_pipeline
+from slimdiff_fx.cli import app
+from slimdiff_fx.latency.budget import KeepLatency
+from slimdiff_fx.sampling import Sampling
+from slimdiff_fx.statistics_file import load_record
+from tests import picture_pipelines as toys
+from tests.failing_command import runner
+from tests.toy_denoisers import FAMILIES
+
+slim = importlib.import_module("slimdiff_fx.slim")  # the package names the function so
+BEYOND = str(2**63)
+
+
+def never(*_, **__):
+    raise AssertionError("the work was begun")
+
+
+@pytest.fixture
+def nothing_is_loaded(monkeypatch, nothing_is_captured):
+    for module in (commands, export_command):
+        monkeypatch.setattr(module, "load_pipeline", never)
+
+
+@pytest.fixture
+def nothing_is_captured(monkeypatch):
+    for module in (commands, export_command, slim):
+        monkeypatch.setattr(module, "capture_pipeline", never)
+
+
+@pytest.fixture
+def nothing_is_calibrated(monkeypatch):
+    for module in (commands, slim):
+        monkeypatch.setattr(module, "observe_pipeline", never)
+
+
+def refused(*arguments, **options):
+    """Run a command that usage can mend, and give its one line of error."""
+    result = runner.invoke(app, [str(argument) for argument in arguments], **options)
+    assert result.exit_code == 2, result.output
+    lines = [line for line in result.stderr.strip().splitlines() if line]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    assert "unexpected" not in lines[0]
+    return lines[0]
+
+
+@pytest.mark.usefixtures("nothing_is_loaded")
+@pytest.mark.parametrize("command", ["slim", "calibrate"])
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        *((option, "0", f"{option} is 0") for option in ("--samples", "--steps", "--observe-steps", "--batch")),
+        *((option, "-3", f"{option} is -3") for option in ("--samples", "--steps", "--observe-steps", "--batch")),
+        *(
+            (option, BEYOND, f"{option} doesn't fit into 64 bits")
+            for option in ("--samples", "--steps", "--observe-steps", "--batch", "--seed")
+        ),
+        ("--seed", str(-(2**63) - 1), "--seed doesn't fit"),
+        ("--guidance", "nan", "--guidance is nan"),
+        ("--guidance", "inf", "--guidance is inf"),
+        ("--guidance", "-1", "--guidance is -1"),
+    ],
+)
+def test_numbers_of_a_calibration(tmp_path, command, option, value, message):
+    assert message in refused(command, "emoji", "-o", tmp_path / "out", option, value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("nothing_is_loaded")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *(
+            ((option, value), f"{option.removeprefix('--')} is {value}")
+            for option in ("--keep-params", "--keep-macs", "--keep-latency", "--max-error", "--tau")
+            for value in ("nan", "inf", "-inf", "-0.5")
+        ),
+        (("--keep-params", "1.5"), "keep-params is 1.5; it must be above 0 and at most 1"),
+        (("--keep-latency", "0.9", "--latency-batch", "-1"), "the latency's batch is -1"),
+        (("--keep-latency", "0.9", "--latency-threads", "1000000000"), "threads is 1000000000; give at most 1024"),
+        (("--keep-latency", "0.9", "--latency-height", BEYOND), "the latency's height doesn't fit into 64 bits"),
+        (("--sequential", "1"), "--sequential is 1; give at least 2"),
+        (("--sequential", "-2"), "--sequential is -2"),
+        (("--sequential", BEYOND), "--sequential doesn't fit"),
+        (("--pictures", "-1"), "--pictures is -1; give at least 0"),
+        (("--pictures", BEYOND), "--pictures doesn't fit"),
+        (("--sweep", "2", "--pictures", "0"), "--sweep measures while pictures are drawn"),
+        (("--criterion", "beauty"), "unknown criterion 'beauty'"),
+    ],
+)
+def test_numbers_of_a_plan(tmp_path, options, message):
+    assert message in refused("slim", "emoji", "-o", tmp_path / "out", *options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("nothing_is_loaded")
+@pytest.mark.parametrize("option", ["--samples", "--steps", "--seed"])
+def test_numbers_of_an_export(tmp_path, option):
+    arguments = ("export", "emoji", "--format", "onnx", "--int8", "static", "-o", tmp_path / "unet.onnx")
+    assert f"{option} doesn't fit into 64 bits" in refused(*arguments, option, BEYOND)
+
+
+@pytest.mark.usefixtures("nothing_is_captured")
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"samples": 0}, "--samples is 0"),
+        ({"samples": 2.5}, "--samples is 2.5; give a whole number"),
+        ({"samples": True}, "--samples is True"),
+        ({"seed": 2**64}, "--seed doesn't fit"),
+        ({"seed": "1"}, "--seed is '1'"),
+        ({"batch": -1}, "--batch is -1"),
+        ({"steps": 0}, "--steps is 0"),
+        ({"steps": 1001}, "--steps is 1001, and .* has 1000 timesteps; give at most 1000"),
+        ({"observe_steps": 0}, "--observe-steps is 0"),
+        ({"guidance": math.nan}, "--guidance is nan"),
+        ({"guidance": "7"}, "--guidance is 7; give a finite number"),
+        ({"timestep_weights": [1.0, math.nan] + [1.0] * 8}, "finite numbers"),
+        ({"timestep_weights": [math.inf] * 10}, "finite numbers"),
+        ({"timestep_weights": ["a"] * 10}, "finite numbers"),
+        ({"sequential": 1}, "--sequential is 1"),
+        ({"policy": 0.5}, "0.5 is no policy"),
+        ({"criterion": "beauty"}, "unknown criterion"),
+        ({"method": "threshold", "compensation": "prayer"}, "unknown compensation"),
+        ({"calibrate_on": "noise"}, "there are trajectory and pictures"),
+        ({"prompts": ["rose", 3]}, "prompt 1 is 3, a int; give strings"),
+        ({"prompts": ["rose\0"]}, "a NUL or half a character"),
+        ({"prompts": []}, "there are no prompts"),
+    ],
+)
+def test_arguments_of_slim(options, error):
+    given = {"prompts": ["rose"], "samples": 1, "steps": 2, **options}
+    with pytest.raises(UsageError, match=error):
+        slimdiff_fx.slim(toys.text_to_image(), **given)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 0.0, "0.5", None, True])
+@pytest.mark.parametrize("policy", [slimdiff_fx.KeepParams, slimdiff_fx.KeepMacs, slimdiff_fx.MaxError, KeepLatency])
+def test_policies_of_no_number(policy, value):
+    with pytest.raises(UsageError, match=rf" is {value}; it must be"):
+        policy(value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, "0.5", None])
+def test_thresholds_of_no_number(value):
+    with pytest.raises(UsageError, match=rf"tau is {value}; it must be in"):
+        slimdiff_fx.Threshold(value)
+
+
+@pytest.mark.usefixtures("nothing_is_loaded")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"caf\xe9\n", "line 1: byte 3 is not UTF-8"),
+        (b"[" * 100_000, "nested or long beyond reason"),
+        (b'"a"', "is no JSON list of strings"),
+    ],
+)
+def test_prompt_files(tmp_path, content, message):
+    file = tmp_path / "prompts.json"
+    file.write_bytes(content)
+    line = refused("slim", "emoji", "-o", tmp_path / "out", "--prompts", file)
+    assert f"{file}" in line
+    assert message in line
+
+
+@pytest.mark.usefixtures("nothing_is_loaded")
+def test_standard_input(tmp_path):
+    arguments = ("slim", "emoji", "-o", tmp_path / "out", "--prompts", "-")
+    assert "prompt file - is empty" in refused(*arguments, input="\n\n")
+    assert "prompt file -, line 2: no valid JSON" in refused(*arguments, input='{"text": "a"}\n{"text": \n')
+
+
+def test_standard_input_is_calibrated_on(toy_pipeline, tmp_path, monkeypatch):
+    seen = []
+
+    def stop(pipe, samples, settings):
+        seen.extend(sample.condition for sample in samples)
+        raise UsageError("enough")
+
+    monkeypatch.setattr(commands, "rehearse", stop)
+    arguments = ("calibrate", toy_pipeline, "-o", tmp_path / "s", "--prompts", "-", "--samples", "2")
+    assert "enough" in refused(*arguments, input='["a rose", "a cat"]')
+    assert sorted(seen) == ["a cat", "a rose"]
+
+
+@pytest.mark.usefixtures("nothing_is_captured")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--steps", "1001"), "--steps is 1001, and"),
+        (("--steps", "1000000000000"), "give at most 1000"),
+        (("--device", "meta"), "device 'meta' holds no values"),
+        (("--device", "cuda:1:2"), "try --device cpu"),
+        (("--device", "lazy"), "try --device cpu"),
+    ],
+)
+def test_what_the_pipeline_decides(toy_pipeline, tmp_path, options, message):
+    assert message in refused("slim", toy_pipeline, "-o", tmp_path / "out", *options)
+    assert not list(tmp_path.iterdir())
+
+
+def no_caption(folder):
+    (folder / "1.txt").unlink()
+
+
+def caption_of_bytes(folder):
+    (folder / "1.txt").write_bytes(b"caf\xe9")
+
+
+def cut_off(folder):
+    data = (folder / "1.png").read_bytes()
+    (folder / "1.png").write_bytes(data[: len(data) // 2])
+
+
+def text(folder):
+    (folder / "1.png").write_text("no picture")
+
+
+def bomb(folder):
+    # The header alone says 60,000 by 60,000 pixels.
+    data = bytearray((folder / "1.png").read_bytes())
+    data[16:24] = (60_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    (folder / "1.png").write_bytes(data)
+
+
+def empty(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+@pytest.mark.usefixtures("nothing_is_captured")
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (no_caption, "1.png has no caption"),
+        (caption_of_bytes, "1.txt, line 1: byte 3 is not UTF-8"),
+        (cut_off, "1.png can't be read as a picture"),
+        (text, "1.png can't be read as a picture"),
+        (bomb, "1.png can't be read as a picture"),
+        (empty, "holds no picture"),
+        (shutil.rmtree, "doesn't exist"),
+    ],
+)
+def test_pictures(toy_pipeline, tmp_path, spoil, message):
+    folder = toys.write_pictures(tmp_path / "pictures", count=3)
+    spoil(folder)
+    line = refused("slim", toy_pipeline, "-o", tmp_path / "out", "--images", folder, "--samples", "3")
+    assert message in line
+    assert str(folder) in line
+
+
+def dit():
+    transformer = FAMILIES["dit"](0, torch.float32)
+    vae = AutoencoderKL(latent_channels=transformer.config.in_channels, norm_num_groups=4, block_out_channels=(8,))
+    return DiTPipeline(transformer, vae, DDIMScheduler(), id2label={0: "cat, house cat", 1: "dog"})
+
+
+def unconditional():
+    return DDPMPipeline(FAMILIES["unet_unconditional"](0, torch.float32), DDPMScheduler())
+
+
+@pytest.mark.usefixtures("nothing_is_captured")
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (dit, {"prompts": ["a red apple"]}, "class label 'a red apple' is no number and none of the pipeline's labels"),
+        (dit, {"prompts": ["dog", "{count}"]}, "class label {count} is out of range; give class numbers, 0 to {last}"),
+        (dit, {"prompts": [-1]}, "class label -1 is out of range"),
+        (dit, {"prompts": ["²"]}, "class label '²' is no number"),
+        (dit, {"prompts": ["9" * 40]}, "is no number"),
+        (unconditional, {"prompts": ["a"]}, "DDPMPipeline takes no prompts; leave --prompts out"),
+        (unconditional, {"steps": 2000}, "--steps is 2000, and DDPMScheduler has 1000 timesteps"),
+        (toys.img2img, {"prompts": ["a"]}, "StableDiffusionImg2ImgPipeline needs pictures to calibrate on"),
+        (toys.inpainting, {"prompts": ["a"]}, "StableDiffusionInpaintPipeline needs pictures to calibrate on"),
+        (toys.instructed, {"prompts": ["a"]}, "StableDiffusionInstructPix2PixPipeline needs pictures"),
+        (toys.upscaling, {"prompts": ["a"]}, "StableDiffusionUpscalePipeline needs pictures"),
+    ],
+)
+def test_pipelines_that_take_something_else(make, options, message):
+    pipe = make()
+    names = {}
+    if make is dit:
+        count = pipe.transformer.config.num_embeds_ada_norm
+        names = {"count": count, "last": count - 1}
+        options = {"prompts": [str(each).format(**names) for each in options["prompts"]]}
+    with pytest.raises(UsageError) as raised:
+        slimdiff_fx.slim(pipe, **{"samples": 2, "steps": 2, **options})
+    assert message.format(**names) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_labels_may_be_words_and_numbers(monkeypatch):
+    seen = []
+
+    def stop(pipe, samples, settings):
+        seen.extend(sample.condition for sample in samples)
+        raise UsageError("enough")
+
+    monkeypatch.setattr(slim, "rehearse", stop)
+    with pytest.raises(UsageError, match="enough"):
+        slimdiff_fx.slim(dit(), prompts=["dog", " house cat ", 1, "0"], samples=4, steps=2)
+    assert sorted(seen) == [" house cat ", "0", "1", "dog"]
+
+
+@pytest.mark.usefixtures("nothing_is_captured")
+def test_what_the_pipeline_itself_refuses_is_told_before_the_capture():
+    class Picky(type(toys.text_to_image())):
+        def check_inputs(self, *args, **kwargs):
+            raise ValueError("this pipeline is picky\nand long-winded")
+
+    pipe = toys.text_to_image()
+    pipe.__class__ = Picky
+    with pytest.raises(UsageError, match=r"Picky can't be called with these settings \(ValueError: .* picky\)$"):
+        slimdiff_fx.slim(pipe, prompts=["a"], samples=1, steps=2)
+    assert "forward" not in pipe.unet.__dict__
+
+
+@pytest.fixture(scope="module")
+def captured():
+    return capture_pipeline(toys.text_to_image())
+
+
+@pytest.mark.usefixtures("nothing_is_calibrated")
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        *(
+            ({"policy": policy, "method": method}, BudgetError, "can't be met: with .* ask for 0\\.")
+            for policy in (slimdiff_fx.KeepParams(1e-9), slimdiff_fx.KeepMacs(0.01))
+            for method in ("best", "slimdiff", "obs", "threshold")
+        ),
+        ({"sequential": 99}, UsageError, "--sequential is 99; give 2 to"),
+        ({"policy": KeepLatency(0.9, "eager", height=10**15)}, UsageError, "can't be made|captured for"),
+        ({"policy": KeepLatency(0.9, "eager", height=7, width=9)}, UsageError, "can't take sizes"),
+    ],
+)
+def test_what_the_shapes_decide_is_told_before_the_calibration(captured, monkeypatch, options, error, message):
+    monkeypatch.setattr(slim, "capture_pipeline", lambda pipe: captured)
+    with pytest.raises(error, match=message):
+        slimdiff_fx.slim(toys.text_to_image(), prompts=["a"], samples=1, steps=2, **options)
+
+
+def test_a_billion_samples_stream(captured, monkeypatch, tmp_path):
+    """They are neither listed nor counted one by one, and Ctrl-C is answered at once."""
+    pipe, batches = toys.text_to_image(), []
+
+    def observe(pipe, observed, batch, *_, **__):
+        batches.append(batch)
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("slimdiff_fx.calibration_run.observe_batch", observe)
+    samples = gather_samples(pipe, prompts=["a", "b", "c"], images=None, samples=10**9, seed=0)
+    settings = CalibrationSettings(Sampling(2, 3.0), batch=2, checkpoint=tmp_path / "run.checkpoint")
+    with pytest.raises(KeyboardInterrupt):
+        observe_pipeline(pipe, captured, samples, settings)
+    assert [sample.number for batch in batches for sample in batch] == list(range(6))
+    conditions = [sample.condition for batch in batches for sample in batch]
+    assert sorted(conditions[:3]) == ["a", "b", "c"]
+    assert conditions[3:] == conditions[:3]
+    record = load_record(settings.checkpoint)
+    assert (record.done, record.total, record.settings["samples"]) == (4, 10**9, 10**9)
+    assert record.settings["conditions"] == conditions[:3]
+
+
+def test_records_of_long_lists_hold_their_beginning_and_a_digest():
+    pipe = toys.text_to_image()
+    made = []
+    for last in ("x", "y"):
+        prompts = [*map(str, range(10_500)), last]
+        samples = gather_samples(pipe, prompts=prompts, images=None, samples=10**6, seed=0)
+        made.append(describe_run(pipe, samples, CalibrationSettings(Sampling(2, 3.0))))
+    assert [len(record["conditions"]) for record in made] == [10_000] * 2
+    assert [record["distinct_conditions"] for record in made] == [10_501] * 2
+    assert made[0]["conditions_sha256"] != made[1]["conditions_sha256"]
+
+
+@pytest.mark.usefixtures("nothing_is_calibrated")
+def test_budgets_on_the_command_line(toy_pipeline, captured, monkeypatch, tmp_path):
+    monkeypatch.setattr(commands, "capture_pipeline", lambda pipe: captured)
+    arguments = ("slim", toy_pipeline, "-o", tmp_path / "out", "--samples", "1", "--steps", "1")
+    assert "ask for 0." in refused(*arguments, "--keep-params", "0.01")
+    assert "--sequential is 99" in refused(*arguments, "--sequential", "99")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("[" * 100_000, "recursion|nested"), ("{", "no valid JSON"), ('{"format": 99}', "plan format 99")],
+)
+@pytest.mark.usefixtures("nothing_is_loaded")
+def test_plan_errors_name_the_file(tmp_path, content, message):
+    file = tmp_path / "plan.json"
+    file.write_text(content)
+    line = refused("apply", "emoji", "--plan", file, "-o", tmp_path / "out")
+    assert str(file) in line
+    assert re.search(message, line)
+
+
+def test_a_plan_of_another_model_names_its_file(toy_pipeline, plan, captured, monkeypatch, tmp_path):
+    def refuse(*_, **__):
+        raise PlanError("the plan is of another model")
+
+    monkeypatch.setattr(commands, "capture_pipeline", lambda pipe: captured)
+    monkeypatch.setattr(commands, "carry_out", refuse)
+    line = refused("apply", toy_pipeline, "--plan", plan, "-o", tmp_path / "out")
+    assert line == f"error: {plan}: the plan is of another model"
+
+
+def test_deep_json_in_a_configuration(toy_pipeline, tmp_path):
+    folder = shutil.copytree(toy_pipeline, tmp_path / "pipeline")
+    (folder / "unet" / "config.json").write_text('{"a":' * 100_000)
+    assert str(folder / "unet" / "config.json") in refused("inspect", folder)
+    shutil.copy(toy_pipeline / "unet" / "config.json", folder / "unet" / "config.json")
+    (folder / "sampling.json").write_text('{"num_inference_steps": 0, "guidance_scale": NaN}')
+    assert "sampling.json is garbled" in refused("inspect", folder)
+    (folder / "sampling.json").unlink()
+    (folder / "captions.json").write_text('{"train": "a rose"}')
+    assert "captions.json is garbled ('train' is no list" in refused("slim", folder, "-o", tmp_path / "out")
+
+
+def test_a_picture_of_the_pictures_folder_may_be_of_any_mode(tmp_path, monkeypatch):
+    folder = toys.write_pictures(tmp_path / "pictures")
+    for number, mode in enumerate(("L", "P", "1", "CMYK", "I;16"), start=2):
+        ending = "jpg" if mode == "CMYK" else "png"
+        Image.new(mode, (40, 30)).save(folder / f"{number}.{ending}")
+        (folder / f"{number}.txt").write_text("x")
+
+    def stop(pipe, samples, settings):
+        raise UsageError(f"{len(samples)} samples")
+
+    monkeypatch.setattr(slim, "rehearse", stop)
+    with pytest.raises(UsageError, match="7 samples"):
+        slimdiff_fx.slim(toys.text_to_image(), images=folder, samples=7)
