@@ -48,6 +48,7 @@ def apply_plan(model: nn.Module, plan: SlimPlan, *, in_place: bool = False) -> n
         slice_linears(slim, sites[name], entry.mask(), entry.width)
         put_updates(slim, sites[name], plan.updates)
         mend_head_count(slim, sites[name], len(entry.kept), entry.width)
+        note_cut(slim, sites[name])
     return slim
 
 
@@ -154,6 +155,17 @@ def mend_head_count(model: nn.Module, site: Site, kept: int, width: int | None =
     if width is not None and width != site.unit_width and owner.scale_qk:
         # Fused attention takes 1/√width whatever this says; processors that write attention out shall agree with it.
         owner.scale = width**-0.5
+
+
+def note_cut(model: nn.Module, site: Site) -> None:
+    """Note on a model which modules have other widths than its configuration says: see `cut_modules`."""
+    paths = {site.name, site.consumer, *(producer.path for producer in site.producers)}
+    model._cut_modules = cut_modules(model) | paths  # type: ignore[assignment]
+
+
+def cut_modules(model: nn.Module) -> frozenset[str]:
+    """Give the paths of the modules that plans have made smaller without a word in the model's configuration."""
+    return frozenset(vars(model).get("_cut_modules", ()))
 
 
 def _copy(model: nn.Module) -> nn.Module:

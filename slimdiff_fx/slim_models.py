@@ -116,6 +116,7 @@ def make_slim(model: ModelMixin, plan: SlimPlan) -> ModelMixin:
     slim: Any = apply_plan(model, plan)
     slim.__class__ = slim_class
     slim.register_to_config(slim_units=units, slim_plan=plan_digest(plan))
+    vars(slim).pop("_cut_modules", None)  # the configuration says it now
     slim._plan = plan
     return cast(ModelMixin, slim)
 
