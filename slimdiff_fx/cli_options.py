@@ -105,6 +105,12 @@ OutFile = Annotated[Path, typer.Option("--out", "-o", help="File to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at the output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Device = Annotated[str, typer.Option("--device", help="Where to run, as torch names it.")]
+Variant = Annotated[
+    str | None,
+    typer.Option(
+        "--variant", help="Weight files to load, such as fp16. [plain ones; the variant there is if there are none]"
+    ),
+]
 LoadDtype = Annotated[Dtype, typer.Option("--dtype", help="Precision to load and run in.")]
 
 Prompts = Annotated[Path | None, typer.Option("--prompts", help="Prompts to calibrate on: text, one a line, or .json.")]

@@ -67,6 +67,7 @@ class CalibrationOptions:
     moments_folder: Path | None = None
     calibrate_on: str | None = None
     attention_weights: bool = False
+    variant: str | None = None
 
     def settings(self, loaded: LoadedPipeline, checkpoint: Path, ranks: Ranks) -> CalibrationSettings:
         """Join them with the defaults that came with the pipeline."""
@@ -118,7 +119,7 @@ def slim_command(
         )
         listener = _listener(console, ranks, _stages_of(policy, sequential, sweep))
         prompts = None if options.prompts is None else read_prompts(options.prompts)
-        loaded = _load(model, ranks.device, options.dtype, listener)
+        loaded = _load(model, ranks.device, options.dtype, listener, options.variant)
         planning = planning.for_pipeline(loaded.pipe, loaded.sampling.given(None, options.guidance).guidance)
         run, stored = _calibrate(loaded, options, prompts, checkpoint, seconds, listener, ranks)
     if ranks.rank:
@@ -161,10 +162,10 @@ def slim_command(
         console.print(f"pictures: {out / PICTURE_FILE}", highlight=False, soft_wrap=True)
 
 
-def inspect_command(model: str, device: str, dtype: str, console: Console) -> None:
+def inspect_command(model: str, device: str, dtype: str, console: Console, variant: str | None = None) -> None:
     """Print the sites."""
     refuse_ranks("inspect")
-    loaded = load_pipeline(model, device=device, dtype=dtype)
+    loaded = load_pipeline(model, device=device, dtype=dtype, variant=variant)
     captured = capture_pipeline(loaded.pipe)
     unsupported = tuple(find_unsupported(captured.program))
     console.print(inspect_table(summarize(captured.program, captured.sites, None, unsupported)))
@@ -182,7 +183,7 @@ def calibrate_command(model: str, out: Path, options: CalibrationOptions, *, ove
         refuse_existing_file(out, overwrite=overwrite)
         listener = _listener(console, ranks)
         prompts = None if options.prompts is None else read_prompts(options.prompts)
-        loaded = _load(model, ranks.device, options.dtype, listener)
+        loaded = _load(model, ranks.device, options.dtype, listener, options.variant)
         _, stored = _calibrate(loaded, options, prompts, checkpoint, {}, listener, ranks)
     if ranks.rank:
         return
@@ -202,6 +203,7 @@ def plan_command(
     *,
     device: str,
     dtype: str,
+    variant: str | None = None,
     overwrite: bool,
     console: Console,
 ) -> None:
@@ -211,7 +213,7 @@ def plan_command(
     planning = _planning(policy, method, criterion, compensation)
     sums = statistics_of(load_statistics(statistics))
     check_measured(sums, criterion)  # before the model is captured
-    loaded = load_pipeline(model, device=device, dtype=dtype)
+    loaded = load_pipeline(model, device=device, dtype=dtype, variant=variant)
     planning = planning.for_pipeline(loaded.pipe, loaded.sampling.guidance)
     captured = capture_pipeline(loaded.pipe)
     plan = plan_from(captured, sums, planning, TerminalListener(console))
@@ -222,14 +224,21 @@ def plan_command(
 
 
 def apply_command(
-    model: str, plan_file: Path, out: Path, device: str, dtype: str, overwrite: bool, console: Console
+    model: str,
+    plan_file: Path,
+    out: Path,
+    device: str,
+    dtype: str,
+    overwrite: bool,
+    console: Console,
+    variant: str | None = None,
 ) -> None:
     """Carry a plan out and save."""
     refuse_ranks("apply")
     refuse_occupied(out, overwrite=overwrite)
     plan = load_plan(plan_file)
     listener = TerminalListener(console)
-    loaded = _load(model, device, dtype, listener)
+    loaded = _load(model, device, dtype, listener, variant)
     with listener.stage("capture"):
         captured = capture_pipeline(loaded.pipe)
     result = carry_out(captured, loaded.pipe, plan, listener=listener)
@@ -239,9 +248,9 @@ def apply_command(
     _announce(result, out, console)
 
 
-def _load(model: str, device: str, dtype: str, listener: Listener) -> LoadedPipeline:
+def _load(model: str, device: str, dtype: str, listener: Listener, variant: str | None) -> LoadedPipeline:
     with listener.stage("load"):
-        return load_pipeline(model, device=device, dtype=dtype)
+        return load_pipeline(model, device=device, dtype=dtype, variant=variant)
 
 
 def _listener(console: Console, ranks: Ranks, stages: Sequence[str] = ()) -> Listener:

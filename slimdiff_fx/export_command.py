@@ -46,6 +46,7 @@ class ExportOptions:
         steps: denoising steps of a sample.
         seed: of the choice and of the noise.
         residuals: who adds to the UNet's features: see `slimdiff_fx.residual_inputs`.
+        variant: of the weight files to load.
     """
 
     dtype: str = "float32"
@@ -57,6 +58,7 @@ class ExportOptions:
     steps: int | None = None
     seed: int = 0
     residuals: Sequence[str] = ()
+    variant: str | None = None
 
     def check(self, format: str) -> None:
         """Refuse options that contradict each other or the format.
@@ -93,7 +95,7 @@ def export_command(
     refuse_ranks("export")
     options.check(format)
     calibration = options.calibration()
-    loaded = load_pipeline(model)
+    loaded = load_pipeline(model, variant=options.variant)
     inside = loaded.folder if loaded.folder is not None and model != "emoji" else Path()
     int8 = "" if options.int8 is None else ".int8"
     file = inside / f"{denoiser_name(loaded.pipe)}{int8}.{_ENDINGS[format]}" if out is None else out
