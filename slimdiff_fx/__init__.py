@@ -14,7 +14,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from slimdiff_fx.dense_on_slim import guard
+from slimdiff_fx.dense_on_slim import guard as _guard
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
@@ -109,7 +109,7 @@ def register() -> None:
     package therefore offers this function under the entry point that torch calls when it is imported, and saved
     pipelines load in a new process with no other code. A dense class that meets a slim folder there says so.
     """
-    guard()
+    _guard()
 
 
 class _Package(ModuleType):
