@@ -21,7 +21,7 @@ from slimdiff_fx.hub import hub_files
 from slimdiff_fx.quiet import quiet_libraries
 from slimdiff_fx.sampling import Sampling, read_sampling
 from slimdiff_fx.slim_files import check_digests
-from slimdiff_fx.variants import check_name, choose_variant, component_files
+from slimdiff_fx.variants import check_name, choose_variant, local_variant
 
 EMOJI = "emoji"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -73,7 +73,7 @@ def load_pipeline(
     folder = _local_folder(model)
     if folder is not None:
         _check_folder(folder)
-        variant = choose_variant(model, component_files(folder, _components(folder)), variant)
+        variant = local_variant(folder, model, _components(folder), variant)
     elif variant is not None:
         check_name(variant)
     try:

@@ -31,12 +31,29 @@ class _Weights:
 
 
 def component_files(folder: Path, components: Iterable[str]) -> dict[str, list[str]]:
-    """List the files of each component of a local pipeline."""
+    """List the names in the folder of each component of a local pipeline."""
     return {
-        name: sorted(file.name for file in (folder / name).iterdir() if file.is_file())
-        for name in components
-        if (folder / name).is_dir()
+        name: sorted(file.name for file in (folder / name).iterdir()) for name in components if (folder / name).is_dir()
     }
+
+
+def local_variant(folder: Path, model: str, components: Iterable[str], asked: str | None) -> str | None:
+    """Choose as `choose_variant` does, among the files of a local pipeline.
+
+    Raises:
+        UsageError: see `choose_variant`.
+        CheckpointError: see `choose_variant`; or diffusers would stumble over a file's name.
+    """
+    files = component_files(folder, components)
+    variant = choose_variant(model, files, asked)
+    bare = next(
+        (folder / component / name for component, names in files.items() for name in names if "." not in name), None
+    )
+    if variant is not None and bare is not None:
+        raise CheckpointError(
+            f"{bare} has no ending, and diffusers can't choose the variant {variant!r} beside such a name; move it"
+        )
+    return variant
 
 
 def grouped(files: Iterable[str]) -> dict[str, list[str]]:

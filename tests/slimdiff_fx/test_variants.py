@@ -114,6 +114,14 @@ def test_a_folder_with_only_a_variant_is_loaded(pipeline, components, expected) 
     assert_same(load_pipeline(str(pipeline), variant="fp16").pipe, expected)
 
 
+def test_a_name_that_diffusers_stumbles_over_is_named(pipeline, expected) -> None:
+    (pipeline / "tokenizer" / "LICENSE").write_text("free")
+    assert_same(load_pipeline(str(pipeline)).pipe, expected)
+    rename(pipeline / "unet", "fp16")
+    with pytest.raises(CheckpointError, match=r"tokenizer/LICENSE has no ending, .* beside such a name; move it"):
+        load_pipeline(str(pipeline))
+
+
 def test_the_variant_that_was_asked_for_is_loaded(pipeline, expected) -> None:
     other = tiny_unet(7)
     other.save_pretrained(pipeline / "unet", variant="ema")
