@@ -14,6 +14,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from slimdiff_fx.dense_on_slim import guard as _guard
+
 if TYPE_CHECKING:
     from diffusers import ModelMixin
 
@@ -101,12 +103,13 @@ __all__ = [
 
 
 def register() -> None:
-    """Do nothing, being called is enough: the package is now imported, so diffusers may load classes from it.
+    """Be called by torch at its own start: the package is imported then, so diffusers may load classes from it.
 
     diffusers loads components of a library named in model_index.json only if that library is imported already. The
     package therefore offers this function under the entry point that torch calls when it is imported, and saved
-    pipelines load in a new process with no other code.
+    pipelines load in a new process with no other code. A dense class that meets a slim folder there says so.
     """
+    _guard()
 
 
 class _Package(ModuleType):

@@ -68,6 +68,7 @@ def cut(model: nn.Module, plan: SlimPlan) -> list[Site]:
         slice_linears(model, site, entry.mask(), entry.width)
         put_updates(model, site, plan.updates)
         mend_head_count(model, site, len(entry.kept), entry.width)
+        note_cut(model, site)
     return changed
 
 
@@ -180,3 +181,14 @@ def mend_head_count(model: nn.Module, site: Site, kept: int, width: int | None =
     if width is not None and width != site.unit_width and owner.scale_qk:
         # Fused attention takes 1/√width whatever this says; processors that write attention out shall agree with it.
         owner.scale = width**-0.5
+
+
+def note_cut(model: nn.Module, site: Site) -> None:
+    """Note on a model which modules have other widths than its configuration says: see `cut_modules`."""
+    paths = {site.name, site.consumer, *(producer.path for producer in site.producers)}
+    model._cut_modules = cut_modules(model) | paths  # type: ignore[assignment]
+
+
+def cut_modules(model: nn.Module) -> frozenset[str]:
+    """Give the paths of the modules that plans have made smaller without a word in the model's configuration."""
+    return frozenset(vars(model).get("_cut_modules", ()))

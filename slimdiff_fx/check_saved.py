@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from passes.errors import CheckpointError, SlimDiffError, ValidationError
 from passes.validate import TOLERANCES, relative_error
-from slimdiff_fx.altered_models import refuse_altered, wrapped_layer
+from slimdiff_fx.altered_models import refuse_unsaved, wrapped_layer
 from slimdiff_fx.first_line import first_line
 from slimdiff_fx.plan_file import PLAN_FILE, updates_file
 from slimdiff_fx.quiet import quiet_libraries
@@ -47,7 +47,7 @@ def refuse_unsavable(pipe: DiffusionPipeline, model: nn.Module) -> None:
                 "on the pipeline, after fuse_lora() if the adapter is to stay in the weights"
             )
     try:
-        refuse_altered(model)
+        refuse_unsaved(model)
     except SlimDiffError as error:
         raise CheckpointError(f"the slim {type(model).__name__} can't be saved as it is now: {error}") from error
 

@@ -131,6 +131,7 @@ def slim(
     sweep: opt.Sweep = 0,
     device: opt.Device = "cpu",
     dtype: opt.LoadDtype = opt.Dtype.float32,
+    variant: opt.Variant = None,
     overwrite: opt.Overwrite = False,
     resume: opt.Resume = False,
     debug: opt.Debug = False,
@@ -158,6 +159,7 @@ def slim(
                 timestep_weights=timestep_weights.value,
                 moments_folder=moments_folder,
                 calibrate_on=calibrate_on and calibrate_on.value,
+                variant=variant,
             ),
             choose_policy(
                 tau,
@@ -195,12 +197,13 @@ def inspect(
     model: opt.Model,
     device: opt.Device = "cpu",
     dtype: opt.LoadDtype = opt.Dtype.float32,
+    variant: opt.Variant = None,
     debug: opt.Debug = False,
 ) -> None:
     """List every site: heads, widths, params, MACs; and what is left whole, with the reason."""
     from slimdiff_fx import commands
 
-    commands.inspect_command(model, device, dtype.value, _console())
+    commands.inspect_command(model, device, dtype.value, _console(), variant)
 
 
 @app.command()
@@ -223,6 +226,7 @@ def calibrate(
     batch: opt.Batch = 16,
     device: opt.Device = "cpu",
     dtype: opt.LoadDtype = opt.Dtype.float32,
+    variant: opt.Variant = None,
     overwrite: opt.Overwrite = False,
     resume: opt.Resume = False,
     debug: opt.Debug = False,
@@ -252,6 +256,7 @@ def calibrate(
                 moments_folder,
                 calibrate_on and calibrate_on.value,
                 attention_weights,
+                variant=variant,
             ),
             overwrite=overwrite,
             console=_console(),
@@ -283,6 +288,7 @@ def plan(
     compensate: opt.CompensateOption = None,
     device: opt.Device = "cpu",
     dtype: opt.LoadDtype = opt.Dtype.float32,
+    variant: opt.Variant = None,
     overwrite: opt.Overwrite = False,
     debug: opt.Debug = False,
 ) -> None:
@@ -317,6 +323,7 @@ def plan(
         compensate and compensate.value,
         device=device,
         dtype=dtype.value,
+        variant=variant,
         overwrite=overwrite,
         console=_console(),
     )
@@ -330,13 +337,14 @@ def apply(
     out: opt.OutFolder,
     device: opt.Device = "cpu",
     dtype: opt.LoadDtype = opt.Dtype.float32,
+    variant: opt.Variant = None,
     overwrite: opt.Overwrite = False,
     debug: opt.Debug = False,
 ) -> None:
     """Carry a plan out: rewrite, validate, and save the slim pipeline."""
     from slimdiff_fx import commands
 
-    commands.apply_command(model, plan, out, device, dtype.value, overwrite, _console())
+    commands.apply_command(model, plan, out, device, dtype.value, overwrite, _console(), variant)
 
 
 @app.command()
@@ -372,6 +380,7 @@ def export(
         list[opt.Residuals] | None,
         typer.Option("--residuals", help="Make inputs of what these add inside the UNet; can be given twice."),
     ] = None,
+    variant: opt.Variant = None,
     overwrite: opt.Overwrite = False,
     debug: opt.Debug = False,
 ) -> None:
@@ -388,6 +397,7 @@ def export(
         steps=steps,
         seed=seed,
         residuals=[each.value for each in residuals or ()],
+        variant=variant,
     )
     export_command.export_command(model, format.value, out, options, overwrite, _console())
 

@@ -116,6 +116,12 @@ Overwrite = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Device = Annotated[str, typer.Option("--device", help="Where to run, as torch names it.")]
+Variant = Annotated[
+    str | None,
+    typer.Option(
+        "--variant", help="Weight files to load, such as fp16. [plain ones; the variant there is if there are none]"
+    ),
+]
 LoadDtype = Annotated[Dtype, typer.Option("--dtype", help="Precision to load and run in.")]
 
 Prompts = Annotated[

@@ -78,6 +78,7 @@ class CalibrationOptions:
     moments_folder: Path | None = None
     calibrate_on: str | None = None
     attention_weights: bool = False
+    variant: str | None = None
 
     def __post_init__(self) -> None:
         check_count("--samples", self.samples)
@@ -156,7 +157,7 @@ def slim_command(
         listener = _listener(console, ranks, _stages_of(policy, sequential, sweep))
         note_replaced(out, listener)
         prompts = _read_prompts(options.prompts, ranks)
-        loaded = _load(model, ranks.device, options.dtype, listener)
+        loaded = _load(model, ranks.device, options.dtype, listener, options.variant)
         planning = planning.for_pipeline(loaded.pipe, loaded.sampling.given(None, options.guidance).guidance)
         run, stored = _calibrate(loaded, options, prompts, checkpoint, seconds, listener, ranks, planning)
     if ranks.rank:
@@ -202,10 +203,10 @@ def slim_command(
         console.print(f"pictures: {out / PICTURE_FILE}", highlight=False, soft_wrap=True)
 
 
-def inspect_command(model: str, device: str, dtype: str, console: Console) -> None:
+def inspect_command(model: str, device: str, dtype: str, console: Console, variant: str | None = None) -> None:
     """Print the sites."""
     refuse_ranks("inspect")
-    loaded = load_pipeline(model, device=device, dtype=dtype)
+    loaded = load_pipeline(model, device=device, dtype=dtype, variant=variant)
     note_edited(loaded.edited, TerminalListener(console))
     captured = capture_pipeline(loaded.pipe)
     unsupported = tuple(find_unsupported(captured.program))
@@ -232,7 +233,7 @@ def calibrate_command(model: str, out: Path, options: CalibrationOptions, *, ove
         )
         listener = _listener(console, ranks)
         prompts = _read_prompts(options.prompts, ranks)
-        loaded = _load(model, ranks.device, options.dtype, listener)
+        loaded = _load(model, ranks.device, options.dtype, listener, options.variant)
         _, stored = _calibrate(loaded, options, prompts, checkpoint, {}, listener, ranks)
     if ranks.rank:
         return
@@ -252,6 +253,7 @@ def plan_command(
     *,
     device: str,
     dtype: str,
+    variant: str | None = None,
     overwrite: bool,
     console: Console,
 ) -> None:
@@ -267,7 +269,7 @@ def plan_command(
     planning = _planning(policy, method, criterion, compensation)
     sums = statistics_of(load_statistics(statistics))
     check_measured(sums, criterion)  # before the model is captured
-    loaded = load_pipeline(model, device=device, dtype=dtype)
+    loaded = load_pipeline(model, device=device, dtype=dtype, variant=variant)
     note_edited(loaded.edited, TerminalListener(console))
     planning = planning.for_pipeline(loaded.pipe, loaded.sampling.guidance)
     captured = capture_pipeline(loaded.pipe)
@@ -279,7 +281,14 @@ def plan_command(
 
 
 def apply_command(
-    model: str, plan_file: Path, out: Path, device: str, dtype: str, overwrite: bool, console: Console
+    model: str,
+    plan_file: Path,
+    out: Path,
+    device: str,
+    dtype: str,
+    overwrite: bool,
+    console: Console,
+    variant: str | None = None,
 ) -> None:
     """Carry a plan out and save."""
     refuse_ranks("apply")
@@ -288,7 +297,7 @@ def apply_command(
     plan = load_plan(plan_file)
     listener = TerminalListener(console)
     note_replaced(out, listener)
-    loaded = _load(model, device, dtype, listener)
+    loaded = _load(model, device, dtype, listener, variant)
     with listener.stage("capture"):
         captured = capture_pipeline(loaded.pipe)
     try:
@@ -301,9 +310,9 @@ def apply_command(
     _announce(result, out, console)
 
 
-def _load(model: str, device: str, dtype: str, listener: Listener) -> LoadedPipeline:
+def _load(model: str, device: str, dtype: str, listener: Listener, variant: str | None) -> LoadedPipeline:
     with listener.stage("load"):
-        loaded = load_pipeline(model, device=device, dtype=dtype)
+        loaded = load_pipeline(model, device=device, dtype=dtype, variant=variant)
     note_edited(loaded.edited, listener)
     return loaded
 

@@ -50,6 +50,7 @@ class ExportOptions:
         steps: denoising steps of a sample.
         seed: of the choice and of the noise.
         residuals: who adds to the UNet's features: see `slimdiff_fx.residual_inputs`.
+        variant: of the weight files to load.
     """
 
     dtype: str = "float32"
@@ -61,6 +62,7 @@ class ExportOptions:
     steps: int | None = None
     seed: int = 0
     residuals: Sequence[str] = ()
+    variant: str | None = None
 
     def check(self, format: str) -> None:
         """Refuse options that contradict each other or the format.
@@ -103,7 +105,7 @@ def export_command(
     if early is not None:
         _check_output(model, format, early, options, overwrite)
     calibration = options.calibration()
-    loaded = load_pipeline(model)
+    loaded = load_pipeline(model, variant=options.variant)
     note_edited(loaded.edited, TerminalListener(console))
     inside = loaded.folder if loaded.folder is not None and model != EMOJI else Path()
     file = inside / _default_name(denoiser_name(loaded.pipe), format, options) if out is None else out

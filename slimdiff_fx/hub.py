@@ -1,4 +1,4 @@
-"""Upload a slim pipeline to the hub."""
+"""What lies on the hub: upload a slim pipeline, and list the files of one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import create_repo, upload_folder
+from huggingface_hub import create_repo, list_repo_files, try_to_load_from_cache, upload_folder
+
+from slimdiff_fx.variants import grouped
 
 if TYPE_CHECKING:
     from slimdiff_fx.slim_result import SlimResult
@@ -28,3 +30,15 @@ def push_result(
             create_pr=create_pr,
         )
     return str(commit)
+
+
+def hub_files(repo_id: str) -> dict[str, list[str]]:
+    """List the files of each component of a pipeline on the hub; without a network, those in the local cache."""
+    try:
+        return grouped(list_repo_files(repo_id))
+    except Exception:  # of any of several HTTP libraries, or none: whoever asks has an error of its own to raise
+        index = try_to_load_from_cache(repo_id, "model_index.json")
+    if not isinstance(index, str):
+        return {}
+    snapshot = Path(index).parent
+    return grouped(file.relative_to(snapshot).as_posix() for file in snapshot.glob("*/*") if file.is_file())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ from torch import nn
 from passes.errors import CheckpointError, SlimDiffError, UsageError
 from passes.refuse_quantized import is_quantized
 from slimdiff_fx.first_line import first_line
+from slimdiff_fx.hub import hub_files
 from slimdiff_fx.output_paths import expand
 from slimdiff_fx.quiet import quiet_libraries
 from slimdiff_fx.sampling import DENOISERS, Sampling, read_sampling
 from slimdiff_fx.saved_folder import check_saved_folder
+from slimdiff_fx.variants import check_name, choose_variant, local_variant
 
 EMOJI = "emoji"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -53,28 +56,34 @@ def emoji_folder() -> Path:
     return Path(str(resources.files("slimdiff_fx") / "assets" / EMOJI))
 
 
-def load_pipeline(model: str, *, device: str = "cpu", dtype: str = "float32") -> LoadedPipeline:
+def load_pipeline(
+    model: str, *, device: str = "cpu", dtype: str = "float32", variant: str | None = None
+) -> LoadedPipeline:
     """Load a pipeline, from safetensors only.
 
     Args:
         model: folder, hub id, or "emoji".
         device: as torch names it.
         dtype: "float32", "float16" or "bfloat16"; weights stored in another are cast.
+        variant: of the weight files, such as "fp16"; None takes plain ones, and the variant there is if there are none.
 
     Raises:
-        UsageError: unknown dtype or device.
+        UsageError: unknown dtype or device, or no such variant.
         CheckpointError: no such pipeline, no network, damaged files, or weights that aren't finite. Names the file.
     """
     if dtype not in DTYPES:
         raise UsageError(f"unknown dtype {dtype!r}; there are {', '.join(DTYPES)}")
     place = _device(device)
     folder = _local_folder(model)
-    edited = () if folder is None else _check_folder(folder)
+    edited: tuple[str, ...] = ()
+    if folder is not None:
+        edited = _check_folder(folder)
+        variant = local_variant(folder, model, _components(folder), variant)
+    elif variant is not None:
+        check_name(variant)
     try:
         with quiet_libraries():
-            pipe = DiffusionPipeline.from_pretrained(
-                model if folder is None else str(folder), dtype=DTYPES[dtype], use_safetensors=True
-            )
+            pipe = _from_folder_or_hub(model, folder, variant, DTYPES[dtype])
             check_weights(pipe, model)
             pipe.to(place)
     except SlimDiffError:
@@ -126,6 +135,26 @@ def _local_folder(model: str) -> Path | None:
     raise CheckpointError(
         f"{model!r} is no folder here and no hub id (owner/name); give a pipeline folder, a hub id, or `emoji`"
     )
+
+
+def _from_folder_or_hub(model: str, folder: Path | None, variant: str | None, dtype: torch.dtype) -> DiffusionPipeline:
+    load = functools.partial(DiffusionPipeline.from_pretrained, dtype=dtype, use_safetensors=True)
+    if folder is not None:
+        return load(str(folder), variant=variant)
+    try:
+        return load(model, variant=variant)
+    except (OSError, ValueError):
+        # What a repository holds is asked only here: it takes one more request.
+        files = hub_files(model)
+        chosen = choose_variant(model, files, variant) if files else variant
+        if chosen == variant:
+            raise
+        return load(model, variant=chosen)
+
+
+def _components(folder: Path) -> list[str]:
+    entries = _read_json(folder / _INDEX).items()
+    return [name for name, entry in entries if not name.startswith("_") and isinstance(entry, list)]
 
 
 def model_input(model: str) -> Path | None:

@@ -11,7 +11,7 @@ from diffusers import ModelMixin
 
 from passes.errors import CheckpointError, PlanError
 from passes.plan import SlimPlan
-from slimdiff_fx.altered_models import processor_with_weights, wrapped_layer
+from slimdiff_fx.altered_models import processor_with_weights, refuse_unsaved, wrapped_layer
 from slimdiff_fx.atomic_write import replaced_file
 from slimdiff_fx.manifest import MANIFEST_FILE, empty_manifest, file_digest
 from slimdiff_fx.plan_file import PLAN_FILE, load_plan, plan_digest, save_plan
@@ -34,6 +34,7 @@ class SlimModelMixin:
         Raises:
             CheckpointError: an adapter is loaded: its layers would be written in the place of the model's own; or an
                 attention processor has weights.
+            UsageError: something is on it that changes what it computes and that a folder doesn't hold.
         """
         wrapped = wrapped_layer(self)  # type: ignore[arg-type]
         if wrapped is not None:
@@ -47,6 +48,7 @@ class SlimModelMixin:
                 f"{processor!r} has an attention processor with weights of its own, which diffusers can't load back; "
                 "call unload_ip_adapter() or set_attn_processor(AttnProcessor2_0()) first"
             )
+        refuse_unsaved(self)  # type: ignore[arg-type]
         push = kwargs.pop("push_to_hub", False)
         hub = {name: kwargs.pop(name) for name in _HUB_ARGUMENTS if name in kwargs}
         folder = Path(save_directory)

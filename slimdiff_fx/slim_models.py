@@ -18,10 +18,13 @@ from torch import nn
 from passes.errors import CheckpointError, PlanError, UsageError
 from passes.plan import SitePlan, SlimPlan
 from slimdiff_fx.apply_plan import apply_plan, cut, eager_site, mend_head_count, shared_copy
+from slimdiff_fx.dense_on_slim import guard
 from slimdiff_fx.plan_file import plan_digest
 from slimdiff_fx.slim_files import SlimModelMixin
 from slimdiff_fx.slim_ip_adapter import SlimIPAdapterMixin
 from slimdiff_fx.slim_lora import SlimLoraMixin
+
+guard()  # where torch didn't call it at its start
 
 _Model = TypeVar("_Model", bound=type)
 _ENTRIES = ("slim_units", "slim_plan")
@@ -123,6 +126,7 @@ def make_slim(model: ModelMixin, plan: SlimPlan, *, share: bool = False) -> Mode
         slim = apply_plan(model, plan)
     slim.__class__ = slim_class
     slim.register_to_config(slim_units=units, slim_plan=plan_digest(plan))
+    vars(slim).pop("_cut_modules", None)  # the configuration says it now
     slim._plan = plan if share else plan.copy()
     return cast(ModelMixin, slim)
 

@@ -21,7 +21,7 @@ TEXT, CLIP, TOKENS = 128, 24, 4
 EXACT = {"rtol": 0, "atol": 1e-10}
 
 
-def _ip_adapter(unet):
+def ip_adapter(unet):
     """Make an IP-Adapter of random weights, in the layout of its files."""
     generator = torch.Generator().manual_seed(4)
 
@@ -62,7 +62,7 @@ def test_ip_adapter_loses_the_heads_that_cross_attention_lost(models) -> None:
         without = _draw(models, dense)
     for unet in (dense, slim):
         models.pipe.register_modules(unet=unet)
-        models.pipe.load_ip_adapter(_ip_adapter(models.dense), subfolder="", weight_name="", image_encoder_folder=None)
+        models.pipe.load_ip_adapter(ip_adapter(models.dense), subfolder="", weight_name="", image_encoder_folder=None)
         models.pipe.set_ip_adapter_scale(0.6)
     with masked(dense, models.plan):
         expected = _draw(models, dense, ip_adapter_image_embeds=[picture])
@@ -78,12 +78,12 @@ def test_ip_adapter_is_refused_where_heads_are_narrower(models) -> None:
     units = {**slim.config.slim_units, name: {**slim.config.slim_units[name], "width": 4}}
     slim.register_to_config(slim_units=units)
     with pytest.raises(UsageError, match="narrower heads, and an IP-Adapter"):
-        slim._load_ip_adapter_weights([_ip_adapter(models.dense)])
+        slim._load_ip_adapter_weights([ip_adapter(models.dense)])
 
 
 def test_ip_adapter_is_neither_captured_nor_saved(models, tmp_path) -> None:
     slim = make_slim(models.dense, models.plan)
-    slim._load_ip_adapter_weights([_ip_adapter(models.dense)])
+    slim._load_ip_adapter_weights([ip_adapter(models.dense)])
     with pytest.raises(UsageError, match="unload_ip_adapter"):
         slimdiff_fx.capture(slim)
     with pytest.raises(CheckpointError, match="attention processor with weights"):
