@@ -9,12 +9,12 @@ The installed diffusers is what is tested, whatever version the checkout is of.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import importlib.util
 import multiprocessing
 import os
 import sys
 import types
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,11 @@ import torch
 from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
 
+from benchmarks.measure import machine, write_result
+from passes.errors import UsageError
 from slimdiff_fx.slim_models import SLIM_CLASSES
 
+Test = tuple[str, str, str]  # dense class, mixin, test
 _FILES = (
     "unets/test_models_unet_2d_condition.py",
     "unets/test_models_unet_2d.py",
@@ -47,8 +50,8 @@ class Mixins:
     def __init__(self, *, slim: bool, forced: bool) -> None:
         self.slim = slim
         self.forced = forced
-        self.outcomes: dict[tuple[str, str, str], str] = {}
-        self._mixins: dict[str, tuple[str, str, str]] = {}
+        self.outcomes: dict[Test, str] = {}
+        self._mixins: dict[str, Test] = {}
         self._prepared: set[type] = set()
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
@@ -145,9 +148,7 @@ def half_of(model: Any, whole: tuple[str, ...] = ()) -> dict[str, dict[str, Any]
     return units
 
 
-def run_mixins(
-    checkout: Path, *, slim: bool, forced: bool, options: Sequence[str] = ()
-) -> dict[tuple[str, str, str], str]:
+def run_mixins(checkout: Path, *, slim: bool, forced: bool, options: Sequence[str] = ()) -> dict[Test, str]:
     """Run the mixins in this process, which can't do anything else afterwards.
 
     Args:
@@ -165,48 +166,99 @@ def run_mixins(
         if importlib.util.find_spec(name) is None:
             sys.modules[name] = types.ModuleType(name)
     mixins = Mixins(slim=slim, forced=forced)
-    files = [str(checkout / "tests" / "models" / file) for file in _FILES]
+    files = [str(file) for file in files_of(checkout)]
     pytest.main(["-q", "-p", "no:cacheprovider", "-W", "ignore", *options, *files], plugins=[mixins])
     return mixins.outcomes
 
 
-def _run_into(queue: Any, checkout: Path, slim: bool, forced: bool, options: Sequence[str]) -> None:
-    queue.put(run_mixins(checkout, slim=slim, forced=forced, options=options))
+def files_of(checkout: Path) -> list[Path]:
+    """Find the files whose tests are run.
+
+    Raises:
+        UsageError: none is there.
+    """
+    folder = checkout / "tests" / "models"
+    files = [folder / file for file in _FILES if (folder / file).is_file()]
+    if not files:
+        raise UsageError(f"{folder} has none of diffusers' tests; give the folder of a clone of its repository")
+    return files
 
 
-def compare(checkout: Path, *, forced: bool, options: Sequence[str]) -> tuple[dict[Any, str], dict[Any, str]]:
-    """Run the mixins on the dense and on the slim classes, each in a process of its own."""
+def compare(checkout: Path, *, forced: bool = False, options: Sequence[str] = ()) -> dict[str, Any]:
+    """Run the mixins on the dense and on the slim classes, each in a process of its own.
+
+    Args:
+        checkout: diffusers' repository.
+        forced: also tests that ask for an accelerator, on what there is.
+        options: for pytest.
+
+    Returns:
+        "counts", a list of class, mixin, how many tests there are, were skipped on the dense class and passed on
+        either; and "lost", the tests that pass on the dense class alone.
+
+    Raises:
+        UsageError: the folder has no tests of diffusers.
+    """
+    files_of(checkout)
     context = multiprocessing.get_context("spawn")
-    found = []
+    found: list[dict[Test, str]] = []
     for slim in (False, True):
         queue = context.Queue()
         process = context.Process(target=_run_into, args=(queue, checkout, slim, forced, options))
         process.start()
         found.append(queue.get())
         process.join()
-    return found[0], found[1]
+    dense, slimmed = found
+    counts = []
+    for model, mixin in dict.fromkeys(test[:2] for test in dense):
+        tests = [test for test in dense if test[:2] == (model, mixin)]
+        counts.append(
+            {
+                "class": model,
+                "mixin": mixin,
+                "tests": len(tests),
+                "skipped": sum(dense[test] == "skipped" for test in tests),
+                "dense": sum(dense[test] == "passed" for test in tests),
+                "slim": sum(slimmed.get(test) == "passed" for test in tests),
+            }
+        )
+    lost = [" ".join(test) for test in dense if dense[test] == "passed" and slimmed.get(test) != "passed"]
+    return {"counts": counts, "lost": lost}
+
+
+def _run_into(queue: Any, checkout: Path, slim: bool, forced: bool, options: Sequence[str]) -> None:
+    queue.put(run_mixins(checkout, slim=slim, forced=forced, options=options))
 
 
 def main() -> int:
-    """Print the two counts by class and mixin, and what passes on the dense class alone."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Print the counts by class and mixin, and what passes on the dense class alone."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Other options are pytest's, as -k Lora.",
+    )
     parser.add_argument("checkout", type=Path, help="folder with diffusers' repository")
     parser.add_argument(
-        "--forced", action="store_true", help="also tests that ask for an accelerator, on the processor"
+        "--forced", action="store_true", help="also tests that ask for an accelerator, on what there is"
     )
+    parser.add_argument("--output", type=Path, help="folder for a JSON file")
     arguments, options = parser.parse_known_args()
-    dense, slim = compare(arguments.checkout.resolve(), forced=arguments.forced, options=options)
-    counts = [Counter((*test[:2], outcome) for test, outcome in each.items()) for each in (dense, slim)]
-    print("| class | mixin | dense: passed | slim: passed | skipped | tests |\n|---|---|---|---|---|---|")
-    for model, mixin in dict.fromkeys(test[:2] for test in dense):
-        passed = [count[model, mixin, "passed"] for count in counts]
-        skipped = counts[0][model, mixin, "skipped"]
-        tests = sum(test[:2] == (model, mixin) for test in dense)
-        print(f"| {model} | {mixin} | {passed[0]} | {passed[1]} | {skipped} | {tests} |")
-    lost = [test for test, outcome in dense.items() if outcome == "passed" and slim.get(test) != "passed"]
-    for test in lost:
-        print(f"passes on the dense class alone: {' '.join(test)}")
-    return int(bool(lost))
+    try:
+        result = compare(arguments.checkout.resolve(), forced=arguments.forced, options=options)
+    except UsageError as error:
+        parser.error(str(error))
+    print(
+        "| class | mixin | tests | skipped | pass on the dense class | on the slim class |\n|---|---|---|---|---|---|"
+    )
+    for each in result["counts"]:
+        print("| {class} | {mixin} | {tests} | {skipped} | {dense} | {slim} |".format(**each))
+    for test in result["lost"]:
+        print(f"passes on the dense class alone: {test}")
+    if arguments.output is not None:
+        record = machine()
+        record["versions"] |= {name: importlib.metadata.version(name) for name in ("diffusers", "peft")}
+        write_result("diffusers-mixins", {**record, **result}, arguments.output)
+    return int(bool(result["lost"]))
 
 
 if __name__ == "__main__":
