@@ -85,9 +85,13 @@ def _mixin(item: Any) -> str | None:
     """Name the mixin that a test comes from, overridden or not; None if it is the model's own."""
     name = getattr(item, "originalname", None) or item.name
     for each in item.cls.__mro__ if item.cls is not None else ():
-        if each.__module__.startswith(_MIXINS) and name in vars(each):
+        if _is_mixin(each) and name in vars(each):
             return str(each.__name__)
     return None
+
+
+def _is_mixin(tests: type) -> bool:
+    return f"{tests.__module__}.".startswith(_MIXINS)
 
 
 def _asks_for_accelerator(mark: Any) -> bool:
@@ -112,7 +116,7 @@ def _make_slim(tests: Any, dense: type) -> None:
     tests.model_class = property(lambda self: slim)
     tests.get_init_dict = get_init_dict
     for each in tests.__mro__:
-        if _CHECKPOINTED in vars(each) and each.__module__.startswith(_MIXINS) and not hasattr(each, "renames"):
+        if _CHECKPOINTED in vars(each) and _is_mixin(each) and not hasattr(each, "renames"):
             each.renames = True
             setattr(each, _CHECKPOINTED, _renamed(vars(each)[_CHECKPOINTED]))
 

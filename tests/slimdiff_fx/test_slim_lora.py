@@ -193,6 +193,30 @@ def test_without_a_plan_only_a_shape_that_differs_asks_for_it(slim, lora, dense)
         slim.load_lora_adapter(random_lora(dense, 1, use_dora=True), prefix="unet")
 
 
+def test_without_a_plan_a_file_of_others_keys_sets_nothing(slim, caplog) -> None:
+    with caplog.at_level(logging.WARNING):
+        slim.load_lora_adapter({"lora_foo": torch.tensor(2.0)}, prefix="transformer")
+    assert not hasattr(slim, "peft_config")
+    with pytest.raises(UsageError, match="kohya"):
+        slim.load_lora_adapter({"lora_unet_mid_block_to_q.lora_up.weight": torch.zeros(16, 3)}, prefix=None)
+
+
+def test_metadata_of_a_file_is_read(slim, tmp_path) -> None:
+    options = {"r": 2, "lora_alpha": 6, "target_modules": ["to_q", "to_out.0"], "init_lora_weights": False}
+    slim.add_adapter(LoraConfig(**options))
+    expected = _predict(slim)
+    slim.save_lora_adapter(tmp_path)
+    slim.unload_lora()
+    slim.load_lora_adapter(tmp_path, prefix=None, use_safetensors=True)
+    assert (slim.peft_config["default_0"].r, slim.peft_config["default_0"].lora_alpha) == (2, 6)
+    torch.testing.assert_close(_predict(slim), expected, **EXACT)
+    slim.unload_lora()
+    file = tmp_path / "pytorch_lora_weights.safetensors"
+    save_file(load_file(file), file, metadata={"lora_adapter_metadata": '{"r": 2, "no such option": 1}'})
+    with pytest.raises(TypeError, match="could not be instantiated"):
+        slim.load_lora_adapter(tmp_path, prefix=None, use_safetensors=True)
+
+
 def test_a_saved_model_without_its_plan_takes_its_own_adapters(dense, plan, lora, tmp_path) -> None:
     make_slim(bare(dense), plan).save_pretrained(tmp_path)
     (tmp_path / "slim_plan.json").unlink()
