@@ -15,151 +15,34 @@ import multiprocessing
 import os
 import sys
 import types
-from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from diffusers.models.attention import FeedForward
-from diffusers.models.attention_processor import Attention
 
 from benchmarks.measure import machine, write_result
+from benchmarks.mixin_plugin import Mixins, Settings, Test
 from passes.errors import UsageError
-from slimdiff_fx.slim_models import SLIM_CLASSES
 
-Test = tuple[str, str, str]  # dense class, mixin, test
 _FILES = (
     "unets/test_models_unet_2d_condition.py",
     "unets/test_models_unet_2d.py",
     "transformers/test_models_pixart_transformer2d.py",
     "transformers/test_models_dit_transformer2d.py",
 )
-_MIXINS = "tests.models.testing_utils."
-# Loads published checkpoints of gigabytes, which no slim class is for.
-_LEFT_OUT = ("SingleFileTesterMixin",)
-# Is given the names of classes that it expects.
-_CHECKPOINTED = "test_gradient_checkpointing_is_applied"
 # What their test modules import at the top for tests that are no mixin's.
 _NOT_NEEDED = ("requests_mock",)
 
 
-class Mixins:
-    """A pytest plugin that keeps the tests of mixins, and puts slim classes in the place of dense ones."""
-
-    def __init__(self, *, slim: bool, forced: bool) -> None:
-        self.slim = slim
-        self.forced = forced
-        self.outcomes: dict[Test, str] = {}
-        self._mixins: dict[str, Test] = {}
-        self._prepared: set[type] = set()
-
-    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        """Keep the tests of mixins; take off what skips them for want of an accelerator, if that is asked for."""
-        kept = []
-        for item in items:
-            mixin = _mixin(item)
-            if mixin is None or mixin in _LEFT_OUT:
-                continue
-            if item.cls not in self._prepared:
-                self._prepared.add(item.cls)
-                dense = item.cls().model_class
-                item.cls.dense_name = dense.__name__
-                if self.slim:
-                    _make_slim(item.cls, dense)
-            if self.forced:
-                for node in item.listchain():
-                    node.own_markers = [mark for mark in node.own_markers if not _asks_for_accelerator(mark)]
-            self._mixins[item.nodeid] = (item.cls.dense_name, mixin, f"{item.cls.__name__}.{item.name}")
-            kept.append(item)
-        items[:] = kept
-
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        """Note how each test ended; an expected failure counts as a skip."""
-        if report.when == "call" or report.outcome != "passed":
-            outcome = "passed" if hasattr(report, "wasxfail") and report.outcome == "passed" else report.outcome
-            self.outcomes.setdefault(self._mixins[report.nodeid], outcome)
-
-
-def _mixin(item: Any) -> str | None:
-    """Name the mixin that a test comes from, overridden or not; None if it is the model's own."""
-    name = getattr(item, "originalname", None) or item.name
-    for each in item.cls.__mro__ if item.cls is not None else ():
-        if _is_mixin(each) and name in vars(each):
-            return str(each.__name__)
-    return None
-
-
-def _is_mixin(tests: type) -> bool:
-    return f"{tests.__module__}.".startswith(_MIXINS)
-
-
-def _asks_for_accelerator(mark: Any) -> bool:
-    return mark.name == "skipif" and "accelerator" in str(mark.kwargs.get("reason", ""))
-
-
-def _make_slim(tests: Any, dense: type) -> None:
-    """Let a class of tests have the slim class, and its arguments with the slim widths."""
-    slim = next(each for each in SLIM_CLASSES if dense in each.__bases__)
-    arguments = tests.get_init_dict
-    # An IP-Adapter brings keys and values for all heads of cross-attentions: only a plan says which of them are left.
-    whole = ("attn2",) if any("IPAdapter" in each.__name__ for each in tests.__mro__) else ()
-    units: dict[str, Any] = {}
-
-    def get_init_dict(self: Any) -> dict[str, Any]:
-        given = arguments(self)
-        if not units:
-            with torch.random.fork_rng():
-                units.update(half_of(dense(**given), whole))
-        return {**given, "slim_units": units}
-
-    tests.model_class = property(lambda self: slim)
-    tests.get_init_dict = get_init_dict
-    for each in tests.__mro__:
-        if _CHECKPOINTED in vars(each) and _is_mixin(each) and not hasattr(each, "renames"):
-            each.renames = True
-            setattr(each, _CHECKPOINTED, _renamed(vars(each)[_CHECKPOINTED]))
-
-
-def _renamed(test: Any) -> Any:
-    """Let a test that is given names of classes look for the slim class where the dense one is named."""
-    slim = {dense.__name__: each.__name__ for each in SLIM_CLASSES for dense in each.__bases__}
-
-    def renamed(self: Any, expected_set: set[str] | None = None) -> None:
-        names = None if expected_set is None else {slim.get(name, name) for name in expected_set}
-        test(self, expected_set=names)
-
-    return renamed
-
-
-def half_of(model: Any, whole: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
-    """Give the widths of a slim model: half of the units of each site, and at every second attention half as wide.
-
-    Args:
-        model: the dense one.
-        whole: last part of the names of attentions that stay as they are.
-    """
-    units: dict[str, dict[str, Any]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, Attention) and not name.endswith(whole or ("?",)):
-            width = module.to_q.out_features // module.heads
-            entry = {"kind": "attention", "units": module.heads, "kept": max(module.heads // 2, 1)}
-            normed = module.norm_q is not None or module.norm_k is not None
-            units[name] = entry if len(units) % 2 or normed else {**entry, "width": max(width // 2, 1)}
-        elif isinstance(module, FeedForward):
-            neurons = module.net[2].in_features
-            units[f"{name}.net"] = {"kind": "feed_forward", "units": neurons, "kept": neurons // 2}
-    return units
-
-
-def run_mixins(checkout: Path, *, slim: bool, forced: bool, options: Sequence[str] = ()) -> dict[Test, str]:
+def run_mixins(checkout: Path, settings: Settings, *, slim: bool) -> dict[Test, str]:
     """Run the mixins in this process, which can't do anything else afterwards.
 
     Args:
         checkout: diffusers' repository.
+        settings: how.
         slim: on the slim classes; otherwise on the dense ones.
-        forced: also those that ask for an accelerator, on what there is.
-        options: for pytest.
 
     Returns:
         "passed", "failed" or "skipped" by dense class, mixin and test.
@@ -169,9 +52,9 @@ def run_mixins(checkout: Path, *, slim: bool, forced: bool, options: Sequence[st
     for name in _NOT_NEEDED:
         if importlib.util.find_spec(name) is None:
             sys.modules[name] = types.ModuleType(name)
-    mixins = Mixins(slim=slim, forced=forced)
+    mixins = Mixins(settings, slim=slim)
     files = [str(file) for file in files_of(checkout)]
-    pytest.main(["-q", "-p", "no:cacheprovider", "-W", "ignore", *options, *files], plugins=[mixins])
+    pytest.main(["-q", "-p", "no:cacheprovider", "-W", "ignore", *settings.options, *files], plugins=[mixins])
     return mixins.outcomes
 
 
@@ -188,13 +71,12 @@ def files_of(checkout: Path) -> list[Path]:
     return files
 
 
-def compare(checkout: Path, *, forced: bool = False, options: Sequence[str] = ()) -> dict[str, Any]:
+def compare(checkout: Path, settings: Settings) -> dict[str, Any]:
     """Run the mixins on the dense and on the slim classes, each in a process of its own.
 
     Args:
         checkout: diffusers' repository.
-        forced: also tests that ask for an accelerator, on what there is.
-        options: for pytest.
+        settings: how.
 
     Returns:
         "counts", a list of class, mixin, how many tests there are, were skipped on the dense class and passed on
@@ -207,11 +89,8 @@ def compare(checkout: Path, *, forced: bool = False, options: Sequence[str] = ()
     context = multiprocessing.get_context("spawn")
     found: list[dict[Test, str]] = []
     for slim in (False, True):
-        queue = context.Queue()
-        process = context.Process(target=_run_into, args=(queue, checkout, slim, forced, options))
-        process.start()
-        found.append(queue.get())
-        process.join()
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            found.append(pool.submit(run_mixins, checkout, settings, slim=slim).result())
     dense, slimmed = found
     counts = []
     for model, mixin in dict.fromkeys(test[:2] for test in dense):
@@ -230,10 +109,6 @@ def compare(checkout: Path, *, forced: bool = False, options: Sequence[str] = ()
     return {"counts": counts, "lost": lost}
 
 
-def _run_into(queue: Any, checkout: Path, slim: bool, forced: bool, options: Sequence[str]) -> None:
-    queue.put(run_mixins(checkout, slim=slim, forced=forced, options=options))
-
-
 def main() -> int:
     """Print the counts by class and mixin, and what passes on the dense class alone."""
     parser = argparse.ArgumentParser(
@@ -245,10 +120,12 @@ def main() -> int:
     parser.add_argument(
         "--forced", action="store_true", help="also tests that ask for an accelerator, on what there is"
     )
+    parser.add_argument("--uniform", action="store_true", help="cut blocks of one kind alike")
     parser.add_argument("--output", type=Path, help="folder for a JSON file")
     arguments, options = parser.parse_known_args()
     try:
-        result = compare(arguments.checkout.resolve(), forced=arguments.forced, options=options)
+        settings = Settings(arguments.forced, arguments.uniform, tuple(options))
+        result = compare(arguments.checkout.resolve(), settings)
     except UsageError as error:
         parser.error(str(error))
     print(
@@ -261,7 +138,7 @@ def main() -> int:
     if arguments.output is not None:
         record = machine()
         record["versions"] |= {name: importlib.metadata.version(name) for name in ("diffusers", "peft")}
-        write_result("diffusers-mixins", {**record, **result}, arguments.output)
+        write_result("diffusers-mixins", {**record, "settings": asdict(settings), **result}, arguments.output)
     return int(bool(result["lost"]))
 
 

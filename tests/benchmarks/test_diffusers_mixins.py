@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.diffusers_mixins import compare, half_of
+from benchmarks.diffusers_mixins import compare
+from benchmarks.mixin_plugin import Settings, half_of
 from passes.errors import UsageError
 from slimdiff_fx.slim_models import SlimUNet2DConditionModel
 from tests.toy_pipeline import tiny_unet
@@ -74,7 +75,7 @@ def checkout(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("forced", [False, True])
 def test_counts_by_mixin(forced, checkout) -> None:
     name = {"class": "UNet2DConditionModel", "mixin": "ThingTesterMixin"}
-    result = compare(checkout, forced=forced)
+    result = compare(checkout, Settings(forced))
     # same, overridden, and forced the one that asks for an accelerator; on the dense class its own as well
     counts = {"tests": 5, "skipped": 2 - forced, "dense": 3 + forced, "slim": 2 + forced}
     assert result["counts"] == [{**name, **counts}]
@@ -83,7 +84,7 @@ def test_counts_by_mixin(forced, checkout) -> None:
 
 def test_a_folder_without_tests_is_refused(tmp_path) -> None:
     with pytest.raises(UsageError, match="clone of its repository"):
-        compare(tmp_path)
+        compare(tmp_path, Settings())
 
 
 def test_half_of_every_site() -> None:
@@ -97,3 +98,5 @@ def test_half_of_every_site() -> None:
     inputs = torch.zeros(1, 16, 8, 8), torch.tensor([1]), torch.zeros(1, 2, 128)
     assert slim(*inputs).sample.shape == (1, 16, 8, 8)
     assert all("attn2" not in name for name in half_of(dense, whole=("attn2",)))
+    alike = half_of(dense, uniform=True)
+    assert {name.endswith("attn1") for name, entry in alike.items() if "width" in entry} == {True}
