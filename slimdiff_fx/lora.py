@@ -7,7 +7,7 @@ plan holds the maps by which they came from W (see `passes.adapter_maps`), and B
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from diffusers.utils import convert_unet_state_dict_to_peft
@@ -18,7 +18,8 @@ from passes.plan import SitePlan, SlimPlan
 
 _DENOISERS = ("unet", "transformer")
 _KOHYA = ("lora_unet_", "lora_te")
-_A, _B, _BIAS, _ALPHA = "lora_A.weight", "lora_B.weight", "lora_B.bias", "alpha"
+_PEFT_ROOT = "base_model.model."
+_A, _B, _BIAS = "lora_A.weight", "lora_B.weight", "lora_B.bias"
 # Linears of a site by kind: producers, whose outputs go, and the consumer, whose inputs do.
 _ATTENTION = (("to_q", "to_k", "to_v"), ("to_out.0",))
 _FEED_FORWARDS = ((("net.0.proj",), ("net.2",)), (("linear_1",), ("linear_2",)))
@@ -47,8 +48,8 @@ def slice_lora(state_dict: Mapping[str, Tensor], plan: SlimPlan) -> dict[str, Te
     """Slice an adapter of the dense model for the slim one.
 
     Args:
-        state_dict: keys as diffusers and peft write them, with or without "unet." or "transformer." before them; those
-            of text encoders are left as they are.
+        state_dict: keys as diffusers and peft write them, mixed or not, with or without "unet." or "transformer."
+            before them; those of text encoders are left as they are.
         plan: what the slim model was made by.
 
     Returns:
@@ -59,26 +60,40 @@ def slice_lora(state_dict: Mapping[str, Tensor], plan: SlimPlan) -> dict[str, Te
         UsageError: keys of another format, or an adapter that isn't a plain LoRA, at a site that was cut.
         PlanError: the adapter is of another model, or the plan solved for new weights and doesn't say by which map.
     """
-    if any(key.startswith(_KOHYA) for key in state_dict):
+    return slice_values(as_peft(state_dict), linear_cuts(plan))
+
+
+def slice_values(state_dict: Mapping[str, Tensor], cuts: Mapping[str, LinearCut]) -> dict[str, Tensor]:
+    """Slice the values of an adapter, under the keys that they have.
+
+    Raises:
+        UsageError: kohya's keys, or an adapter that isn't a plain LoRA, at a site that was cut.
+        PlanError: the adapter is of another model, or it isn't known how it follows the weights.
+    """
+    refuse_kohya(state_dict)
+    sliced: dict[str, Tensor] = {}
+    for key, value in state_dict.items():
+        found = find_linear(key, cuts)
+        sliced[key] = value if found is None else _slice(key, value, cuts[found[0]], found[1])
+    return sliced
+
+
+def refuse_kohya(keys: Iterable[str]) -> None:
+    """Refuse keys that don't say which linear they belong to.
+
+    Raises:
+        UsageError: says how they are converted.
+    """
+    if any(key.startswith(_KOHYA) for key in keys):
         raise UsageError(
             "this LoRA has kohya's keys; convert it first: "
             "state_dict, network_alphas = StableDiffusionPipeline.lora_state_dict(file)"
         )
-    cuts = linear_cuts(plan)
-    sliced: dict[str, Tensor] = {}
-    for key, value in as_peft(state_dict).items():
-        found = _find(key, cuts)
-        sliced[key] = value if found is None else _slice(key, value, *found)
-    return sliced
 
 
 def as_peft(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Write the denoiser's keys as peft does; those of text encoders are left to diffusers."""
-    texts = {key: value for key, value in state_dict.items() if key.startswith("text_encoder")}
-    own = {key: value for key, value in state_dict.items() if key not in texts}
-    if not any("lora_A" in key for key in own):
-        own = convert_unet_state_dict_to_peft(own)
-    return {**own, **texts}
+    """Write each of the denoiser's keys as peft does; those of text encoders are left to diffusers."""
+    return {key if key.startswith("text_encoder") else _as_peft(key): value for key, value in state_dict.items()}
 
 
 def linear_cuts(plan: SlimPlan) -> dict[str, LinearCut]:
@@ -87,31 +102,36 @@ def linear_cuts(plan: SlimPlan) -> dict[str, LinearCut]:
     for name, entry in plan.sites.items():
         if len(entry.kept) == entry.units and entry.width is None:
             continue
-        parent, _, last = name.rpartition(".")
-        base = parent if entry.kind == "feed_forward" and last == "net" else name
-        for producers, consumers in (_ATTENTION,) if entry.kind == "attention" else _FEED_FORWARDS:
-            for end in (*producers, *consumers):
-                path = f"{base}.{end}"
-                solved = f"{path}.weight" in plan.updates
-                cuts[path] = LinearCut(path, entry, end in consumers, solved, plan.adapter_maps.get(path))
+        for path, consumes in site_linears(name, entry.kind).items():
+            solved = f"{path}.weight" in plan.updates
+            cuts[path] = LinearCut(path, entry, consumes, solved, plan.adapter_maps.get(path))
     return cuts
 
 
-def dense_or_slim(state_dict: Mapping[str, Tensor], cuts: Mapping[str, LinearCut], widths: Mapping[str, int]) -> bool:
-    """Say whether an adapter is of the dense model (False) or was trained on the slim one (True).
+def site_linears(name: str, kind: str) -> dict[str, bool]:
+    """Give the paths that a site's linears may have, and whether each loses input columns (True) or output rows."""
+    parent, _, last = name.rpartition(".")
+    base = parent if kind == "feed_forward" and last == "net" else name
+    ends = (_ATTENTION,) if kind == "attention" else _FEED_FORWARDS
+    return {f"{base}.{end}": end in consumers for producers, consumers in ends for end in (*producers, *consumers)}
+
+
+def find_linear(key: str, paths: Container[str]) -> tuple[str, str] | None:
+    """Find the linear that a key belongs to, whoever wrote it, and what of it the key names in peft's words.
 
     Args:
-        state_dict: in peft's keys.
-        cuts: of the plan.
-        widths: of the slim model: each cut linear's output rows, or input columns where those were cut.
+        key: as peft or diffusers write it, with or without the denoiser's name before it.
+        paths: of the linears that matter.
     """
-    sizes = [
-        value.shape[1 if cut.consumes else 0] == widths.get(cut.path)
-        for key, value in state_dict.items()
-        for cut, leaf in [_find(key, cuts) or (None, "")]
-        if cut is not None and leaf == (_A if cut.consumes else _B)
-    ]
-    return bool(sizes) and all(sizes)
+    if key.startswith("text_encoder"):
+        return None
+    first, _, rest = _as_peft(key).removeprefix(_PEFT_ROOT).partition(".")
+    parts = (rest if first in _DENOISERS else f"{first}.{rest}").split(".")
+    for end in range(len(parts) - 1, 0, -1):
+        path = ".".join(parts[:end])
+        if path in paths:
+            return path, ".".join(parts[end:])
+    return None
 
 
 def cut_rows(cut: LinearCut, dense: Tensor) -> Tensor:
@@ -123,19 +143,15 @@ def cut_rows(cut: LinearCut, dense: Tensor) -> Tensor:
     return _rows(cut, dense.double()).to(dense.dtype).contiguous()
 
 
-def _find(key: str, cuts: Mapping[str, LinearCut]) -> tuple[LinearCut, str] | None:
-    """Find the cut linear that a key belongs to, and what of it the key names."""
-    first, _, rest = key.partition(".")
-    parts = (rest if first in _DENOISERS else key).split(".")
-    for end in range(len(parts) - 1, 0, -1):
-        cut = cuts.get(".".join(parts[:end]))
-        if cut is not None:
-            return cut, ".".join(parts[end:])
-    return None
+def _as_peft(key: str) -> str:
+    return str(next(iter(convert_unet_state_dict_to_peft({key: None}))))
 
 
 def _slice(key: str, value: Tensor, cut: LinearCut, leaf: str) -> Tensor:
-    if leaf not in (_A, _B, _BIAS, _ALPHA) or (leaf in (_A, _B) and value.dim() != 2):
+    plain = leaf in (_A, _B, _BIAS)
+    if not plain and value.numel() == 1:  # an alpha, or a number that diffusers doesn't know: it has no channels
+        return value
+    if not plain or (leaf != _BIAS and value.dim() != 2):
         raise UsageError(
             f"{key!r} is no matrix of a plain LoRA, and {cut.path!r} was cut; fuse this adapter into the dense model "
             "(fuse_lora, then unload_lora_weights), and slim that"

@@ -24,9 +24,14 @@ class SlimIPAdapterMixin:
             PlanError: the adapter is of another model.
             CheckpointError: the plan is missing.
         """
-        cuts = self._cross_attention_cuts()
+        self._cross_attention_cuts()  # refuses before anything is changed
         super()._load_ip_adapter_weights(*args, **kwargs)  # type: ignore[misc]
-        for name, processor in self.attn_processors.items():  # type: ignore[attr-defined]
+
+    def _convert_ip_adapter_attn_to_diffusers(self, *args: Any, **kwargs: Any) -> Any:
+        """Slice the processors before they are put in their places."""
+        cuts = self._cross_attention_cuts()
+        processors: Any = super()._convert_ip_adapter_attn_to_diffusers(*args, **kwargs)  # type: ignore[misc]
+        for name, processor in processors.items():
             path = name.removesuffix(".processor")
             for mine, linears in (("to_k", "to_k_ip"), ("to_v", "to_v_ip")):
                 cut = cuts.get(f"{path}.{mine}")
@@ -34,6 +39,7 @@ class SlimIPAdapterMixin:
                     for linear in getattr(processor, linears):
                         linear.weight = nn.Parameter(cut_rows(cut, linear.weight.detach()), requires_grad=False)
                         linear.out_features = len(linear.weight)
+        return processors
 
     def _cross_attention_cuts(self) -> Mapping[str, LinearCut]:
         units: Mapping[str, Any] = self.config.slim_units  # type: ignore[attr-defined]

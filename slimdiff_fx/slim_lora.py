@@ -1,23 +1,27 @@
-"""Adapters of the dense model on a slim one: `load_lora_weights` and everything after it, as on the dense one."""
+"""Adapters on a slim model: `load_lora_adapter`, and so `load_lora_weights`, as on the dense one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from os import PathLike
 from typing import Any
 
-from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers.loaders.lora_base import _fetch_state_dict
 from diffusers.loaders.peft import _SET_ADAPTER_SCALE_FN_MAPPING
 from diffusers.utils import is_peft_available
 from torch import Tensor, nn
 
-from passes.errors import UsageError
+from passes.errors import CheckpointError, UsageError
 from passes.plan import SlimPlan
-from slimdiff_fx.lora import LinearCut, as_peft, dense_or_slim, linear_cuts, slice_lora
+from slimdiff_fx.adapter_widths import Width, refuse_mixed, widths_at_cuts
+from slimdiff_fx.lora import linear_cuts, refuse_kohya, site_linears, slice_values
 
-_FETCHING = (
-    *("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder"),
-    *("weight_name", "use_safetensors"),
-)
+# What diffusers passes on to fetch a file, with its defaults.
+_FETCHING: Mapping[str, Any] = {
+    **dict.fromkeys(("cache_dir", "proxies", "local_files_only", "token", "revision", "subfolder", "weight_name")),
+    **{"use_safetensors": None, "force_download": False, "metadata": None},
+}
+_USER_AGENT = {"file_type": "attn_procs_weights", "framework": "pytorch"}
 
 
 class SlimLoraMixin:
@@ -25,55 +29,81 @@ class SlimLoraMixin:
 
     def load_lora_adapter(
         self,
-        source: str | Mapping[str, Tensor],
+        pretrained_model_name_or_path_or_dict: str | PathLike[str] | Mapping[str, Tensor],
         prefix: str | None = "transformer",
         hotswap: bool = False,
         **kwargs: Any,
     ) -> None:
         """Load an adapter that was trained for the dense model, or one that was trained on this slim one.
 
-        Pipelines call this for `load_lora_weights`. Weights, `set_adapters`, fusing and unfusing are peft's own.
+        Pipelines call this for `load_lora_weights`. Keys keep their names and their order, so that diffusers reads
+        them, warns and refuses as it does on the dense model; weights, `set_adapters`, fusing and unfusing are peft's.
 
         Args:
-            source: state dict, file, folder or hub id.
+            pretrained_model_name_or_path_or_dict: state dict, file, folder or hub id.
             prefix: of the denoiser's keys; None if they have none.
             hotswap: put the weights in the place of those of an adapter that is loaded.
             kwargs: as diffusers takes them.
 
         Raises:
-            UsageError: peft is missing, or the adapter is no plain LoRA.
+            UsageError: peft is missing, the adapter is no plain LoRA, or a part of it is of the dense model and a part
+                of the slim one.
             PlanError: the adapter is of another model, or its matrices can't be sliced.
-            CheckpointError: the plan is missing.
+            CheckpointError: a shape isn't the slim model's, and the plan is missing.
         """
         if not is_peft_available():
             raise UsageError("LoRA needs peft; pip install 'slimdiff-fx[lora]'")
+        source = pretrained_model_name_or_path_or_dict
         if isinstance(source, Mapping):
-            state_dict = source
+            state_dict: Mapping[str, Tensor] = source
         else:
-            fetching = {name: kwargs.pop(name) for name in _FETCHING if name in kwargs}
-            state_dict, alphas, metadata = StableDiffusionLoraLoaderMixin.lora_state_dict(
-                source, return_lora_metadata=True, **fetching
+            fetching = {name: kwargs.pop(name, default) for name, default in _FETCHING.items()}
+            state_dict, kwargs["metadata"] = _fetch_state_dict(
+                source, user_agent=_USER_AGENT, allow_pickle=False, **fetching
             )
-            kwargs = {"network_alphas": alphas, "metadata": metadata, **kwargs}
-        own = {key: value for key, value in state_dict.items() if prefix is None or key.startswith(f"{prefix}.")}
-        super().load_lora_adapter(self._sliced(own), prefix=prefix, hotswap=hotswap, **kwargs)  # type: ignore[misc]
+        start = "" if prefix is None else f"{prefix}."
+        own = {key.removeprefix(start): value for key, value in state_dict.items() if key.startswith(start)}
+        sliced = {start + key: value for key, value in self._sliced(own).items()}
+        super().load_lora_adapter(sliced, prefix=prefix, hotswap=hotswap, **kwargs)  # type: ignore[misc]
 
     def _sliced(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        plan: SlimPlan = self.plan_from_dense()  # type: ignore[attr-defined]
-        state_dict = as_peft(state_dict)
-        cuts = linear_cuts(plan)
-        slim = dense_or_slim(state_dict, cuts, self._widths(cuts))
-        return dict(state_dict) if slim else slice_lora(state_dict, plan)
+        refuse_kohya(state_dict)
+        consumes = self._cut_linears()
+        widths = widths_at_cuts(state_dict, consumes, self._widths(consumes))
+        differing = next((each for each in widths if each.adapter != each.slim), None)
+        if differing is None:
+            return dict(state_dict)
+        cuts = linear_cuts(self._plan_for(differing))
+        refuse_mixed(widths, cuts)
+        return slice_values(state_dict, cuts)
 
-    def _widths(self, cuts: Mapping[str, LinearCut]) -> dict[str, int]:
+    def _cut_linears(self) -> dict[str, bool]:
+        units: Mapping[str, Any] = self.config.slim_units  # type: ignore[attr-defined]
+        return {
+            path: consumes
+            for name, entry in units.items()
+            for path, consumes in site_linears(name, entry["kind"]).items()
+        }
+
+    def _widths(self, consumes: Mapping[str, bool]) -> dict[str, int]:
         assert isinstance(self, nn.Module)
         widths = {}
         modules = dict(self.named_modules())
-        for path, cut in cuts.items():
+        for path, of_columns in consumes.items():
             if path in modules:
                 linear: Any = getattr(modules[path], "base_layer", modules[path])
-                widths[path] = linear.in_features if cut.consumes else linear.out_features
+                widths[path] = linear.in_features if of_columns else linear.out_features
         return widths
+
+    def _plan_for(self, differing: Width) -> SlimPlan:
+        try:
+            plan: SlimPlan = self.plan_from_dense()  # type: ignore[attr-defined]
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"the adapter has {differing.adapter} {differing.side} at {differing.path!r}, where this slim model "
+                f"has {differing.slim}; an adapter of the dense model is sliced by the plan, and {error}"
+            ) from error
+        return plan
 
 
 # Weights by block, as set_adapters takes them, are spelt out by a function that diffusers keeps by the class's name.

@@ -23,6 +23,7 @@ from slimdiff_fx.plan_file import plan_digest
 from slimdiff_fx.slim_files import SlimModelMixin
 from slimdiff_fx.slim_ip_adapter import SlimIPAdapterMixin
 from slimdiff_fx.slim_lora import SlimLoraMixin
+from slimdiff_fx.slim_processors import SlimProcessorsMixin
 
 guard()  # where torch didn't call it at its start
 
@@ -62,17 +63,23 @@ def _with_widths(cls: _Model) -> _Model:
 
 
 @_with_widths
-class SlimUNet2DConditionModel(SlimLoraMixin, SlimIPAdapterMixin, SlimModelMixin, UNet2DConditionModel):  # type: ignore[misc]
+class SlimUNet2DConditionModel(
+    SlimLoraMixin,
+    SlimIPAdapterMixin,
+    SlimProcessorsMixin,
+    SlimModelMixin,
+    UNet2DConditionModel,  # type: ignore[misc]
+):
     """`UNet2DConditionModel` with fewer heads and neurons."""
 
 
 @_with_widths
-class SlimUNet2DModel(SlimModelMixin, UNet2DModel):  # type: ignore[misc]
+class SlimUNet2DModel(SlimProcessorsMixin, SlimModelMixin, UNet2DModel):  # type: ignore[misc]
     """`UNet2DModel` with fewer heads."""
 
 
 @_with_widths
-class SlimPixArtTransformer2DModel(SlimModelMixin, PixArtTransformer2DModel):  # type: ignore[misc]
+class SlimPixArtTransformer2DModel(SlimProcessorsMixin, SlimModelMixin, PixArtTransformer2DModel):  # type: ignore[misc]
     """`PixArtTransformer2DModel` with fewer heads and neurons."""
 
 
