@@ -104,6 +104,24 @@ def doubled(sizes: Sizes) -> Iterator[Sizes]:
         yield {**sizes, symbol: 2 * sizes[symbol]}
 
 
+def remainders(pictures: tuple[Sizes, Sizes], factor: int) -> Iterator[Sizes]:
+    """Give picture sizes that leave every kind of remainder when they are halved again and again.
+
+    Args:
+        pictures: the example's heights, and its widths, by symbol. Smaller ones than the largest are of pictures inside
+            the network; they stay in proportion, rounded up as a halving rounds.
+        factor: what a size is divided by in all, a power of two.
+    """
+    halvings = [2**power for power in range(factor.bit_length() - 1)]
+    for over in dict.fromkeys((*halvings, factor - 1)):
+        sizes = {}
+        for hints, added in zip(pictures, (over, factor - over), strict=True):
+            largest = max(hints.values(), default=1)
+            sizes.update({symbol: -(-hint * (largest + added) // largest) for symbol, hint in hints.items()})
+        if sizes:
+            yield sizes
+
+
 def widen(
     guards: Iterable[str],
     candidates: Iterator[Sizes],
