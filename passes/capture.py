@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from passes.check_capture import check_capture
 from passes.errors import CaptureError
-from passes.guards import Sizes, doubled, input_symbols, probes, ranges, remainders, resized, widen
+from passes.guards import Sizes, doubled, input_symbols, pictures, probes, ranges, remainders, resized, widen
 from passes.program import Program
 from passes.raise_modules import raise_modules
 from passes.refuse_quantized import refuse_quantized
 from passes.resample_sizes import ResampleSizes
+from passes.size_limits import simplified
 from passes.ties import dynamic_axes, tie_inputs
 from passes.value_numbers import value_number
 from passes.walk import is_fixed
@@ -94,7 +95,7 @@ def _trace(
         # Only what the module itself does at sizes that can't be halved evenly; otherwise its own graph is the limit.
         if resample is None or not resample.count:
             break
-        pair.uneven = tuple(remainders(pair.pictures(), resample.factor))
+        pair.uneven = tuple(remainders(pictures(pair.inputs, pair.fakes), resample.factor))
         if all(map(pair.same, pair.uneven)):
             break
     return exported, pair
@@ -154,16 +155,6 @@ class _Pair:
         real = _by_name(self.module, *self.inputs)
         return {symbol: int(eval(place, {"L": real})) for place, symbol in self.symbols().items()}
 
-    def pictures(self) -> tuple[Sizes, Sizes]:
-        """Give the example's heights, and its widths, of inputs [B, C, H, W], by symbol."""
-        found: tuple[Sizes, Sizes] = ({}, {})
-        for value, fake in zip(tree_leaves(self.inputs), tree_leaves(self.fakes), strict=True):
-            if isinstance(fake, Tensor) and fake.dim() == 4:
-                for sizes, axis in zip(found, (2, 3), strict=True):
-                    if not isinstance(fake.shape[axis], int):
-                        sizes[str(fake.shape[axis])] = value.shape[axis]
-        return found
-
     def symbols(self) -> dict[str, str]:
         return input_symbols(_by_name(self.module, *self.fakes))
 
@@ -192,7 +183,10 @@ def _guards(pair: _Pair, exported: ExportedProgram) -> tuple[str, ...]:
     }
     kept = widen(guards, iter(pair.uneven), pair.same, pair.by_name, equalities=True)
     kept = widen(kept, doubled(sizes), pair.same, pair.by_name, equalities=True)
-    return widen(kept, probes(sizes, upper), pair.same, pair.by_name, equalities=False)
+    # a single pixel, in every picture
+    least = {symbol: 1 for hints in pictures(pair.inputs, pair.fakes) for symbol in hints}
+    candidates = (*probes(sizes, upper), {**sizes, **least})
+    return simplified(widen(kept, iter(candidates), pair.same, pair.by_name, equalities=False))
 
 
 def _check_dynamic(raised: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> None:

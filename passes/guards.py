@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from passes.errors import UsageError
 
@@ -68,6 +68,17 @@ def input_symbols(inputs: Mapping[str, Any], prefix: str = "L") -> dict[str, str
     return found
 
 
+def pictures(inputs: Any, fakes: Any) -> tuple[Sizes, Sizes]:
+    """Give the example's heights, and its widths, of inputs [B, C, H, W] that have them dynamic, by symbol."""
+    found: tuple[Sizes, Sizes] = ({}, {})
+    for value, fake in zip(tree_leaves(inputs), tree_leaves(fakes), strict=True):
+        if isinstance(fake, Tensor) and fake.dim() == 4:
+            for sizes, axis in zip(found, (2, 3), strict=True):
+                if not isinstance(fake.shape[axis], int):
+                    sizes[str(fake.shape[axis])] = value.shape[axis]
+    return found
+
+
 def resized(inputs: Any, fakes: Any, sizes: Mapping[str, int]) -> Any:
     """Give zero inputs of other sizes: every dimension whose symbol is in `sizes` gets that size."""
 
@@ -104,18 +115,18 @@ def doubled(sizes: Sizes) -> Iterator[Sizes]:
         yield {**sizes, symbol: 2 * sizes[symbol]}
 
 
-def remainders(pictures: tuple[Sizes, Sizes], factor: int) -> Iterator[Sizes]:
+def remainders(found: tuple[Sizes, Sizes], factor: int) -> Iterator[Sizes]:
     """Give picture sizes that leave every kind of remainder when they are halved again and again.
 
     Args:
-        pictures: the example's heights, and its widths, by symbol. Smaller ones than the largest are of pictures inside
-            the network; they stay in proportion, rounded up as a halving rounds.
+        found: as `pictures` gives them. Smaller ones than the largest are of pictures inside the network; they stay in
+            proportion, rounded up as a halving rounds.
         factor: what a size is divided by in all, a power of two.
     """
     halvings = [2**power for power in range(factor.bit_length() - 1)]
     for over in dict.fromkeys((*halvings, factor - 1)):
         sizes = {}
-        for hints, added in zip(pictures, (over, factor - over), strict=True):
+        for hints, added in zip(found, (over, factor - over), strict=True):
             largest = max(hints.values(), default=1)
             sizes.update({symbol: -(-hint * (largest + added) // largest) for symbol, hint in hints.items()})
         if sizes:
