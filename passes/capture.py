@@ -14,7 +14,18 @@ from torch.utils._pytree import tree_map
 
 from passes.check_capture import check_capture
 from passes.errors import CaptureError
-from passes.guards import Sizes, doubled, input_symbols, pictures, probes, ranges, remainders, resized, widen
+from passes.guards import (
+    Sizes,
+    doubled,
+    input_symbols,
+    least_pictures,
+    pictures,
+    probes,
+    ranges,
+    remainders,
+    resized,
+    widen,
+)
 from passes.program import Program
 from passes.raise_modules import raise_modules
 from passes.refuse_quantized import refuse_quantized
@@ -183,9 +194,7 @@ def _guards(pair: _Pair, exported: ExportedProgram) -> tuple[str, ...]:
     }
     kept = widen(guards, iter(pair.uneven), pair.same, pair.by_name, equalities=True)
     kept = widen(kept, doubled(sizes), pair.same, pair.by_name, equalities=True)
-    # a single pixel, in every picture
-    least = {symbol: 1 for hints in pictures(pair.inputs, pair.fakes) for symbol in hints}
-    candidates = (*probes(sizes, upper), {**sizes, **least})
+    candidates = (*probes(sizes, upper), *least_pictures(pictures(pair.inputs, pair.fakes), sizes))
     return simplified(widen(kept, iter(candidates), pair.same, pair.by_name, equalities=False))
 
 

@@ -124,13 +124,32 @@ def remainders(found: tuple[Sizes, Sizes], factor: int) -> Iterator[Sizes]:
         factor: what a size is divided by in all, a power of two.
     """
     halvings = [2**power for power in range(factor.bit_length() - 1)]
+    height, width = (max(hints.values(), default=1) for hints in found)
     for over in dict.fromkeys((*halvings, factor - 1)):
-        sizes = {}
-        for hints, added in zip(found, (over, factor - over), strict=True):
-            largest = max(hints.values(), default=1)
-            sizes.update({symbol: -(-hint * (largest + added) // largest) for symbol, hint in hints.items()})
+        sizes = _proportioned(found, height + over, width + factor - over)
         if sizes:
             yield sizes
+
+
+def least_pictures(found: tuple[Sizes, Sizes], sizes: Sizes) -> Iterator[Sizes]:
+    """Give size assignments in which the picture is about as small as can be, down to one pixel.
+
+    Args:
+        found: as `pictures` gives them.
+        sizes: all sizes of the example.
+    """
+    for side in (1, 2, 4, 8, 16, 32, 64):
+        least = _proportioned(found, side, side)
+        if least:
+            yield {**sizes, **least}
+
+
+def _proportioned(found: tuple[Sizes, Sizes], height: int, width: int) -> Sizes:
+    changed: Sizes = {}
+    for hints, size in zip(found, (height, width), strict=True):
+        largest = max(hints.values(), default=1)
+        changed.update({symbol: -(-hint * size // largest) for symbol, hint in hints.items()})
+    return changed
 
 
 def widen(
@@ -200,13 +219,15 @@ def check_inputs(
     inputs = dict(zip(input_names(graph_module), args, strict=False)) | dict(kwargs)
     for guard in guards:
         if not _holds_or_fails(guard, inputs):
+            multiple = re.fullmatch(r"[^=]*\.size\(\)\[\d+\] % (\d+) == 0", guard)
+            words = f" (a multiple of {multiple[1]})" if multiple else ""
             sizes = {
                 node.name: list(value.shape)
                 for node, value in zip(placeholders, values, strict=True)
                 if isinstance(value, Tensor)
             }
             raise UsageError(
-                f"the program can't take sizes {sizes}: it needs {readable(guard)}; choose another size, or "
+                f"the program can't take sizes {sizes}: it needs {readable(guard)}{words}; choose another size, or "
                 "capture at an example of this one"
             )
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_map
 
-from passes.guards import Sizes, doubled, input_names, input_symbols, pictures, probes, resized, widen
+from passes.guards import Sizes, doubled, input_names, input_symbols, least_pictures, pictures, probes, resized, widen
 from passes.program import Program
 from passes.size_limits import simplified
 from passes.value_numbers import value_number
@@ -48,7 +48,6 @@ def shown_guards(program: Program, exported: ExportedProgram) -> tuple[str, ...]
 
     real = by_name(inputs)
     sizes = {symbol: int(eval(place, {"L": real})) for place, symbol in input_symbols(by_name(fakes)).items()}
-    least = {symbol: 1 for hints in pictures(inputs, fakes) for symbol in hints}
-    candidates = (*doubled(sizes), *probes(sizes, {}), {**sizes, **least})
+    candidates = (*doubled(sizes), *probes(sizes, {}), *least_pictures(pictures(inputs, fakes), sizes))
     kept = widen(exported._guards_code, iter(candidates), same, inputs_at, equalities=False)
     return simplified((*kept, *program.guards))

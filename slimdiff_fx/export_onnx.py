@@ -10,6 +10,7 @@ from torch import Tensor
 
 from passes.errors import ExportError, UsageError
 from passes.program import Program
+from slimdiff_fx.input_sizes import input_sizes
 from slimdiff_fx.onnx_file import placed
 from slimdiff_fx.onnx_graph import onnx_graph, save_graph
 from slimdiff_fx.onnx_runtime import onnx_runner
@@ -91,6 +92,7 @@ def export_onnx(
             tolerance=TOLERANCES[wanted] if tolerance is None else tolerance,
             dtype=wanted,
             path=str(path),
+            sizes=input_sizes(program).to_dict(),
         )
 
 
