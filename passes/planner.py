@@ -14,6 +14,7 @@ from passes.allocate import budget_name, price_list, unmet
 from passes.compensation import Compensated, Compensation, compensate, consumer_inputs
 from passes.cost_table import CostTable, params_table
 from passes.error_curves import Choice, ErrorCurve, leverage_curve, narrows, removal_curve, width_curve
+from passes.families import families, joined, sizes_of, spread
 from passes.fingerprint import fingerprint
 from passes.moments import covariance, sums_of
 from passes.optimize import Option, allocate_within_cost, allocate_within_error
@@ -136,11 +137,12 @@ class Planner:
         if self._recipe.uniform:
             return self._uniform(policy, costs, budget, on_site), None
         curves, options = self._options(costs, policy.align, on_site)
+        offered, spread = self._alike(policy.uniform, curves, options)
         rest = costs.rest(self._sites)
-        least = rest + sum(min(option.cost for option in each) for each in options.values())
+        least = rest + sum(min(option.cost for option in each) for each in offered.values())
         if least > budget:
             raise unmet(policy, costs, least, "the smallest size of each site")
-        chosen = allocate_within_cost(options, budget - rest)
+        chosen = spread(allocate_within_cost(offered, budget - rest))
         additive = sum(option.error for option in chosen.values())
         return _entries(curves, chosen), additive if self._recipe.weighing == "sensitivity" else None
 
@@ -162,10 +164,11 @@ class Planner:
         Errors of sites don't quite add up: the sum is held to a limit that is corrected by what was measured.
         """
         curves, options = self._options(params_table(self._program, self._sites), policy.align, on_site)
+        offered, spread = self._alike(policy.uniform, curves, options)
         noted = {**noted, "max_error": policy.error}
         limit, best = policy.error, None
         for _ in range(_TRIALS):
-            chosen = allocate_within_error(options, limit)
+            chosen = spread(allocate_within_error(offered, limit))
             additive = sum(option.error for option in chosen.values())
             plan = self.plan(
                 _entries(curves, chosen), noted, additive if self._recipe.weighing == "sensitivity" else None
@@ -215,6 +218,19 @@ class Planner:
                 if is_aligned(site, choice.units, choice.width, align)
             ]
         return curves, options
+
+    def _alike(
+        self, uniform: bool, curves: Mapping[str, ErrorCurve], options: Mapping[str, list[Option]]
+    ) -> tuple[Mapping[str, list[Option]], Callable[[Mapping[str, Option]], Mapping[str, Option]]]:
+        """Give what is chosen from, and what makes each site's option of it: families choose as one if uniform."""
+        if not uniform:
+            return options, lambda chosen: chosen
+        found = families(self._sites, self._parameters)
+        sizes = {
+            name: sizes_of(curve.site, [(choice.units, choice.width) for choice in curve.choices])
+            for name, curve in curves.items()
+        }
+        return joined(found, options, sizes), lambda chosen: spread(found, chosen, options, sizes)
 
     def _predict(self, curve: ErrorCurve) -> list[float]:
         """Give each choice's expected part in the error that is minimised."""
