@@ -110,12 +110,3 @@ def test_align_alone_takes_the_method_s_own_amount(toy_pipeline):
     assert chosen == [slimdiff_fx.MaxError(align=16), slimdiff_fx.Threshold(align=16)]
     with pytest.raises(UsageError, match="given together"):
         choose_policy(0.1, None, None, 0.9, None, Normalize.max)
-
-
-def test_uniform_is_for_what_predicts_errors() -> None:
-    one = KeepLatency(0.9, uniform=True)
-    assert choose_policy(None, None, None, 0.9, None, Normalize.max, uniform=True) == one
-    assert choose_policy(*[None] * 5, Normalize.max, uniform=True) == MaxError(uniform=True)
-    for tau, by_score in ((0.1, False), (None, True)):
-        with pytest.raises(UsageError, match="--uniform"):
-            choose_policy(tau, *[None] * 4, Normalize.max, uniform=True, by_score=by_score)
