@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,10 +14,23 @@ from torch.utils._pytree import tree_map
 
 from passes.check_capture import check_capture
 from passes.errors import CaptureError
-from passes.guards import doubled, input_symbols, probes, ranges, resized, widen
+from passes.guards import (
+    Sizes,
+    doubled,
+    input_symbols,
+    least_pictures,
+    pictures,
+    probes,
+    ranges,
+    remainders,
+    resized,
+    widen,
+)
 from passes.program import Program
 from passes.raise_modules import raise_modules
 from passes.refuse_quantized import refuse_quantized
+from passes.resample_sizes import ResampleSizes
+from passes.size_limits import simplified
 from passes.ties import dynamic_axes, tie_inputs
 from passes.value_numbers import value_number
 from passes.walk import is_fixed
@@ -58,10 +72,8 @@ def capture(
     training = {name: part.training for name, part in module.named_modules()}
     module.eval()
     try:
-        exported = _export(module, args, kwargs, dynamic_shapes)
-        tensors = _tensors(module)
-        graph_module = raise_modules(exported.module(check_guards=False), root, tensors, module.state_dict().keys())
-        pair = _Pair(module, graph_module, args, kwargs)
+        exported, pair = _trace(module, args, kwargs, dynamic_shapes, root)
+        graph_module = pair.raised
         program = Program(graph_module, args, kwargs, dynamic_shapes, timestep, _guards(pair, exported))
         check_capture(module, program, lambda: pair.same({}))
     finally:
@@ -79,6 +91,25 @@ def _check_finite(module: nn.Module, root: str) -> None:
                 f"parameter {name.removeprefix(root + '.')!r} holds NaN or infinite values; load the weights again "
                 "(a half-precision checkpoint may have overflowed)"
             )
+
+
+def _trace(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any, root: str
+) -> tuple[ExportedProgram, _Pair]:
+    """Export and raise a module, up-sampling to sizes rather than by factors where the module does so as well."""
+    for resample in (ResampleSizes(), None):
+        with resample or nullcontext():
+            exported = _export(module, args, kwargs, dynamic_shapes)
+        tensors = _tensors(module)
+        raised = raise_modules(exported.module(check_guards=False), root, tensors, module.state_dict().keys())
+        pair = _Pair(module, raised, args, kwargs)
+        # Only what the module itself does at sizes that can't be halved evenly; otherwise its own graph is the limit.
+        if resample is None or not resample.count:
+            break
+        pair.uneven = tuple(remainders(pictures(pair.inputs, pair.fakes), resample.factor))
+        if all(map(pair.same, pair.uneven)):
+            break
+    return exported, pair
 
 
 def _export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> ExportedProgram:
@@ -122,11 +153,21 @@ class _Pair:
         values = iter([node.meta.get("val") for node in raised.graph.nodes if node.op == "placeholder"])
         self.fakes: tuple[Any, Any] = tree_map(lambda _: next(values), self.inputs)
         self._names = {id(tensor): name for name, tensor in _tensors(module).items()}
+        # Sizes that can't be halved evenly and at which both were shown to do the same.
+        self.uneven: tuple[Sizes, ...] = ()
 
     def at(self, sizes: Mapping[str, int]) -> tuple[Any, Any]:
         """Give zero inputs; a size that isn't named is the example's."""
         changed: tuple[Any, Any] = resized(self.inputs, self.fakes, sizes)
         return changed
+
+    def sizes(self) -> dict[str, int]:
+        """Give the example's value of every dynamic size."""
+        real = _by_name(self.module, *self.inputs)
+        return {symbol: int(eval(place, {"L": real})) for place, symbol in self.symbols().items()}
+
+    def symbols(self) -> dict[str, str]:
+        return input_symbols(_by_name(self.module, *self.fakes))
 
     def by_name(self, sizes: Mapping[str, int]) -> dict[str, Any]:
         return _by_name(self.module, *self.at(sizes))
@@ -143,18 +184,18 @@ class _Pair:
 
 
 def _guards(pair: _Pair, exported: ExportedProgram) -> tuple[str, ...]:
-    symbols = input_symbols(_by_name(pair.module, *pair.fakes))
+    symbols, sizes = pair.symbols(), pair.sizes()
     constraints = {str(symbol): interval for symbol, interval in exported.range_constraints.items()}
     guards = [*exported._guards_code, *ranges(symbols, constraints)]
-    real = _by_name(pair.module, *pair.inputs)
-    sizes = {symbol: int(eval(place, {"L": real})) for place, symbol in symbols.items()}
     upper = {
         symbol: int(interval.upper)
         for symbol, interval in constraints.items()
         if symbol in sizes and interval.upper < 2**20
     }
-    kept = widen(guards, doubled(sizes), pair.same, pair.by_name, equalities=True)
-    return widen(kept, probes(sizes, upper), pair.same, pair.by_name, equalities=False)
+    kept = widen(guards, iter(pair.uneven), pair.same, pair.by_name, equalities=True)
+    kept = widen(kept, doubled(sizes), pair.same, pair.by_name, equalities=True)
+    candidates = (*probes(sizes, upper), *least_pictures(pictures(pair.inputs, pair.fakes), sizes))
+    return simplified(widen(kept, iter(candidates), pair.same, pair.by_name, equalities=False))
 
 
 def _check_dynamic(raised: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from passes.errors import UsageError
 
@@ -68,6 +68,17 @@ def input_symbols(inputs: Mapping[str, Any], prefix: str = "L") -> dict[str, str
     return found
 
 
+def pictures(inputs: Any, fakes: Any) -> tuple[Sizes, Sizes]:
+    """Give the example's heights, and its widths, of inputs [B, C, H, W] that have them dynamic, by symbol."""
+    found: tuple[Sizes, Sizes] = ({}, {})
+    for value, fake in zip(tree_leaves(inputs), tree_leaves(fakes), strict=True):
+        if isinstance(fake, Tensor) and fake.dim() == 4:
+            for sizes, axis in zip(found, (2, 3), strict=True):
+                if not isinstance(fake.shape[axis], int):
+                    sizes[str(fake.shape[axis])] = value.shape[axis]
+    return found
+
+
 def resized(inputs: Any, fakes: Any, sizes: Mapping[str, int]) -> Any:
     """Give zero inputs of other sizes: every dimension whose symbol is in `sizes` gets that size."""
 
@@ -102,6 +113,43 @@ def doubled(sizes: Sizes) -> Iterator[Sizes]:
     """Give size assignments in which one size is doubled: divisors stay, accidental equalities of the example go."""
     for symbol in sizes:
         yield {**sizes, symbol: 2 * sizes[symbol]}
+
+
+def remainders(found: tuple[Sizes, Sizes], factor: int) -> Iterator[Sizes]:
+    """Give picture sizes that leave every kind of remainder when they are halved again and again.
+
+    Args:
+        found: as `pictures` gives them. Smaller ones than the largest are of pictures inside the network; they stay in
+            proportion, rounded up as a halving rounds.
+        factor: what a size is divided by in all, a power of two.
+    """
+    halvings = [2**power for power in range(factor.bit_length() - 1)]
+    height, width = (max(hints.values(), default=1) for hints in found)
+    for over in dict.fromkeys((*halvings, factor - 1)):
+        sizes = _proportioned(found, height + over, width + factor - over)
+        if sizes:
+            yield sizes
+
+
+def least_pictures(found: tuple[Sizes, Sizes], sizes: Sizes) -> Iterator[Sizes]:
+    """Give size assignments in which the picture is about as small as can be, down to one pixel.
+
+    Args:
+        found: as `pictures` gives them.
+        sizes: all sizes of the example.
+    """
+    for side in (1, 2, 4, 8, 16, 32, 64):
+        least = _proportioned(found, side, side)
+        if least:
+            yield {**sizes, **least}
+
+
+def _proportioned(found: tuple[Sizes, Sizes], height: int, width: int) -> Sizes:
+    changed: Sizes = {}
+    for hints, size in zip(found, (height, width), strict=True):
+        largest = max(hints.values(), default=1)
+        changed.update({symbol: -(-hint * size // largest) for symbol, hint in hints.items()})
+    return changed
 
 
 def widen(
@@ -171,13 +219,15 @@ def check_inputs(
     inputs = dict(zip(input_names(graph_module), args, strict=False)) | dict(kwargs)
     for guard in guards:
         if not _holds_or_fails(guard, inputs):
+            multiple = re.fullmatch(r"[^=]*\.size\(\)\[\d+\] % (\d+) == 0", guard)
+            words = f" (a multiple of {multiple[1]})" if multiple else ""
             sizes = {
                 node.name: list(value.shape)
                 for node, value in zip(placeholders, values, strict=True)
                 if isinstance(value, Tensor)
             }
             raise UsageError(
-                f"the program can't take sizes {sizes}: it needs {readable(guard)}; choose another size, or "
+                f"the program can't take sizes {sizes}: it needs {readable(guard)}{words}; choose another size, or "
                 "capture at an example of this one"
             )
 

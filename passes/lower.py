@@ -10,6 +10,7 @@ from torch.export import ExportedProgram
 from torch.fx.experimental import _config as symbolic_shapes
 
 from passes.errors import ExportError
+from passes.lowered_guards import shown_guards
 from passes.program import Program
 from passes.ties import tied_places
 from passes.walk import concrete
@@ -18,7 +19,8 @@ from passes.walk import concrete
 def lower(program: Program) -> ExportedProgram:
     """Export a program's graph again, undecomposed.
 
-    It holds for every size that the program does, a batch of 1 and of 65 included. State-dict keys stay.
+    It holds for every size that the program does, a batch of 1 and of 65 included, and says in words which sizes it
+    refuses. State-dict keys stay.
 
     Args:
         program: what to lower; it is left as it is.
@@ -36,7 +38,7 @@ def lower(program: Program) -> ExportedProgram:
     try:
         # Without it a size of 1 would be taken for a constant, and the graph be bound to 2 and more.
         with torch.no_grad(), symbolic_shapes.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
-            return torch.export.export(
+            exported = torch.export.export(
                 prepared.graph_module,
                 program.args,
                 dict(program.kwargs),
@@ -45,6 +47,9 @@ def lower(program: Program) -> ExportedProgram:
             )
     except Exception as error:  # the tracer raises many kinds
         raise ExportError(f"torch.export could not lower the program: {str(error).strip().splitlines()[0]}") from error
+    # What the file holds for is what the program holds for; the words are for whoever runs it without us.
+    exported._guards_code = list(shown_guards(program, exported))
+    return exported
 
 
 def _tie_sizes(program: Program) -> None:

@@ -144,6 +144,8 @@ def _by_error(
     noted: dict[str, Any] = {"method": method, "samples": statistics.samples, "calls": statistics.calls}
     if policy.align is not None:
         noted["align"] = policy.align
+    if policy.uniform:
+        noted["uniform"] = True
     if isinstance(policy, MaxError):
         return planner.with_adapter_maps(planner.within_error(policy, noted, on_site))
     return planner.with_adapter_maps(planner.within_cost(policy, noted, on_site))
@@ -169,6 +171,11 @@ def choose_method(
     if by_score and method != "threshold":
         raise UsageError(
             f"a threshold, a criterion or a compensation is for --method threshold; {method} takes a budget"
+        )
+    if method == "threshold" and getattr(policy, "uniform", False):
+        raise UsageError(
+            "a threshold gives each site its own size, and predicts no error by which a common one could be chosen: "
+            "leave --uniform out, or choose --method best"
         )
     if method == "obs" and policy is None:
         raise UsageError(

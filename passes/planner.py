@@ -14,6 +14,7 @@ from passes.allocate import budget_name, price_list, unmet
 from passes.compensation import Compensation
 from passes.cost_table import CostTable, params_table
 from passes.error_curves import Choice, ErrorCurve
+from passes.families import families, joined, sizes_of, spread
 from passes.fingerprint import fingerprint
 from passes.optimize import Option, allocate_within_cost, allocate_within_error
 from passes.plan import SitePlan, SlimPlan
@@ -116,11 +117,12 @@ class Planner:
         if self._recipe.uniform:
             return self._uniform(policy, costs, budget, on_site), None
         curves, options = self._options(costs, policy.align, on_site)
+        offered, spread = self._alike(policy.uniform, curves, options)
         rest = costs.rest(self._sites)
-        least = rest + sum(min(option.cost for option in each) for each in options.values())
+        least = rest + sum(min(option.cost for option in each) for each in offered.values())
         if least > budget:
             raise unmet(policy, costs, least, "the smallest size of each site")
-        chosen = allocate_within_cost(options, budget - rest)
+        chosen = spread(allocate_within_cost(offered, budget - rest))
         additive = sum(option.error for option in chosen.values())
         return _entries(curves, chosen), additive if predicts else None
 
@@ -141,7 +143,7 @@ class Planner:
         noted = {**noted, "max_error": policy.error}
         limit, best = policy.error, None
         for _ in range(_TRIALS):
-            entries, additive = self._sizes_below(limit, costs, policy.align, on_site)
+            entries, additive = self._sizes_below(limit, costs, policy, on_site)
             plan = self.plan(entries, noted, additive if self._recipe.weighing == "sensitivity" else None)
             measured = float(plan.predicted["relative_mse"])
             if measured <= policy.error and (best is None or measured > best.predicted["relative_mse"]):
@@ -154,12 +156,13 @@ class Planner:
         return self.plan({site.name: _whole(site) for site in self._sites}, noted)
 
     def _sizes_below(
-        self, limit: float, costs: CostTable, align: int | None, on_site: OnSite
+        self, limit: float, costs: CostTable, policy: MaxError, on_site: OnSite
     ) -> tuple[dict[str, SitePlan], float]:
         """Choose the smallest sizes whose expected errors add up to a limit, held to what their weights do."""
         for _ in range(_ROUNDS):
-            curves, options = self._options(costs, align, on_site)
-            chosen = allocate_within_error(options, limit)
+            curves, options = self._options(costs, policy.align, on_site)
+            offered, spread = self._alike(policy.uniform, curves, options)
+            chosen = spread(allocate_within_error(offered, limit))
             entries = _entries(curves, chosen)
             if not self._hold(entries):
                 break
@@ -211,6 +214,19 @@ class Planner:
                 if is_aligned(site, choice.units, choice.width, align)
             ]
         return curves, options
+
+    def _alike(
+        self, uniform: bool, curves: Mapping[str, ErrorCurve], options: Mapping[str, list[Option]]
+    ) -> tuple[Mapping[str, list[Option]], Callable[[Mapping[str, Option]], Mapping[str, Option]]]:
+        """Give what is chosen from, and what makes each site's option of it: families choose as one if uniform."""
+        if not uniform:
+            return options, lambda chosen: chosen
+        found = families(self._sites, dict(self._program.graph_module.named_parameters()))
+        sizes = {
+            name: sizes_of(curve.site, [(choice.units, choice.width) for choice in curve.choices])
+            for name, curve in curves.items()
+        }
+        return joined(found, options, sizes), lambda chosen: spread(found, chosen, options, sizes)
 
 
 def _offered(curve: ErrorCurve, align: int | None) -> list[Choice]:

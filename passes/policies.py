@@ -45,11 +45,13 @@ class KeepParams:
         fraction: above 0, at most 1.
         normalize: for "threshold", as in `Threshold`.
         align: hold the channels of every site that is cut to multiples of this; see `passes.alignment`.
+        uniform: give sites that are the same in every repeated block one size; see `passes.families`.
     """
 
     fraction: float
     normalize: Normalization = "max"
     align: int | None = None
+    uniform: bool = False
 
     def __post_init__(self) -> None:
         check_fraction("keep-params", self.fraction)
@@ -64,6 +66,7 @@ class KeepMacs:
     fraction: float
     normalize: Normalization = "max"
     align: int | None = None
+    uniform: bool = False
 
     def __post_init__(self) -> None:
         check_fraction("keep-macs", self.fraction)
@@ -80,12 +83,14 @@ class KeepCost:
         costs: what every size of every site costs.
         normalize: as in `KeepParams`.
         align: as in `KeepParams`.
+        uniform: as in `KeepParams`.
     """
 
     fraction: float
     costs: CostTable
     normalize: Normalization = "max"
     align: int | None = None
+    uniform: bool = False
 
     def __post_init__(self) -> None:
         check_fraction(f"keep-{self.costs.name}", self.fraction)
@@ -100,10 +105,12 @@ class MaxError:
     Attributes:
         error: largest relative squared error of the prediction, E‖slim − dense‖² / E‖dense‖².
         align: as in `KeepParams`.
+        uniform: as in `KeepParams`.
     """
 
     error: float = DEFAULT_MAX_ERROR
     align: int | None = None
+    uniform: bool = False
 
     def __post_init__(self) -> None:
         if not (is_number(self.error) and 0 < self.error < 1):

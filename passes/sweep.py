@@ -65,6 +65,7 @@ def sweep_budgets(
     planner: Planner,
     align: int | None = None,
     shares: Sequence[float] = SHARES,
+    uniform: bool = False,
 ) -> tuple[SweepPoint, ...]:
     """Give the optimum of each of several budgets, from the largest to the smallest that can be met.
 
@@ -74,6 +75,7 @@ def sweep_budgets(
         planner: of the same program and sites.
         align: as in `passes.policies.KeepParams`.
         shares: of the sites' weights, how much is asked to go, ascending.
+        uniform: as in `passes.policies.KeepParams`.
     """
     costs = params_table(program, sites), macs_table(program, sites)
     removable = costs[0].total - costs[0].rest(sites)
@@ -81,7 +83,7 @@ def sweep_budgets(
     for share in shares:
         fraction = 1 - share * removable / costs[0].total
         try:
-            entries, error = planner.sizes_within(KeepParams(fraction, align=align))
+            entries, error = planner.sizes_within(KeepParams(fraction, align=align, uniform=uniform))
         except BudgetError:
             break
         params, macs = (table.kept(sites, entries) for table in costs)

@@ -213,6 +213,12 @@ AlignOption = Annotated[
     Align | None,
     typer.Option("--align", help="Hold the widths of everything that is cut to multiples of this, as kernels like."),
 ]
+Uniform = Annotated[
+    bool,
+    typer.Option(
+        "--uniform", help="Keep repeated blocks alike: one size for what is the same in each, as block compilers like."
+    ),
+]
 MaxErrorOption = Annotated[
     float | None,
     typer.Option(

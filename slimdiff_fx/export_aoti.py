@@ -16,6 +16,7 @@ from passes.program import Program
 from slimdiff_fx.atomic_write import replaced_file
 from slimdiff_fx.cast_program import cast_program
 from slimdiff_fx.first_line import first_line
+from slimdiff_fx.input_sizes import SIZES, input_sizes
 from slimdiff_fx.own_files import export_place
 from slimdiff_fx.parity import ParityReport, example_tensors, measure_parity, unflatten, untraced_inputs
 
@@ -60,12 +61,15 @@ def export_aoti(
         raise ExportError(f"export in {target} is not offered; choose one of {', '.join(map(str, TOLERANCES))}")
     compiled = program if target == own else cast_program(program, target)
     exported = lower(compiled)
+    sizes = input_sizes(program)
     with replaced_file(place) as partial:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 torch._inductor.aoti_compile_and_package(
-                    exported, package_path=str(partial), inductor_configs=dict(settings or {})
+                    exported,
+                    package_path=str(partial),
+                    inductor_configs={**(settings or {}), "aot_inductor.metadata": {SIZES: sizes.to_json()}},
                 )
                 module = torch._inductor.aoti_load_package(str(partial))
         except Exception as error:  # the compiler raises what its parts raise
@@ -89,4 +93,5 @@ def export_aoti(
             tolerance=TOLERANCES[target] if tolerance is None else tolerance,
             dtype=target,
             path=str(path),
+            sizes=sizes.to_dict(),
         )

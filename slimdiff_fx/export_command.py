@@ -201,6 +201,10 @@ def _tell(report: ParityReport, console: Console) -> None:
         f"on {len(report.cases)} inputs that were not traced",
         highlight=False,
     )
+    limits = report.sizes.get("sizes", {})
+    if limits:
+        words = "; ".join(f"{name}: {limit['words']}" for name, limit in limits.items())
+        console.print(f"sizes that it takes: {words}", highlight=False, soft_wrap=True)
 
 
 def _tell_int8(report: Int8Report, console: Console) -> None:

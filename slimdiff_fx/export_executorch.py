@@ -18,6 +18,7 @@ from passes.specialize import specialize
 from slimdiff_fx.atomic_write import replaced_file
 from slimdiff_fx.cast_program import require_float32
 from slimdiff_fx.first_line import first_line
+from slimdiff_fx.input_sizes import fixed_sizes
 from slimdiff_fx.own_files import export_place
 from slimdiff_fx.parity import ParityReport, example_tensors, input_nodes, measure_parity, random_inputs
 from slimdiff_fx.quiet_logging import quiet_logging
@@ -61,6 +62,7 @@ def export_executorch(
             tolerance=tolerance,
             dtype=torch.float32,
             path=str(path),
+            sizes=fixed_sizes(program).to_dict(),
         )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from passes.errors import ExportError, UsageError
 from passes.program import Program
 from slimdiff_fx.atomic_write import replaced_files
+from slimdiff_fx.input_sizes import input_sizes
 from slimdiff_fx.onnx_graph import onnx_graph, save_graph
 from slimdiff_fx.onnx_runtime import onnx_runner
 from slimdiff_fx.own_files import EXPORTS, export_place
@@ -92,6 +93,7 @@ def export_onnx(
             tolerance=TOLERANCES[wanted] if tolerance is None else tolerance,
             dtype=wanted,
             path=str(path),
+            sizes=input_sizes(program).to_dict(),
         )
 
 

@@ -16,6 +16,7 @@ from passes.program import Program
 from slimdiff_fx.atomic_write import replaced_files
 from slimdiff_fx.cast_program import require_float32
 from slimdiff_fx.first_line import first_line
+from slimdiff_fx.input_sizes import SIZES, input_sizes
 from slimdiff_fx.own_files import export_place
 from slimdiff_fx.parity import ParityReport, Runner, input_names, measure_parity, untraced_inputs
 
@@ -70,6 +71,7 @@ def export_openvino(
             tolerance=TOLERANCES[target] if tolerance is None else tolerance,
             dtype=target,
             path=str(path),
+            sizes=input_sizes(program).to_dict(),
         )
 
 
@@ -103,6 +105,7 @@ def convert(program: Program) -> openvino.Model:
         raise ExportError(f"OpenVINO can't convert the program: {first_line(error)}") from error
     for value, name in zip(model.inputs, input_names(program), strict=True):
         value.set_names({name})
+    model.set_rt_info(input_sizes(program).to_json(), SIZES)
     return model
 
 

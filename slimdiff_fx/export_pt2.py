@@ -14,6 +14,7 @@ from passes.lower import lower
 from passes.program import Program
 from slimdiff_fx.atomic_write import replaced_file
 from slimdiff_fx.cast_program import cast_program
+from slimdiff_fx.input_sizes import SIZES, input_sizes
 from slimdiff_fx.own_files import export_place
 from slimdiff_fx.parity import ParityReport, measure_parity, unflatten, untraced_inputs
 
@@ -32,6 +33,7 @@ def export_pt2(
     """Save the lowered program, load it back and compare it with the program.
 
     The file is what quantizers (PT2E), AOTInductor, ExecuTorch and OpenVINO start from: `torch.export.load(path)`.
+    Which sizes it takes is in its extra file "slimdiff_fx.sizes.json".
 
     Args:
         program: dense or slim.
@@ -51,11 +53,12 @@ def export_pt2(
         raise ExportError(f"export in {target} is not offered; choose one of {', '.join(map(str, TOLERANCES))}")
     exported = program if target == own else cast_program(program, target)
     lowered = lower(exported)
+    sizes = input_sizes(program)
     with replaced_file(place) as partial:
         # torch.export.save wants the ending .pt2 of a path, but writes any open file.
         with warnings.catch_warnings(), partial.open("wb") as stream:
             warnings.simplefilter("ignore")
-            torch.export.save(lowered, stream)
+            torch.export.save(lowered, stream, extra_files={f"{SIZES}.json": sizes.to_json()})
         with warnings.catch_warnings(), partial.open("rb") as saved:
             warnings.simplefilter("ignore")
             module = torch.export.load(saved).module()
@@ -76,4 +79,5 @@ def export_pt2(
             tolerance=TOLERANCES[target] if tolerance is None else tolerance,
             dtype=target,
             path=str(path),
+            sizes=sizes.to_dict(),
         )

@@ -75,6 +75,7 @@ def export_tensorrt(program: Program, path: str | Path, *, dtype: torch.dtype | 
         tolerance=TOLERANCE,
         dtype=dtype or torch.float32,
         path=str(path),
+        sizes=onnx.sizes,
     )
     return TensorRTReport(onnx, command, None, engine)
 

@@ -75,7 +75,8 @@ def measure_sweep(
         for point in (counted, *chosen):
             plan = result.plan
             if point is not counted:
-                plan = result.replan(Threshold(point["at"]) if sweep["by"] == "tau" else KeepParams(point["at"]))
+                budget = KeepParams(point["at"], uniform=bool(result.plan.policy.get("uniform")))
+                plan = result.replan(Threshold(point["at"]) if sweep["by"] == "tau" else budget)
             error = _error(pipe, target, plan, conditions, sampling, seed, given)
             timings = bench.whole({"dense": whole, "slim": bench.ready(target.whole("slim", plan))})
             points.append(

@@ -21,6 +21,7 @@ from passes.program import Program
 from slimdiff_fx.cast_program import cast_program
 from slimdiff_fx.drop_identities import drop_identities
 from slimdiff_fx.first_line import first_line
+from slimdiff_fx.input_sizes import SIZES, input_sizes
 from slimdiff_fx.merged_attention import merge_attention
 from slimdiff_fx.onnx_tidy import tidy
 from slimdiff_fx.onnx_translations import translations
@@ -76,6 +77,7 @@ def onnx_graph(program: Program, *, dtype: torch.dtype | None, opset: int, onnxr
     if model.opset_imports[""] != opset:
         raise ExportError(f"operator set {opset} can't be written; the exporter stays at {model.opset_imports['']}")
     _name_dimensions(model, program)
+    model.metadata_props[SIZES] = input_sizes(program).to_json()
     return model
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -51,6 +51,7 @@ class ParityReport:
         tolerance: what `relative` had to stay within.
         cases: every comparison.
         path: the exported file.
+        sizes: which sizes the file takes, as `slimdiff_fx.input_sizes` says it.
         as_validated: whether the program's weights are those that were validated when it was slimmed. False where they
             were changed since: then the file equals the program as it is now; None where nothing was slimmed here.
     """
@@ -60,6 +61,7 @@ class ParityReport:
     tolerance: float
     cases: tuple[ParityCase, ...]
     path: str = ""
+    sizes: Mapping[str, Any] = field(default_factory=dict)
     as_validated: bool | None = None
 
     @property
@@ -133,11 +135,12 @@ def _untraced_input(program: Program, index: int, batch: int, seed: int) -> list
 
 def _assignments(roles: Mapping[Any, tuple[str, int]], index: int, batch: int) -> Iterator[dict[Any, int]]:
     """Propose sizes by symbol: the least not traced, then multiples of the traced, then the traced picture."""
-    # Pictures inside the network are smaller than its input: they keep their share of it.
+    # Pictures inside the network are smaller than its input: they keep their share of it, rounded up as halving does.
     hints = {role: max(hint for other, hint in roles.values() if other == role) for role, _ in roles.values()}
     traced = (hints.get("height"), hints.get("width"))
     tall, wide = SHAPES[index % len(SHAPES)]
-    pictures = []
+    # An upright case with an uneven picture: whoever draws those at all is to be compared on one.
+    pictures = [(STEPS[0] * tall - 1, STEPS[0] * wide - 1)] if tall > wide else []
     for step in STEPS:
         picture = (step * tall, step * wide)
         pictures.append((picture[0] + step * tall, picture[1] + step * wide) if picture == traced else picture)
@@ -145,7 +148,7 @@ def _assignments(roles: Mapping[Any, tuple[str, int]], index: int, batch: int) -
     for height, width in pictures:
         values = {"batch": batch, "height": height, "width": width, "size": max(height, width)}
         yield {
-            symbol: values[role] * hint // hints[role] if role in values else hint + 1 + 3 * index
+            symbol: -(-values[role] * hint // hints[role]) if role in values else hint + 1 + 3 * index
             for symbol, (role, hint) in roles.items()
         }
     yield {symbol: batch if role == "batch" else hint for symbol, (role, hint) in roles.items()}
@@ -160,6 +163,7 @@ def measure_parity(
     tolerance: float,
     dtype: torch.dtype,
     path: str = "",
+    sizes: Mapping[str, Any] | None = None,
 ) -> ParityReport:
     """Run the program and the runtime on the same inputs and compare.
 
@@ -171,6 +175,7 @@ def measure_parity(
         tolerance: largest relative difference allowed.
         dtype: of the exported weights, for the report.
         path: of the exported file, for the report.
+        sizes: which the file takes, for the report.
 
     Raises:
         ExportError: a case is out of tolerance, of another shape, or not finite.
@@ -199,7 +204,8 @@ def measure_parity(
                 "good enough for you"
             )
     weights = is_as_validated(program)
-    return ParityReport(runtime, str(dtype).removeprefix("torch."), tolerance, tuple(done), path, weights)
+    name = str(dtype).removeprefix("torch.")
+    return ParityReport(runtime, name, tolerance, tuple(done), path, sizes or {}, weights)
 
 
 def input_nodes(program: Program) -> list[fx.Node]:

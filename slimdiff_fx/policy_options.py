@@ -46,6 +46,7 @@ def choose_policy(
     align: Align | None = None,
     latency: LatencyOptions = LatencyOptions(),
     *,
+    uniform: bool = False,
     by_score: bool = False,
 ) -> Policy | KeepLatency | None:
     """Make the policy that the options name; None if they name none. With `by_score`, `align` alone is a threshold's.
@@ -71,17 +72,24 @@ def choose_policy(
     if keep_latency is not None:
         from slimdiff_fx.latency.budget import KeepLatency
 
-        return KeepLatency(keep_latency, **latency.given(), normalize=normalize.value, align=multiple)
+        return KeepLatency(keep_latency, **latency.given(), normalize=normalize.value, align=multiple, uniform=uniform)
     from passes.policies import KeepMacs, KeepParams, MaxError, Threshold  # imports torch: not for --help
 
     if keep_params is not None:
-        return KeepParams(keep_params, normalize.value, multiple)
+        return KeepParams(keep_params, normalize.value, multiple, uniform)
     if keep_macs is not None:
-        return KeepMacs(keep_macs, normalize.value, multiple)
+        return KeepMacs(keep_macs, normalize.value, multiple, uniform)
+    if uniform and (tau is not None or by_score):
+        raise UsageError(
+            "--uniform chooses sizes by the error that they are expected to cost, which a threshold doesn't know: "
+            "leave --uniform out, or --tau, --criterion and --compensate"
+        )
     if tau is not None:
         return Threshold(tau, normalize.value, multiple)
     if max_error is not None:
-        return MaxError(max_error, multiple)
-    if multiple is None:
+        return MaxError(max_error, multiple, uniform)
+    if multiple is None and not uniform:
         return None
-    return Threshold(normalize=normalize.value, align=multiple) if by_score else MaxError(align=multiple)
+    return (
+        Threshold(normalize=normalize.value, align=multiple) if by_score else MaxError(align=multiple, uniform=uniform)
+    )

@@ -60,7 +60,7 @@ def site_analysis(
         points = sweep_thresholds(program, sites, scores, how, align, taus)
     else:
         assert planner is not None
-        points = sweep_budgets(program, sites, planner, align)
+        points = sweep_budgets(program, sites, planner, align, uniform=bool(plan.policy.get("uniform")))
     return {
         "format": FORMAT,
         "scores": {

@@ -53,6 +53,7 @@ def test_every_block_is_run_here() -> None:
     assert list(BLOCKS) == [
         "Slim models inside compilers",
         "torch.compile",
+        "Block by block",
         "Your own passes",
         "A flow that begins with torch.export",
         "AOTInductor",
@@ -78,7 +79,7 @@ def test_pt2(names: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("heading", ["torch.compile", "AOTInductor"])
+@pytest.mark.parametrize("heading", ["torch.compile", "Block by block", "AOTInductor"])
 def test_inductor(names: dict[str, Any], heading: str) -> None:
     _run(heading, names)
 

@@ -31,6 +31,7 @@ class KeepLatency:
         cache: folder for measured latencies; see `slimdiff_fx.latency.cache`.
         normalize: as in `passes.policies.KeepParams`.
         align: likewise.
+        uniform: likewise.
     """
 
     fraction: float
@@ -43,6 +44,7 @@ class KeepLatency:
     cache: str | Path | None = None
     normalize: Normalization = "max"
     align: int | None = None
+    uniform: bool = False
 
     def __post_init__(self) -> None:
         check_fraction("keep-latency", self.fraction)

@@ -123,7 +123,7 @@ class _Measuring:
             "gains": {kind: round(value, 4) for kind, value in gains.items()},
         }
         table = CostTable("latency", f"latency on {self.policy.backend}", total, curves, record)
-        return KeepCost(self.policy.fraction, table, self.policy.normalize, self.policy.align)
+        return KeepCost(self.policy.fraction, table, self.policy.normalize, self.policy.align, self.policy.uniform)
 
     def _key(self, site: Site) -> str:
         dense = site_program(self.target.fixed, site, self.target.places[site], site.units)

@@ -5,7 +5,19 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from passes.guards import doubled, holds, input_symbols, probes, ranges, readable, resized, widen
+from passes.guards import (
+    doubled,
+    holds,
+    input_symbols,
+    least_pictures,
+    pictures,
+    probes,
+    ranges,
+    readable,
+    remainders,
+    resized,
+    widen,
+)
 
 GUARD = "(L['sample'].size()[2] % 8) == 0"
 
@@ -46,6 +58,35 @@ def test_probes_reach_beyond_every_bound() -> None:
     assert any(sizes["b"] > 64 for sizes in found)
     assert {"b": 2, "h": 1} in found
     assert list(doubled({"b": 2, "h": 8})) == [{"b": 4, "h": 8}, {"b": 2, "h": 16}]
+
+
+def test_remainders_are_uneven_at_every_halving() -> None:
+    # the picture, and one inside the network at a quarter of it
+    found = list(remainders(({"h": 8, "h4": 2}, {"w": 12, "w4": 3}), 4))
+    assert found == [
+        {"h": 9, "h4": 3, "w": 15, "w4": 4},
+        {"h": 10, "h4": 3, "w": 14, "w4": 4},
+        {"h": 11, "h4": 3, "w": 13, "w4": 4},
+    ]
+    assert list(remainders(({}, {}), 4)) == []
+
+
+def test_least_pictures_keep_their_proportion() -> None:
+    found = list(least_pictures(({"h": 8, "h4": 2}, {"w": 12}), {"h": 8, "h4": 2, "w": 12, "b": 2}))
+    assert found[0] == {"h": 1, "h4": 1, "w": 1, "b": 2}
+    assert found[3] == {"h": 8, "h4": 2, "w": 8, "b": 2}
+    assert list(least_pictures(({}, {}), {"b": 2})) == []
+
+
+def test_pictures_are_inputs_of_four_dimensions() -> None:
+    class Fake(torch.Tensor):
+        shape = (2, 3, "s1", 8)  # type: ignore[assignment]
+
+        def dim(self) -> int:
+            return 4
+
+    real = {"sample": torch.zeros(2, 3, 6, 8), "text": torch.zeros(2, 5)}
+    assert pictures(real, {"sample": Fake(), "text": torch.zeros(2, 5)}) == ({"s1": 6}, {})
 
 
 def test_only_what_was_shown_is_dropped() -> None:

@@ -13,6 +13,7 @@ from passes.compensation import Compensation
 from passes.cost_table import CostTable
 from passes.costs import program_macs, program_params
 from passes.errors import BudgetError, UsageError
+from passes.families import families
 from passes.instrument import instrument
 from passes.methods import METHODS, RECIPES, Method, analyze, choose_method, planner_for
 from passes.moments import KEY, QUERY, SECOND
@@ -109,6 +110,41 @@ def test_an_error_that_nothing_meets_removes_nothing_that_counts() -> None:
     program, plan = planned("unet_sd15", MaxError(1e-30), "best")
     assert plan.predicted["relative_mse"] <= 1e-30
     assert program_params(rewrite(program, plan)) <= program_params(program)
+
+
+@pytest.mark.parametrize("method", BY_BUDGET)
+def test_like_blocks_stay_alike_if_asked(method: str) -> None:
+    program, statistics = observed("unet_sd15")
+    sites = find_sites(program)
+    found = families(sites, dict(program.graph_module.named_parameters()))
+    assert max(map(len, found)) == 3  # one block on the way down, two on the way up
+    free, uniform = (
+        analyze(program, sites, statistics, KeepParams(0.9, uniform=each), method=method) for each in (False, True)
+    )
+    assert "uniform" not in free.policy
+    assert uniform.policy["uniform"] is True
+    for family in found:
+        assert len({(len(uniform.sites[name].kept), uniform.sites[name].width) for name in family}) == 1
+    slim = rewrite(program, uniform)
+    assert validate(program, uniform, slim).relative_error < 1e-12
+    assert program_params(slim) <= 0.9 * program_params(program)
+    if method == "best":
+        # a narrower choice of sizes; the last step of either optimum may overshoot
+        by_sum = [plan.predicted["relative_mse_by_sensitivities"] for plan in (free, uniform)]
+        assert by_sum[0] <= by_sum[1] * (1 + 1e-9)
+
+
+def test_like_blocks_stay_alike_within_an_error() -> None:
+    program, statistics = observed("unet_sd15")
+    plan = analyze(program, find_sites(program), statistics, MaxError(1e-2, uniform=True), method="best")
+    assert plan.predicted["relative_mse"] <= 1e-2
+    for family in families(find_sites(program), dict(program.graph_module.named_parameters())):
+        assert len({(len(plan.sites[name].kept), plan.sites[name].width) for name in family}) == 1
+
+
+def test_a_threshold_knows_no_common_size() -> None:
+    with pytest.raises(UsageError, match="leave --uniform out"):
+        choose_method("threshold", KeepParams(0.9, uniform=True))
 
 
 @pytest.mark.parametrize("method", BY_BUDGET)

@@ -74,3 +74,26 @@ def test_other_parameters_are_told_apart() -> None:
         for linear in (linears[0], linears[1])
     ]
     assert numbers[0] != numbers[1]
+
+
+def test_doubling_by_size_and_by_factor_is_one_operator() -> None:
+    class Up(nn.Module):
+        def __init__(self, **how: object) -> None:
+            super().__init__()
+            self.how = how
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = nn.functional.interpolate(x, **self.how)
+            return result
+
+    def number(height: int, **how: object) -> str:
+        return value_number(Up(**how), (torch.empty(1, 2, height, 4),), {}, {})
+
+    twice = number(4, scale_factor=2.0)
+    assert number(4, size=(8, 8)) == twice
+    x = torch.randn(1, 2, 4, 4)
+    assert torch.equal(Up(size=(8, 8))(x), Up(scale_factor=2.0)(x))
+    # another size, another mode and a factor that gives the same size by other pixels are other operators
+    assert number(4, size=(8, 7)) != number(4, size=(7, 8)) != twice
+    assert number(4, scale_factor=(2.2, 2.0)) != twice
+    assert number(4, size=(8, 8), mode="nearest-exact") != twice
