@@ -13,7 +13,7 @@ from passes.rewrite import rewrite
 from passes.sensitivity import Prober, Sensitivity, sensitivity_from
 from passes.sites import find_sites
 from passes.updates import is_changed
-from tests.plans import captured, updated_plan
+from tests.plans import captured, plan_of, updated_plan
 from tests.toy_block import samples, toy
 
 
@@ -65,3 +65,44 @@ def test_ratios_are_interpolated_by_logarithm_and_never_extrapolated() -> None:
 def test_a_site_that_reaches_nothing_predicts_nothing() -> None:
     assert sensitivity_from([(0.0, 0.0), (1.0, 0.0)]) == Sensitivity((), ())
     assert Sensitivity((), ()).predict(3.0) == 0
+
+
+@pytest.mark.parametrize("sizes", [[4] * 10, [4] * 8, [3] * 11, [1, 4, 2, 4, 40], [33], [31], [70, 3]])
+def test_every_row_of_every_probe_counts(sizes: list[int]) -> None:
+    program, _ = toy(each=True)
+    plan = updated_plan(program, 1)
+    changes = [(site, plan.sites[site.name], plan.updates) for site in find_sites(program)]
+    slim = rewrite(program, plan)
+    # Later probes are larger: one that is left out would show.
+    probes = [
+        (
+            samples(size, number) * (1 + number),
+            torch.randint(1000, (size,), generator=torch.Generator().manual_seed(number)),
+        )
+        for number, size in enumerate(sizes)
+    ]
+    lost = energy = 0.0
+    with torch.no_grad():
+        for sample, timestep in probes:
+            for row in range(len(sample)):
+                dense, found = (each(sample[row : row + 1], timestep[row : row + 1]) for each in (program, slim))
+                lost += float((found - dense).square().sum())
+                energy += float(dense.square().sum())
+    found_error = Prober(program, probes).relative_mse([each for each in changes if is_changed(*each)])
+    assert found_error == pytest.approx(lost / energy, rel=1e-9)
+
+
+def test_a_unit_that_goes_without_new_weights_is_left_out_of_the_prediction() -> None:
+    program, sites = toy(each=True)
+    probes = [(samples(5, number), torch.tensor([3, 900, 40, 500, 7])) for number in range(9)]
+    for site in sites:
+        plan = plan_of(program, {site.name: (1,)})
+        slim = rewrite(program, plan)
+        with torch.no_grad():
+            pairs = [(program(*probe), slim(*probe)) for probe in probes]
+        lost, energy = (
+            sum(float(each.square().sum()) for each in part)
+            for part in ([slim - dense for dense, slim in pairs], [dense for dense, _ in pairs])
+        )
+        found = Prober(program, probes).relative_mse([(site, plan.sites[site.name], {})])
+        assert found == pytest.approx(lost / energy, rel=1e-9)
