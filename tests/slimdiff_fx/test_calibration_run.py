@@ -60,9 +60,11 @@ def watch() -> Instrumented:
     return instrument(*toy(), moments=True, weights=[0.5 + bucket for bucket in range(10)])
 
 
-def run(file: Path | None, *, resume: bool = False, watched: Instrumented | None = None) -> StoredStatistics:
+def run(
+    file: Path | None, *, resume: bool = False, watched: Instrumented | None = None, batch: int = 2
+) -> StoredStatistics:
     watched = watched or watch()
-    settings = CalibrationSettings(batch=2, checkpoint=file, resume=resume)
+    settings = CalibrationSettings(batch=batch, checkpoint=file, resume=resume)
     with torch.no_grad():
         return calibrate_pipeline(PIPE, watched, watched, SAMPLES, settings)  # type: ignore[arg-type]
 
@@ -106,21 +108,35 @@ def assert_equal(one: Statistics, other: Statistics) -> None:
                 torch.testing.assert_close(values, others[site][name], rtol=1e-12, atol=1e-12)
 
 
-def test_halves_are_batches_by_their_number_also_behind_a_resumption(pretended: Pretended, tmp_path: Path) -> None:
-    pretended.stop_at = 5
+@pytest.mark.parametrize("stop_at", [5, 8])
+def test_halves_are_batches_by_their_number_also_behind_a_resumption(
+    stop_at: int, pretended: Pretended, tmp_path: Path
+) -> None:
+    pretended.stop_at = stop_at
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "state")
+        run(tmp_path / "state", batch=1)
     pretended.stop_at = None
-    resumed = run(tmp_path / "state", resume=True).statistics
+    resumed = run(tmp_path / "state", resume=True, batch=1).statistics
     odd = watch()
     odd.ledger.odd = True
     with torch.no_grad():
-        pretended._observe(PIPE, odd, SAMPLES[2:4], advance=lambda rows: None)
+        for number in (1, 3):
+            pretended._observe(PIPE, odd, SAMPLES[number : number + 1], advance=lambda rows: None)
     expected = odd.statistics().halves
     assert expected
     for site, sums in expected.items():
         for name, values in sums.items():
             torch.testing.assert_close(resumed.halves[site][name], values, rtol=1e-12, atol=1e-12)
+
+
+def test_what_waits_of_an_interrupted_batch_is_dropped(pretended: Pretended, tmp_path: Path) -> None:
+    watched = watch()
+    pretended.stop_at = 5
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "state", watched=watched)
+    moments, stored = watched.statistics().moments, load_statistics(tmp_path / "state").statistics.moments
+    for site, sums in stored.items():
+        assert all(torch.equal(moments[site][name], values) for name, values in sums.items())
 
 
 def test_a_checkpoint_of_another_run_is_refused_by_the_run(pretended: Pretended, tmp_path: Path) -> None:
