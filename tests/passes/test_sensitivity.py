@@ -106,3 +106,12 @@ def test_a_unit_that_goes_without_new_weights_is_left_out_of_the_prediction() ->
         )
         found = Prober(program, probes).relative_mse([(site, plan.sites[site.name], {})])
         assert found == pytest.approx(lost / energy, rel=1e-9)
+
+
+def test_between_two_points_the_nearer_one_counts_more() -> None:
+    found = sensitivity_from([(100.0, 800.0), (1.0, 2.0), (10_000.0, 10_000.0)])  # in any order; ratios 2, 8 and 1
+    assert found.site_errors == (1.0, 100.0, 10_000.0)
+    assert found.predict(10**0.5) == pytest.approx(10**0.5 * 2 * 4**0.25)  # a quarter of the way, by logarithm
+    assert found.predict(10**1.5) == pytest.approx(10**1.5 * 2 * 4**0.75)
+    assert found.predict(10**2.5) == pytest.approx(10**2.5 * 8 * 8**-0.25)
+    assert found.predict(100.0) == pytest.approx(800.0)
