@@ -16,6 +16,7 @@ from slimdiff_fx.ranks import Ranks
 from slimdiff_fx.shares import Share
 from slimdiff_fx.statistics_file import load_statistics
 from tests.summing_rank import BATCH, SAMPLES, watch
+from tests.toy_block import samples
 from tests.torchrun import torchrun
 
 
@@ -129,3 +130,14 @@ def test_what_differs_is_named_with_the_rank_that_has_it(place: int, monkeypatch
     gathered[1] = {key: value for key, value in facts.items() if key != name}
     with pytest.raises(CalibrationError, match=f"rank 1 runs with other {name}"):
         require_agreement(facts, Ranks(0, 3))
+
+
+def test_rows_that_wait_are_sent_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Other(monkeypatch)
+    watched = watch(Share(0, BATCH))
+    with torch.no_grad():
+        watched(samples(2, dtype=torch.float32), torch.tensor(100))
+    sum_over_ranks(watched, Ranks(0, 2))
+    sums = [values for each in watched.ledger.moments.sums.values() for values in each.values()]
+    assert all(bool(values.any()) for values in sums)
+    assert all(torch.equal(sent, values) for sent, values in zip(other.sent, sums, strict=False))
