@@ -16,8 +16,8 @@ from slimdiff_fx.ranks import Ranks
 from slimdiff_fx.shares import Share
 from slimdiff_fx.statistics_file import load_statistics
 from tests.summing_rank import BATCH, SAMPLES, watch
-from tests.toy_block import samples
 from tests.torchrun import torchrun
+from tests.toy_block import samples
 
 
 @pytest.fixture(scope="module")
