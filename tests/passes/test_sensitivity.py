@@ -10,7 +10,7 @@ from passes.calibrate import calibrate
 from passes.errors import CalibrationError
 from passes.instrument import instrument
 from passes.rewrite import rewrite
-from passes.sensitivity import Prober, Sensitivity, sensitivity_from
+from passes.sensitivity import Prober, Sensitivity, _joined, sensitivity_from
 from passes.sites import find_sites
 from passes.updates import is_changed
 from tests.plans import captured, plan_of, updated_plan
@@ -115,3 +115,13 @@ def test_between_two_points_the_nearer_one_counts_more() -> None:
     assert found.predict(10**1.5) == pytest.approx(10**1.5 * 2 * 4**0.75)
     assert found.predict(10**2.5) == pytest.approx(10**2.5 * 8 * 8**-0.25)
     assert found.predict(100.0) == pytest.approx(800.0)
+
+
+def test_only_probes_whose_tensors_all_have_rows_are_joined() -> None:
+    rows = [(torch.full((size, 2), float(size)), torch.full((size,), float(size))) for size in (4, 3, 30)]
+    first, second = _joined(rows)
+    assert [len(leaf) for leaf in (*first, *second)] == [32, 32, 5, 5]
+    assert torch.cat([first[1], second[1]]).tolist() == [4.0] * 4 + [3.0] * 3 + [30.0] * 30
+    for apart in (torch.ones(3), torch.tensor(1.0)):  # another length than the batch's, and none
+        alone = [(torch.ones(4, 2), apart), (torch.ones(4, 2), apart)]
+        assert [[leaf.shape for leaf in each] for each in _joined(alone)] == [[leaf.shape for leaf in alone[0]]] * 2
