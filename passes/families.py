@@ -98,6 +98,7 @@ def joined(
                 by_size[0][size],
                 cost=sum(member[size].cost for member in by_size),
                 error=sum(member[size].error for member in by_size),
+                rounding=sum(member[size].rounding for member in by_size),
             )
             for size in common
         ]

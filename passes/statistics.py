@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -210,10 +211,15 @@ def _check(statistics: Statistics) -> None:
     """Refuse what no calibration can have written."""
     if statistics.samples < 0 or statistics.calls < 0 or not statistics.timesteps > 0:
         raise CheckpointError("the statistics' header is out of range: calibrate again")
-    for site, sums in statistics.moments.items():
-        for name, values in sums.items():
-            if values.dtype != torch.float64 or not bool(torch.isfinite(values).all()):
-                raise CheckpointError(f"site {site!r}: moment {name} is {values.dtype} or not finite: calibrate again")
+    if not all(0 <= weight < math.inf for weight in statistics.weights):
+        raise CheckpointError("the statistics' timestep weights are out of range: calibrate again")
+    for moments in (statistics.moments, statistics.halves):
+        for site, sums in moments.items():
+            for name, values in sums.items():
+                if values.dtype != torch.float64 or not bool(torch.isfinite(values).all()):
+                    raise CheckpointError(
+                        f"site {site!r}: moment {name} is {values.dtype} or not finite: calibrate again"
+                    )
     buckets: set[int] = set()
     for site, sums in statistics.sites.items():
         if COUNT not in sums or len(sums) < 2:

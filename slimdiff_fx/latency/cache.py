@@ -20,6 +20,7 @@ from passes.errors import CheckpointError
 from passes.program import Program
 from slimdiff_fx import __version__
 from slimdiff_fx.atomic_write import replaced_file
+from slimdiff_fx.file_lock import locked
 from slimdiff_fx.hardware import device_name
 from slimdiff_fx.latency.bench import clock_of
 from slimdiff_fx.output_paths import expand
@@ -94,19 +95,22 @@ class LatencyCache:
     def put(self, key: str, value: Any) -> None:
         """Keep a measurement, at once: the next one may take minutes and be interrupted.
 
+        What other processes have kept in the meantime stays.
+
         Raises:
             CheckpointError: the file can't be written.
         """
-        self._entries = {**self._read(), key: value}
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CheckpointError(
                 f"could not make {self.file.parent}: {error.strerror}; give --latency-cache"
             ) from error
-        with replaced_file(self.file) as partial:
-            data = {"environment": self._environment, "measured": self._entries}
-            partial.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        with locked(self.file):
+            self._entries = {**self._read(), key: value}
+            with replaced_file(self.file) as partial:
+                data = {"environment": self._environment, "measured": self._entries}
+                partial.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
     def _read(self) -> dict[str, Any]:
         if not self.file.is_file():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from passes.alignment import is_aligned, rounded_up
+from passes.allocate import allocate
 from passes.cost_table import macs_table, params_table
 from passes.errors import BudgetError, UsageError
 from passes.methods import METHODS, analyze
@@ -126,3 +128,21 @@ def test_a_site_that_has_no_such_size_stays_whole() -> None:
         analyze(program, sites, statistics, KeepParams(0.9, align=4096))
     with pytest.raises(BudgetError, match="can't be met"):
         analyze(program, sites, statistics, KeepParams(0.9, align=4096), method="threshold")
+
+
+def test_units_are_put_back_in_the_order_of_their_scores() -> None:
+    program, sites, _ = observed_block()
+    heads, neurons = (next(site for site in sites if site.kind == kind) for kind in ("attention", "feed_forward"))
+    scores = torch.full((40,), 0.1)
+    # Above the threshold are 3, 20 and 39; of the others 30 is the best, then 0, 7, 12, 5, 38.
+    for unit, value in ((3, 8.5), (20, 10.0), (39, 9.0), (30, 7.0), (0, 6.0), (7, 5.0), (12, 4.0), (5, 3.0), (38, 2.0)):
+        scores[unit] = value
+    both = {heads.name: torch.tensor([1.0, 3.0, 2.0]), neurons.name: scores}
+    for align, kept in ((None, (3, 20, 39)), (4, (3, 20, 30, 39)), (8, (0, 3, 5, 7, 12, 20, 30, 39))):
+        plan = allocate(program, sites, both, Threshold(0.8, align=align))
+        assert plan.sites[neurons.name].kept == kept
+    # Heads are 4 wide: three of them are the whole site, two are a multiple of 8.
+    held = {
+        align: allocate(program, sites, both, Threshold(0.8, align=align)).sites[heads.name] for align in (4, 8, 16)
+    }
+    assert {align: entry.kept for align, entry in held.items()} == {4: (1,), 8: (1, 2), 16: (0, 1, 2)}

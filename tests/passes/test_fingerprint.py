@@ -11,6 +11,7 @@ from passes.errors import PlanError
 from passes.fingerprint import check_fingerprint, check_parameters, fingerprint, fingerprint_parameters
 from passes.plan import SitePlan, SlimPlan
 from passes.program import Program
+from passes.site import Producer, Site
 from passes.sites import find_sites
 from tests.hand_modules import Attention, FeedForward, captured
 
@@ -102,3 +103,94 @@ def test_garbled_fingerprints_are_refused(weights: object) -> None:
     garbled = replace(plan, fingerprint={**plan.fingerprint, "weights": weights})
     with pytest.raises(PlanError):
         check_fingerprint(garbled, program, sites)
+
+
+SITES = (
+    Site("a", "attention", 3, 2, (Producer("a.q"), Producer("a.k"), Producer("a.v")), "a.out"),
+    Site("f", "feed_forward", 5, 1, (Producer("f.up", (0, 5)),), "f.down"),
+)
+SHAPES = {
+    **{f"a.{name}.weight": (6, 4) for name in "qkv"},
+    "a.out.weight": (4, 6),
+    "a.out.bias": (4,),
+    "f.up.weight": (10, 4),
+    "f.down.weight": (4, 5),
+    "other.weight": (4, 6),
+}
+PARAMETERS = {
+    name: torch.arange(torch.Size(shape).numel(), dtype=torch.float64).reshape(shape) + 100 * number
+    for number, (name, shape) in enumerate(SHAPES.items())
+}
+
+
+def _hand_plan() -> SlimPlan:
+    entries = {site.name: SitePlan(site.kind, site.units, tuple(range(site.units))) for site in SITES}
+    return SlimPlan(fingerprint_parameters(PARAMETERS, SITES), entries)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"consumer": "other"},
+        {"unit_width": 3},
+        {"producers": (Producer("a.q"), Producer("a.v"), Producer("a.k"))},
+        {"producers": (Producer("a.q"), Producer("a.k"), Producer("a.v", (1,)))},
+        {"producers": (Producer("a.q"), Producer("a.k"))},
+    ],
+    ids=["consumer", "width", "order", "offset", "fewer"],
+)
+def test_each_fact_of_a_site_is_in_the_structure(changed: dict[str, object]) -> None:
+    other = (replace(SITES[0], **changed), SITES[1])  # type: ignore[arg-type]
+    structures = {fingerprint_parameters(PARAMETERS, sites)["structure"] for sites in (SITES, other)}
+    assert len(structures) == 2
+    with pytest.raises(PlanError, match="another structure"):
+        check_parameters(_hand_plan(), PARAMETERS, other)
+
+
+def test_units_kind_and_name_are_in_the_structure_too() -> None:
+    others = [replace(SITES[1], units=4), replace(SITES[1], kind="attention"), replace(SITES[1], name="g")]
+    assert len({fingerprint_parameters(PARAMETERS, (SITES[0], each))["structure"] for each in (SITES[1], *others)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("other.weight", (6, 4)), ("other.weight", (24,)), ("a.out.bias", (5,)), ("f.up.weight", (10, 5))],
+)
+def test_each_shape_is_in_the_structure(name: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(PlanError, match="another structure"):
+        check_parameters(_hand_plan(), {**PARAMETERS, name: torch.zeros(shape, dtype=torch.float64)}, SITES)
+
+
+def test_each_name_is_in_the_structure() -> None:
+    renamed = {name.replace("other", "another"): value for name, value in PARAMETERS.items()}
+    with pytest.raises(PlanError, match="another structure"):
+        check_parameters(_hand_plan(), renamed, SITES)
+
+
+@pytest.mark.parametrize("path", ["a.q", "a.k", "a.v", "a.out", "f.up", "f.down"])
+def test_each_linear_of_a_site_is_sampled(path: str) -> None:
+    name = f"{path}.weight"
+    check_parameters(_hand_plan(), PARAMETERS, SITES)
+    with pytest.raises(PlanError, match=f"other weights: site '{path[0]}'"):
+        check_parameters(_hand_plan(), {**PARAMETERS, name: PARAMETERS[name] * 1.05 + 1}, SITES)
+
+
+def test_the_samples_by_hand() -> None:
+    # Of 6 x 4 = 24 weights, quarters of 6: at 0, 6 + 7919 % 6, 12 + 15838 % 6, 18 + 23757 % 6.
+    weights = fingerprint_parameters(PARAMETERS, SITES)["weights"]
+    assert weights["a"][:8] == [0, 11, 16, 21, 100, 111, 116, 121]
+    assert weights["a"][12:] == [300, 311, 316, 321]
+    # Of 4 x 5 = 20, quarters of 5: at 0, 5 + 7919 % 5, 10 + 15838 % 5, 15 + 23757 % 5.
+    assert weights["f"][4:] == [600, 609, 613, 617]
+    assert len(weights["a"]) == 16
+    assert len(weights["f"]) == 8
+
+
+@pytest.mark.parametrize("position", [0, 5, 15])
+def test_each_sample_is_compared(position: int) -> None:
+    plan = _hand_plan()
+    values = list(plan.fingerprint["weights"]["a"])
+    values[position] += 3 + 0.02 * values[position]
+    moved = {**plan.fingerprint, "weights": {**plan.fingerprint["weights"], "a": values}}
+    with pytest.raises(PlanError, match="other weights: site 'a'"):
+        check_parameters(replace(plan, fingerprint=moved), PARAMETERS, SITES)

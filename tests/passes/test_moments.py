@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from passes import moment_sums
+from passes import moments as moments_module
 from passes.calibrate import calibrate
 from passes.errors import CalibrationError, UsageError
 from passes.instrument import Instrumented, instrument
@@ -20,6 +21,7 @@ from passes.moments import (
     QUERY,
     SECOND,
     covariance,
+    halved_sites,
     moment_bytes,
     sampled_tokens,
     sums_of,
@@ -215,3 +217,16 @@ def test_nothing_seen_is_refused() -> None:
         covariance(feed_forward(5), sums)
     with pytest.raises(UsageError, match="has no second moments"):
         sums_of(feed_forward(5), {})
+
+
+def test_the_smallest_attentions_are_halved_as_far_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def attention(width: int) -> dict[str, tuple[int, ...]]:
+        return {COUNT: (), SECOND: (width, width), QUERY: (width,)}
+
+    # 8 bytes for each of 1 + w² + w numbers: 888, 344 and 168
+    shapes = {"large": attention(10), "middle": attention(6), "small": attention(4), "neurons": {SECOND: (1, 1)}}
+    for limit, chosen in ((167, []), (168, ["small"]), (511, ["small"]), (512, ["small", "middle"])):
+        monkeypatch.setattr(moments_module, "HALVES_LIMIT", limit)
+        assert halved_sites(shapes) == chosen
+    monkeypatch.setattr(moments_module, "HALVES_LIMIT", 2**20)
+    assert halved_sites(shapes) == ["small", "middle", "large"]

@@ -77,3 +77,21 @@ def test_none_are_kept_where_none_are_wanted() -> None:
     probes = Probes(0)
     offer(probes, range(3))
     assert probes.read() == ()
+
+
+def test_what_has_no_rows_of_the_batch_is_kept_whole_and_apart() -> None:
+    probes = Probes(PROBES)
+    sample, sizes, words = torch.arange(12.0).reshape(6, 2), torch.tensor([7.0, 8.0]), torch.arange(6.0)
+    probes.offer((sample, sizes), {"words": words}, sample)
+    kept = [leaf.clone() for leaf in probes.read()[0]]
+    assert [leaf.tolist() for leaf in kept] == [[[0, 1], [2, 3], [6, 7], [8, 9]], [7, 8], [0, 1, 3, 4]]
+    for tensor in (sample, sizes, words):
+        tensor.zero_()
+    assert all(torch.equal(one, other) for one, other in zip(kept, probes.read()[0], strict=True))
+
+
+def test_the_next_call_takes_the_next_rows() -> None:
+    probes = Probes(PROBES)
+    offer(probes, range(3))
+    first = [(leaves[0][:, 0] - float(leaves[1])).mul(100).round().int().tolist() for leaves in probes.read()]
+    assert first == [[0, 1, 3, 4], [1, 2, 4, 5], [2, 3, 5, 0]]

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 import torch
 
+from passes.errors import UsageError
+from passes.instrument import instrument
 from passes.program import Program
 from tests.hand_modules import Attention, FeedForward, captured
 from tests.plans import captured as captured_family
+from tests.toy_block import samples, toy
 
 
 def _tensors(program: Program) -> dict[str, int]:
@@ -45,3 +51,39 @@ def test_buffers_outside_the_state_dict_stay_outside() -> None:
     assert "pos_embed.pos_embed" in dict(program.graph_module.named_buffers())
     for candidate in (program, program.copy(), program.copy().copy()):
         assert "pos_embed.pos_embed" not in candidate.graph_module.state_dict()
+
+
+def test_sizes_are_checked_at_each_call() -> None:
+    program, sites = toy()
+    step = torch.tensor(5)
+    for calls in (program, instrument(program, sites)):
+        with pytest.raises(
+            UsageError, match=r"'sample' is \[2, 15, 12\]; the program was captured for \[any, 16, 12\]"
+        ):
+            calls(samples(2)[:, :15], step)
+        with pytest.raises(UsageError, match=r"'sample' is \[2, 12, 16\]"):
+            calls(samples(2).transpose(1, 2), step)
+        with pytest.raises(UsageError, match=r"'sample' is \[16, 12\]"):
+            calls(samples(2)[0], step)
+        with pytest.raises(UsageError, match=r"takes 2 inputs \(sample, timestep\), not 1"):
+            calls(samples(2))
+        with pytest.raises(UsageError, match="not 3"):
+            calls(samples(2), step, step)
+
+
+@pytest.mark.parametrize("position", [0, 1])
+def test_each_guard_is_checked_at_each_call(position: int) -> None:
+    guards = ["L['sample'].size()[0] <= 5", "L['sample'].size()[1] != 4 * L['sample'].size()[0]"]
+    guarded = replace(toy()[0], guards=tuple(guards if position == 0 else guards[::-1]))
+    step = torch.tensor(5)
+    with torch.no_grad():
+        assert guarded(samples(3), step).shape == (3, 16, 12)
+        assert guarded(samples(2), timestep=step).shape == (2, 16, 12)
+    with pytest.raises(UsageError, match=r"needs sample\.size\(0\) <= 5"):
+        guarded(samples(40)[::6], step)
+    with pytest.raises(
+        UsageError, match=r"\{'sample': \[4, 16, 12\], 'timestep': \[\]\}: it needs sample\.size\(1\) != 4"
+    ):
+        guarded(samples(4), timestep=step)
+    with pytest.raises(UsageError, match=r"needs sample\.size\(1\) !="):  # on a copy and on what is slimmed, too
+        guarded.copy()(samples(4), step)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 import torch
 
 from passes.calibrate import calibrate
 from passes.instrument import instrument
-from passes.settled import SETTLED, split_half_ratio
+from passes.moments import COUNT, FIRST, SECOND, covariance
+from passes.settled import SETTLED, _lost, split_half_ratio
 from passes.statistics import Statistics
+from tests.covariances import attention, random_weight
 from tests.toy_block import samples, toy
+
+SHAPES = ((2, 3), (3, 2), (4, 5))
 
 
 def observe(batches: int, size: int) -> Statistics:
@@ -38,3 +45,32 @@ def test_equal_halves_have_nothing_between_them() -> None:
 
 def test_one_batch_says_nothing() -> None:
     assert ratio(observe(1, 8)) is None
+
+
+def test_the_median_of_both_directions_of_all_sites_by_hand() -> None:
+    """Halves of unequal size, of three attentions of unequal width."""
+    sites = [replace(attention(heads, width), name=f"s{heads}", consumer=f"out{heads}") for heads, width in SHAPES]
+    parameters = {f"{site.consumer}.weight": random_weight(5, site.width, site.units) for site in sites}
+    moments, halves, ratios = {}, {}, []
+    for site in sites:
+        parts = []
+        for seed, count in ((1, 30.0), (2, 200.0)):
+            rows = random_weight(int(count), site.width, 10 * site.units + seed) @ random_weight(
+                site.width, site.width, seed
+            )
+            parts.append({COUNT: torch.tensor(count).double(), FIRST: rows.sum(0), SECOND: rows.T @ rows})
+        odd, even = parts
+        halves[site.name] = odd
+        moments[site.name] = {name: odd[name] + even[name] for name in odd}
+        weight = parameters[f"{site.consumer}.weight"]
+        for mine, others in ((odd, even), (even, odd)):
+            second = mine[SECOND] / mine[COUNT]  # there is no bias to take the mean over
+            own, foreign = (_lost(site, weight, covariance(site, each, centred=False)) for each in (mine, others))
+            ratios.append(float(torch.trace(foreign @ second @ foreign.T) / torch.trace(own @ second @ own.T)))
+    statistics = replace(observe(1, 1), moments=moments, halves=halves)
+    found = split_half_ratio(sites, statistics, parameters)
+    assert len({round(ratio, 6) for ratio in ratios}) == 6
+    assert found == pytest.approx(sum(sorted(ratios)[2:4]) / 2, rel=1e-6)
+    heads_of_one = [*sites, replace(attention(3, 1), name="narrow")]  # can't be narrowed: says nothing
+    assert split_half_ratio(heads_of_one, replace(statistics, halves={**halves, "narrow": {}}), parameters) == found
+    assert split_half_ratio(sites, replace(statistics, halves={}), parameters) is None

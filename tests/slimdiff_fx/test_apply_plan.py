@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 import torch
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention_processor import Attention, AttnProcessor
 from torch import nn
 
 from passes.errors import PlanError
@@ -150,3 +151,73 @@ def test_fused_projections_are_refused() -> None:
     model.fuse_qkv_projections()
     with pytest.raises(PlanError, match="fused"):
         apply_plan(model, _plan())
+
+
+def test_narrower_heads_scale_as_written_out_attention_must() -> None:
+    """Fused attention scales by itself; a processor that writes attention out reads the module's own number."""
+    program, model = captured("unet_sd15"), _model("unet_sd15")
+    seed = next(seed for seed in range(20) if _narrowed(updated_plan(program, seed)))
+    plan = updated_plan(program, seed)
+    slim = apply_plan(model, plan)
+    for name, entry in plan.sites.items():
+        if entry.kind != "attention":
+            continue
+        owner, dense = slim.get_submodule(name), model.get_submodule(name)
+        head_dim = dense.to_q.out_features // dense.heads
+        width = entry.width or head_dim
+        assert dense.scale == pytest.approx(head_dim**-0.5)
+        assert owner.scale == pytest.approx(width**-0.5)
+        assert owner.heads == len(entry.kept)
+        assert owner.inner_dim == owner.inner_kv_dim == len(entry.kept) * width == owner.to_q.out_features
+        assert owner.sliceable_head_dim == max(2, len(entry.kept))
+    with torch.no_grad():
+        expected = rewrite(program, plan)(*program.args, **program.kwargs)
+    slim.set_attn_processor(AttnProcessor())
+    found = _eager(slim, program.args, dict(program.kwargs))
+    assert (found - expected).norm() <= 1e-11 * expected.norm()
+
+
+def _narrowed(plan: SlimPlan) -> bool:
+    widths = [entry.width for entry in plan.sites.values() if entry.kind == "attention"]
+    return sum(width is not None and width < 4 for width in widths) >= 2
+
+
+def test_attention_that_is_not_to_be_scaled_stays_so() -> None:
+    program, model = captured("unet_sd15"), _model("unet_sd15")
+    seed = next(seed for seed in range(20) if _narrowed(updated_plan(program, seed)))
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.scale_qk, module.scale = False, 1.0
+    slim = apply_plan(model, updated_plan(program, seed))
+    assert {module.scale for module in slim.modules() if isinstance(module, Attention)} == {1.0}
+
+
+@pytest.mark.parametrize(("value", "extra", "words"), [(float("nan"), 0, "not finite"), (None, 1, "plan anew")])
+@pytest.mark.parametrize("in_place", [True, False])
+def test_updates_that_do_not_fit_are_refused_before_anything_changes(
+    value: float | None, extra: int, words: str, in_place: bool
+) -> None:
+    model, plan = _model("unet_sd15"), _plan()
+    name, entry = next((name, entry) for name, entry in plan.sites.items() if entry.kind == "feed_forward")
+    path = f"{name.removesuffix('.net')}.net.2.weight"
+    rows = dict(model.named_parameters())[path].shape[0]
+    new = torch.zeros(rows, len(entry.kept) + extra, dtype=torch.float64)
+    new[-1, -1] = 0.0 if value is None else value
+    before = {name: (value.data_ptr(), value.shape) for name, value in model.state_dict().items()}
+    with pytest.raises(PlanError, match=words):
+        apply_plan(model, replace(plan, updates={path: new}), in_place=in_place)
+    assert {name: (value.data_ptr(), value.shape) for name, value in model.state_dict().items()} == before
+
+
+def test_units_that_were_kept_are_those_of_the_plan_and_not_the_first() -> None:
+    model, plan = _model("unet_sd15"), _plan()
+    slim = apply_plan(model, plan)
+    for name, entry in plan.sites.items():
+        owner = model.get_submodule(name)
+        if entry.kind == "attention":
+            width = owner.to_q.out_features // owner.heads
+            rows = [unit * width + channel for unit in entry.kept for channel in range(width)]
+            for linear in ("to_q", "to_k", "to_v"):
+                new, old = (each.get_submodule(f"{name}.{linear}").weight for each in (slim, model))
+                assert torch.equal(new, old[rows])
+            assert torch.equal(slim.get_submodule(f"{name}.to_out.0").weight, owner.to_out[0].weight[:, rows])

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from typer.testing import CliRunner
 
 from passes.errors import CalibrationError, RankError, SilentRankError, UsageError
+from slimdiff_fx import ranks as ranks_module
 from slimdiff_fx.cli import app
 from slimdiff_fx.ranks import (
     Ranks,
@@ -144,3 +145,47 @@ def test_a_rank_that_is_told_to_stop_says_what_it_knows(pair, dead, monkeypatch)
     pair[0].store.delete_key("told")
     pair[0].store.set("process/1", f"0:{dead}")
     assert str(_as_told(pair[0], Terminated())).startswith("rank 1 was lost; ")
+
+
+class Clock:
+    """Time that passes only while someone sleeps; `each` is called at every sleep with the minutes so far."""
+
+    def __init__(self, minutes, each):
+        self.step, self.each, self.minutes = minutes, each, 0.0
+
+    def monotonic(self):
+        return self.minutes * 60
+
+    def sleep(self, seconds):
+        self.minutes += self.step
+        assert self.minutes < 10_000, "waits for ever"
+        self.each(self.minutes)
+
+
+def test_a_slow_rank_that_beats_is_waited_for(pair, monkeypatch):
+    def goes_on(minutes):
+        pair[1].beat()
+        if minutes >= 500:
+            pair[1].store.set("arrived/1", "yes")
+
+    clock = Clock(20, goes_on)
+    monkeypatch.setattr(ranks_module, "time", clock)
+    wait_for_all(pair[0])
+    assert clock.minutes == 500  # many times the patience
+
+
+@pytest.mark.parametrize("last", [0, 100, 300])
+def test_patience_counts_from_the_last_beat(pair, monkeypatch, last):
+    clock = Clock(5, lambda minutes: pair[1].beat() if minutes <= last else None)
+    monkeypatch.setattr(ranks_module, "time", clock)
+    with pytest.raises(RankError, match="rank 1 has not called the denoiser for 30 minutes"):
+        wait_for_all(pair[0])
+    assert last + 30 < clock.minutes <= last + 40
+
+
+def test_the_rank_that_hangs_is_named_and_not_the_slow_one(monkeypatch):
+    store = dist.HashStore()
+    ranks = [Ranks(rank, 3, "cpu", store) for rank in range(3)]
+    monkeypatch.setattr(ranks_module, "time", Clock(7, lambda minutes: ranks[1].beat()))
+    with pytest.raises(RankError, match="rank 2 has not called"):
+        wait_for_all(ranks[0])

@@ -28,3 +28,11 @@ def test_numbers() -> None:
 def test_others_are_refused(weights: str | list[float]) -> None:
     with pytest.raises(UsageError, match="timestep weights"):
         bucket_weights(weights)
+
+
+def test_noise_weighs_more_the_later_the_timestep() -> None:
+    """Buckets begin with the least noise; the weight of each is its middle's share of all timesteps, twice."""
+    assert bucket_weights("noise") == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.3, 1.5, 1.7, 1.9])
+    assert bucket_weights("detail") == pytest.approx([1.9, 1.7, 1.5, 1.3, 1.1, 0.9, 0.7, 0.5, 0.3, 0.1])
+    given = [3.0, 0, 1, 2, 0.5, 7, 1, 1, 1, 9]
+    assert bucket_weights(given) == tuple(given)
