@@ -5,6 +5,7 @@ EXTRAS ?= test,dev,bench,deploy,quant,mobile
 OUT    ?= slim-emoji
 SLIM_ARGS   ?= --overwrite
 PYTEST_ARGS ?=
+MUTANTS_ARGS ?=
 BENCH_MODELS ?= emoji $(wildcard $(OUT))
 BACKEND ?= ort
 
@@ -12,7 +13,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast check format bench clean
+.PHONY: help install demo test test-fast mutants check format bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -34,6 +35,9 @@ test: $(STAMP) ## Run every test, slow ones included
 test-fast: $(STAMP) ## Run all but the slow tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+mutants: $(STAMP) ## Put 200 small bugs in, one at a time: would the tests notice?
+	$(BIN)/python -m benchmarks.mutants $(MUTANTS_ARGS)
+
 check: $(STAMP) ## Check format, lint, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -49,4 +53,4 @@ bench: $(STAMP) ## Measure latency, dense and slim in turn, and the observers' o
 	$(BIN)/python -m benchmarks.cost --part overhead
 
 clean: ## Remove what the demo and the tools wrote (not .venv)
-	rm -rf $(OUT) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(OUT) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .mutants_cache
