@@ -22,6 +22,7 @@ from benchmarks.mutants.workplace import Workplace
 
 WANTED = 0.85
 PAGE = ROOT / "docs" / "mutants.md"
+CACHE = ROOT / ".mutants_cache"
 RESULT = ROOT / "benchmarks" / "results" / "mutants.json"
 
 
@@ -32,16 +33,17 @@ def main() -> None:
     if unknown:
         sys.exit(f"not among the files that are mutated: {', '.join(sorted(unknown))}")
     began = time.monotonic()
-    mutants = all_mutants(ROOT, options.files)
-    if options.again:
-        record = json.loads(Path(options.json).read_text(encoding="utf-8"))
-        chosen = survivors_of(record, ROOT, mutants)
-    else:
-        chosen = sample(mutants, options.count, options.seed)
-    print(f"{len(chosen)} of {len(mutants)} mutants", flush=True)
     verdicts: list[Verdict] = []
     with Workplace(ROOT) as workplace:
-        hunt = Hunt(ROOT, workplace)
+        # All is taken from the copy: the project itself may be worked on meanwhile.
+        mutants = all_mutants(workplace.root, options.files)
+        if options.again:
+            record = json.loads(Path(options.json).read_text(encoding="utf-8"))
+            chosen = survivors_of(record, workplace.root, mutants)
+        else:
+            chosen = sample(mutants, options.count, options.seed)
+        print(f"{len(chosen)} of {len(mutants)} mutants", flush=True)
+        hunt = Hunt(workplace, CACHE)
         for verdict in hunt.verdicts(chosen):
             verdicts.append(verdict)
             print(f"{len(verdicts):4d} {verdict.status:9s} {verdict.seconds:6.1f} s {_place(verdict)}", flush=True)

@@ -29,16 +29,21 @@ class Baseline:
     failed: list[str]
 
 
-def measure_baseline(root: Path, workplace: Workplace, name: str) -> Baseline:
+def measure_baseline(workplace: Workplace, name: str, cache: Path) -> Baseline:
     """Run a test file without a bug, or give what is known of it.
+
+    Args:
+        workplace: has no bug in it.
+        name: the test file, from the root of the project.
+        cache: the folder of what is known.
 
     Raises:
         RuntimeError: it doesn't run to its end.
     """
-    known = root / ".mutants_cache" / f"{_digest(workplace.root, name)}.json"
+    known = cache / f"{_digest(workplace.root, name)}.json"
     if known.is_file():
         return Baseline(**json.loads(known.read_text(encoding="utf-8")))
-    covered = [source for source in sources(root) if name in mirrors_of(source, root)]
+    covered = [source for source in sources(workplace.root) if name in mirrors_of(source, workplace.root)]
     answer = workplace.run([name], _LIMITS, cover=covered, stop=False)
     if answer["code"] not in (0, 1):
         raise RuntimeError(f"{name} doesn't run without a bug: {answer}\n{workplace.log[-4000:]}")

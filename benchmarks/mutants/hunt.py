@@ -85,10 +85,15 @@ def survivors_of(record: Mapping[str, Any], root: Path, mutants: Sequence[Mutant
 
 
 class Hunt:
-    """Runs of mutants in one workplace; what the tests do without a bug is measured once for each test file."""
+    """Runs of mutants of a workplace's files; what the tests do without a bug is measured once for each test file.
 
-    def __init__(self, root: Path, workplace: Workplace) -> None:
-        self._root, self._workplace = root, workplace
+    Args:
+        workplace: where.
+        cache: a folder in which that is kept from run to run.
+    """
+
+    def __init__(self, workplace: Workplace, cache: Path) -> None:
+        self._root, self._workplace, self._cache = workplace.root, workplace, cache
         self._baselines: dict[str, Baseline] = {}
 
     @property
@@ -126,7 +131,7 @@ class Hunt:
 
     def _baseline(self, name: str) -> Baseline:
         if name not in self._baselines:
-            self._baselines[name] = measure_baseline(self._root, self._workplace, name)
+            self._baselines[name] = measure_baseline(self._workplace, name, self._cache)
         return self._baselines[name]
 
 

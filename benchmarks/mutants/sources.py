@@ -88,7 +88,14 @@ def sources(root: Path = ROOT) -> list[str]:
 
 
 def mirrors_of(source: str, root: Path = ROOT) -> tuple[str, ...]:
-    """Give the test files that must notice a bug in `source`, the one of its name first."""
+    """Give the test files that must notice a bug in `source`.
+
+    Those of its name come first: `test_plan.py`, and `test_plan_checks.py` if there is no `plan_checks.py`.
+    """
     path = Path(source)
-    mirrored = (Path("tests") / path.with_name(f"test_{path.name}")).as_posix()
-    return tuple(dict.fromkeys([*([mirrored] if (root / mirrored).is_file() else []), *OTHER_TESTS.get(source, ())]))
+    folder = root / "tests" / path.parent
+    own = [folder / f"test_{path.name}"] if (folder / f"test_{path.name}").is_file() else []
+    for more in sorted(folder.glob(f"test_{path.stem}_*.py")):
+        if not (root / path.parent / more.name.removeprefix("test_")).is_file():
+            own.append(more)
+    return tuple(dict.fromkeys([*(test.relative_to(root).as_posix() for test in own), *OTHER_TESTS.get(source, ())]))

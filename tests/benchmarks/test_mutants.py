@@ -115,7 +115,7 @@ def test_bugs_are_noticed_or_not(project):
         if mutant.operator == "swap_op" and mutant.lines[0] in (15, 17)
     ]
     with Workplace(project) as workplace:
-        hunt = Hunt(project, workplace)
+        hunt = Hunt(workplace, project / "cache")
         verdicts = list(hunt.verdicts(mutants))
         assert (workplace.root / "passes" / "widest.py").read_text() == SOURCE
     assert hunt.failing == []
