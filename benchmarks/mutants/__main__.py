@@ -18,11 +18,9 @@ from pathlib import Path
 from benchmarks.mutants.hunt import Hunt, Verdict, all_mutants, sample, survivors_of
 from benchmarks.mutants.sources import ROOT, sources
 from benchmarks.mutants.survivors import without_reason, write_survivors
-from benchmarks.mutants.workplace import Workplace
 
 WANTED = 0.85
 PAGE = ROOT / "docs" / "mutants.md"
-CACHE = ROOT / ".mutants_cache"
 RESULT = ROOT / "benchmarks" / "results" / "mutants.json"
 
 
@@ -33,23 +31,20 @@ def main() -> None:
     if unknown:
         sys.exit(f"not among the files that are mutated: {', '.join(sorted(unknown))}")
     began = time.monotonic()
+    mutants = all_mutants(ROOT, options.files)
+    if options.again:
+        chosen = survivors_of(json.loads(Path(options.json).read_text(encoding="utf-8")), ROOT, mutants)
+    else:
+        chosen = sample(mutants, options.count, options.seed)
+    print(f"{len(chosen)} of {len(mutants)} mutants", flush=True)
+    hunt = Hunt(ROOT, ROOT / ".mutants_cache")
     verdicts: list[Verdict] = []
-    with Workplace(ROOT) as workplace:
-        # All is taken from the copy: the project itself may be worked on meanwhile.
-        mutants = all_mutants(workplace.root, options.files)
-        if options.again:
-            record = json.loads(Path(options.json).read_text(encoding="utf-8"))
-            chosen = survivors_of(record, workplace.root, mutants)
-        else:
-            chosen = sample(mutants, options.count, options.seed)
-        print(f"{len(chosen)} of {len(mutants)} mutants", flush=True)
-        hunt = Hunt(workplace, CACHE)
-        for verdict in hunt.verdicts(chosen):
-            verdicts.append(verdict)
-            print(f"{len(verdicts):4d} {verdict.status:9s} {verdict.seconds:6.1f} s {_place(verdict)}", flush=True)
-            if not verdict.is_killed:
-                print(f"     - {verdict.before}\n     + {verdict.after}", flush=True)
-        failing = hunt.failing
+    for verdict in hunt.verdicts(chosen, options.jobs):
+        verdicts.append(verdict)
+        print(f"{len(verdicts):4d} {verdict.status:9s} {verdict.seconds:6.1f} s {_place(verdict)}", flush=True)
+        if not verdict.is_killed:
+            print(f"     - {verdict.before}\n     + {verdict.after}", flush=True)
+    verdicts.sort(key=lambda verdict: (verdict.source, verdict.index))
     killed = sum(verdict.is_killed for verdict in verdicts)
     record = {
         "seed": options.seed,
@@ -57,13 +52,13 @@ def main() -> None:
         "sampled": len(verdicts),
         "killed": killed,
         "seconds": round(time.monotonic() - began),
-        "failing_without_a_bug": failing,
+        "failing_without_a_bug": hunt.failing,
         "verdicts": [verdict.as_json() for verdict in verdicts],
     }
     if not options.again:
         Path(options.json).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if failing:
-        print(f"left out, for they fail without a bug: {', '.join(failing)}")
+    if hunt.failing:
+        print(f"left out, for they fail without a bug: {', '.join(hunt.failing)}")
     if not options.no_docs:
         write_survivors(PAGE, verdicts)
         if bare := without_reason(PAGE):
@@ -81,6 +76,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("files", nargs="*", help="mutate only these, from the root of the project")
     parser.add_argument("--count", type=int, default=200, help="how many mutants to draw (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="which of them (default: 0)")
+    parser.add_argument("--jobs", type=int, default=1, help="how many to try at a time (default: 1)")
     parser.add_argument("--again", action="store_true", help="only what survived in the last result, and write none")
     parser.add_argument("--json", default=str(RESULT), help="where the result goes")
     parser.add_argument("--no-docs", action="store_true", help="leave docs/mutants.md as it is")

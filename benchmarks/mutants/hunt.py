@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import random
 import time
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock
 from typing import Any
 
 from benchmarks.mutants.baseline import Baseline, measure_baseline
@@ -78,49 +82,77 @@ def survivors_of(record: Mapping[str, Any], root: Path, mutants: Sequence[Mutant
     for verdict in (Verdict(**values) for values in record["verdicts"]):
         mutant = by_index.get((verdict.source, verdict.index))
         if mutant is not None and not verdict.is_killed:
-            _, before, after = describe((root / mutant.source).read_text(encoding="utf-8"), mutate(root, mutant))
+            _, before, after = describe(*mutate(root, mutant))
             if (before, after) == (verdict.before, verdict.after):
                 found.append(mutant)
     return found
 
 
 class Hunt:
-    """Runs of mutants of a workplace's files; what the tests do without a bug is measured once for each test file.
+    """Runs of mutants; what the tests do without a bug is measured once for each test file.
 
     Args:
-        workplace: where.
+        root: the project whose mutants were listed.
         cache: a folder in which that is kept from run to run.
     """
 
-    def __init__(self, workplace: Workplace, cache: Path) -> None:
-        self._root, self._workplace, self._cache = workplace.root, workplace, cache
+    def __init__(self, root: Path, cache: Path) -> None:
+        self._root, self._cache = root, cache
         self._baselines: dict[str, Baseline] = {}
+        self._locks: defaultdict[str, Lock] = defaultdict(Lock)
 
     @property
     def failing(self) -> list[str]:
         """Tests that fail without a bug: they say nothing and are left out."""
         return sorted(test for baseline in self._baselines.values() for test in baseline.failed)
 
-    def verdicts(self, mutants: Sequence[Mutant]) -> Iterator[Verdict]:
-        """Try mutants one by one."""
-        for mutant in mutants:
-            yield self._try(mutant)
+    def verdicts(self, mutants: Sequence[Mutant], jobs: int = 1) -> Iterator[Verdict]:
+        """Try mutants, each job in a workplace of its own; verdicts come as they are found.
 
-    def _try(self, mutant: Mutant) -> Verdict:
-        baselines = [self._baseline(name) for name in mirrors_of(mutant.source, self._root)]
-        before = (self._root / mutant.source).read_text(encoding="utf-8")
-        after = mutate(self._root, mutant)
+        Raises:
+            RuntimeError: a test file doesn't run to its end without a bug.
+        """
+        # Those of one file together: the other jobs needn't wait for what its tests do without a bug.
+        groups = deque(list(group) for _, group in groupby(mutants, key=lambda mutant: mutant.source))
+        found: SimpleQueue[Verdict | None] = SimpleQueue()
+        with ThreadPoolExecutor(jobs) as pool:
+            running = [pool.submit(self._work, groups, found) for _ in range(jobs)]
+            try:
+                for _ in range(jobs):
+                    while (verdict := found.get()) is not None:
+                        yield verdict
+            finally:
+                groups.clear()
+            for each in running:
+                each.result()
+
+    def _work(self, groups: deque[list[Mutant]], found: SimpleQueue[Verdict | None]) -> None:
+        try:
+            with Workplace(self._root) as workplace:
+                while groups:
+                    for mutant in groups.popleft():
+                        found.put(self._try(workplace, mutant))
+        except BaseException:
+            groups.clear()
+            raise
+        finally:
+            found.put(None)
+
+    def _try(self, workplace: Workplace, mutant: Mutant) -> Verdict:
+        baselines = [self._baseline(workplace, name) for name in mirrors_of(mutant.source, workplace.root)]
+        before, after = mutate(self._root, mutant)
         began = time.monotonic()
         tests = _tests(mutant, baselines)
         if tests:
-            # Coverage made the baseline slower than the same tests are now.
-            limits = Limits(20 + 3 * sum(tests.values()), 120 + 20 * sum(tests.values()))
+            # What tests share is counted for the first of them alone, so that no share of the whole could be a limit.
+            whole = sum(seconds for baseline in baselines for seconds in baseline.seconds.values())
+            limits = Limits(cpu_seconds=30 + 2 * whole, wall_seconds=300 + 20 * whole)
             files = list(dict.fromkeys(test.split("::")[0] for test in tests))
-            self._workplace.put(mutant.source, after)
+            workplace.put(mutant.source, after)
             try:
-                answer = self._workplace.run(files, limits, tests=list(tests))
+                answer = workplace.run(files, limits, tests=tests)
             finally:
-                self._workplace.put(mutant.source, before)
+                workplace.put(mutant.source, before)
             status = _status(answer)
             killer = answer["failed"][0] if answer["failed"] else None
         else:
@@ -129,27 +161,28 @@ class Hunt:
         seconds = round(time.monotonic() - began, 1)
         return Verdict(mutant.source, mutant.index, line, mutant.operator, old, new, status, killer, seconds)
 
-    def _baseline(self, name: str) -> Baseline:
-        if name not in self._baselines:
-            self._baselines[name] = measure_baseline(self._workplace, name, self._cache)
-        return self._baselines[name]
+    def _baseline(self, workplace: Workplace, name: str) -> Baseline:
+        with self._locks[name]:
+            if name not in self._baselines:
+                self._baselines[name] = measure_baseline(workplace, name, self._cache)
+            return self._baselines[name]
 
 
-def _tests(mutant: Mutant, baselines: Sequence[Baseline]) -> dict[str, float]:
-    """Give the tests that may notice, and their seconds: those that run the lines themselves first, quick ones first.
+def _tests(mutant: Mutant, baselines: Sequence[Baseline]) -> list[str]:
+    """Give the tests that may notice: those that run the lines themselves first, by file, quick ones first.
 
     What a fixture runs, or the import, may show in any test of the file.
     """
-    own: dict[str, float] = {}
-    others: dict[str, float] = {}
+    own: list[str] = []
+    others: list[str] = []
     for baseline in baselines:
         lines = baseline.lines.get(mutant.source, {})
         ran = {name for line in range(mutant.lines[0], mutant.lines[1] + 1) for name in lines.get(str(line), [])}
-        seconds = {name: took for name, took in baseline.seconds.items() if name not in baseline.failed}
-        own |= {name: took for name, took in seconds.items() if name in ran}
+        tests = sorted(baseline.seconds.keys() - baseline.failed, key=baseline.seconds.__getitem__)
+        own += [name for name in tests if name in ran]
         if ran & {"", "setup"}:
-            others |= {name: took for name, took in seconds.items() if name not in ran}
-    return dict([*sorted(own.items(), key=lambda item: item[1]), *sorted(others.items(), key=lambda item: item[1])])
+            others += [name for name in tests if name not in ran]
+    return own + others
 
 
 def _status(answer: dict[str, Any]) -> str:

@@ -44,13 +44,13 @@ def list_mutants(root: Path, source: str) -> list[Mutant]:
     ]
 
 
-def mutate(root: Path, mutant: Mutant) -> str:
-    """Give the whole text of the file with this one change."""
+def mutate(root: Path, mutant: Mutant) -> tuple[str, str]:
+    """Give the text of the file as it was when its mutants were listed, and with this one change."""
     module, found = _find(root / mutant.source)
     old, new, _, _ = found[mutant.index]
     changed = module.deep_replace(old, new)
     assert isinstance(changed, cst.Module)
-    return changed.code
+    return module.code, changed.code
 
 
 def describe(before: str, after: str) -> tuple[int, str, str]:

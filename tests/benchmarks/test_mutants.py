@@ -13,7 +13,6 @@ from benchmarks.mutants.hunt import Hunt, Verdict, all_mutants, sample, survivor
 from benchmarks.mutants.mutations import Mutant, describe, list_mutants, mutate
 from benchmarks.mutants.sources import OTHER_TESTS, ROOT, mirrors_of, sources
 from benchmarks.mutants.survivors import BEGIN, END, without_reason, write_survivors
-from benchmarks.mutants.workplace import Workplace
 
 SOURCE = '''"""What it is for."""
 
@@ -53,7 +52,8 @@ def test_the_mirrored_file_comes_first():
 def _changes(root: Path) -> list[tuple[str, str]]:
     found = []
     for mutant in list_mutants(root, "passes/widest.py"):
-        text = mutate(root, mutant)
+        source, text = mutate(root, mutant)
+        assert source == SOURCE
         ast.parse(text)
         line, before, after = describe(SOURCE, text)
         assert mutant.lines[0] <= line <= mutant.lines[1]
@@ -106,7 +106,8 @@ def test_the_sample_spreads_over_the_list_and_is_the_seeds():
     assert sample(mutants[:3], 20, 7) == mutants[:3]
 
 
-def test_bugs_are_noticed_or_not(project):
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_bugs_are_noticed_or_not(project, jobs):
     shutil.copytree(ROOT / "benchmarks" / "mutants", project / "benchmarks" / "mutants")
     shutil.copy2(ROOT / "benchmarks" / "__init__.py", project / "benchmarks")
     mutants = [
@@ -114,10 +115,9 @@ def test_bugs_are_noticed_or_not(project):
         for mutant in all_mutants(project, ["passes/widest.py"])
         if mutant.operator == "swap_op" and mutant.lines[0] in (15, 17)
     ]
-    with Workplace(project) as workplace:
-        hunt = Hunt(workplace, project / "cache")
-        verdicts = list(hunt.verdicts(mutants))
-        assert (workplace.root / "passes" / "widest.py").read_text() == SOURCE
+    hunt = Hunt(project, project / "cache")
+    verdicts = list(hunt.verdicts(mutants, jobs))
+    assert (project / "passes" / "widest.py").read_text() == SOURCE
     assert hunt.failing == []
     by_change = {(verdict.before, verdict.after): verdict for verdict in verdicts}
     killed = by_change['if name == "skipped":', 'if name != "skipped":']
