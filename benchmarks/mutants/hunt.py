@@ -33,7 +33,7 @@ class Verdict:
         after: what stood there for the test.
         status: "killed", "timeout" and "crashed" (both count as killed), "survived", or "unreached": no test of its
             files runs the line.
-        killer: the test that failed.
+        killer: the test that failed, or the test file that came to no end.
         seconds: by the clock.
     """
 
@@ -139,25 +139,27 @@ class Hunt:
             found.put(None)
 
     def _try(self, workplace: Workplace, mutant: Mutant) -> Verdict:
-        baselines = [self._baseline(workplace, name) for name in mirrors_of(mutant.source, workplace.root)]
         before, after = mutate(self._root, mutant)
+        line, old, new = describe(before, after)
         began = time.monotonic()
-        tests = _tests(mutant, baselines)
-        if tests:
-            # What tests share is counted for the first of them alone, so that no share of the whole could be a limit.
-            whole = sum(seconds for baseline in baselines for seconds in baseline.seconds.values())
-            limits = Limits(cpu_seconds=30 + 2 * whole, wall_seconds=300 + 20 * whole)
-            files = list(dict.fromkeys(test.split("::")[0] for test in tests))
+        status, killer = "unreached", None
+        # File by file: most bugs are noticed by the first, and what the others do needn't be known then.
+        for name in mirrors_of(mutant.source, workplace.root):
+            baseline = self._baseline(workplace, name)
+            tests = _tests(mutant, baseline)
+            if not tests:
+                continue
+            # What tests share is counted for the first of them alone, so that no part of the whole could be a limit.
+            whole = sum(baseline.seconds.values())
             workplace.put(mutant.source, after)
             try:
-                answer = workplace.run(files, limits, tests=tests)
+                answer = workplace.run([name], Limits(30 + 2 * whole, 300 + 20 * whole), tests=tests)
             finally:
                 workplace.put(mutant.source, before)
             status = _status(answer)
-            killer = answer["failed"][0] if answer["failed"] else None
-        else:
-            status, killer = "unreached", None
-        line, old, new = describe(before, after)
+            if status != "survived":
+                killer = answer["failed"][0] if answer["failed"] else name
+                break
         seconds = round(time.monotonic() - began, 1)
         return Verdict(mutant.source, mutant.index, line, mutant.operator, old, new, status, killer, seconds)
 
@@ -168,21 +170,16 @@ class Hunt:
             return self._baselines[name]
 
 
-def _tests(mutant: Mutant, baselines: Sequence[Baseline]) -> list[str]:
-    """Give the tests that may notice: those that run the lines themselves first, by file, quick ones first.
+def _tests(mutant: Mutant, baseline: Baseline) -> list[str]:
+    """Give the tests of a file that may notice: those that run the lines themselves first, quick ones first.
 
     What a fixture runs, or the import, may show in any test of the file.
     """
-    own: list[str] = []
-    others: list[str] = []
-    for baseline in baselines:
-        lines = baseline.lines.get(mutant.source, {})
-        ran = {name for line in range(mutant.lines[0], mutant.lines[1] + 1) for name in lines.get(str(line), [])}
-        tests = sorted(baseline.seconds.keys() - baseline.failed, key=baseline.seconds.__getitem__)
-        own += [name for name in tests if name in ran]
-        if ran & {"", "setup"}:
-            others += [name for name in tests if name not in ran]
-    return own + others
+    lines = baseline.lines.get(mutant.source, {})
+    ran = {name for line in range(mutant.lines[0], mutant.lines[1] + 1) for name in lines.get(str(line), [])}
+    tests = sorted(baseline.seconds.keys() - baseline.failed, key=baseline.seconds.__getitem__)
+    own = [name for name in tests if name in ran]
+    return own + [name for name in tests if name not in ran] if ran & {"", "setup"} else own
 
 
 def _status(answer: dict[str, Any]) -> str:
