@@ -76,7 +76,11 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
         "tests/slimdiff_fx/test_damaged_files.py",
         "tests/slimdiff_fx/test_slim_models.py",
     ),
-    "slimdiff_fx/report.py": ("tests/slimdiff_fx/test_model_card.py", "tests/slimdiff_fx/test_damaged_files.py"),
+    "slimdiff_fx/report.py": (
+        "tests/slimdiff_fx/test_model_card_by_hand.py",
+        "tests/slimdiff_fx/test_model_card.py",
+        "tests/slimdiff_fx/test_damaged_files.py",
+    ),
     "slimdiff_fx/slim_files.py": ("tests/slimdiff_fx/test_slim_models.py", "tests/slimdiff_fx/test_damaged_files.py"),
 }
 
