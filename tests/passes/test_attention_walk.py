@@ -268,6 +268,20 @@ def _flat_too_far(graph: Graph, node: fx.Node) -> fx.Node:
     return graph.module("out", graph.call(ATEN.flatten.using_ints, [BATCH, TOKENS * CHANNELS], swapped, 1))
 
 
+def _flat_in_order(graph: Graph, node: fx.Node) -> fx.Node:
+    return graph.module("out", graph.call(ATEN.flatten.using_ints, MERGED, node, 2))
+
+
+def _merged_by_something_else(graph: Graph, node: fx.Node) -> fx.Node:
+    swapped = graph.call(ATEN.transpose.int, SPLIT, node, 1, 2)
+    return graph.module("out", graph.call(ATEN.sort.default, MERGED, swapped))
+
+
+def _viewed_wider(graph: Graph, node: fx.Node) -> fx.Node:
+    swapped = graph.call(ATEN.transpose.int, SPLIT, node, 1, 2)
+    return graph.module("out", graph.call(ATEN.view.default, [BATCH, 3, 2 * CHANNELS], swapped, [BATCH, 3, -1]))
+
+
 def _never_merged(graph: Graph, node: fx.Node) -> fx.Node:
     return graph.module("out", node, SWAPPED)
 
@@ -298,6 +312,9 @@ def _nowhere(graph: Graph, node: fx.Node) -> fx.Node:
     [
         (_in_order, "goes through"),
         (_flat_too_far, "goes through"),
+        (_flat_in_order, "goes through"),
+        (_merged_by_something_else, "goes through"),
+        (_viewed_wider, "goes through"),
         (_never_merged, "not merged before 'out'"),
         (_scaled, "goes through"),
         (_added, "goes into"),
