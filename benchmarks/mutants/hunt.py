@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from threading import Lock
 from typing import Any
 
-from benchmarks.mutants.baseline import Baseline, measure_baseline
+from benchmarks.mutants.baseline import Baseline, measure_baseline, quick_first
 from benchmarks.mutants.mutations import Mutant, describe, list_mutants, mutate
 from benchmarks.mutants.sources import mirrors_of, sources
 from benchmarks.mutants.workplace import Limits, Workplace
@@ -144,7 +144,7 @@ class Hunt:
         began = time.monotonic()
         status, killer = "unreached", None
         # File by file: most bugs are noticed by the first, and what the others do needn't be known then.
-        for name in mirrors_of(mutant.source, workplace.root):
+        for name in quick_first(mirrors_of(mutant.source, workplace.root), self._cache):
             baseline = self._baseline(workplace, name)
             tests = _tests(mutant, baseline)
             if not tests:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.mutants.baseline import quick_first
 from benchmarks.mutants.hunt import Hunt, Verdict, all_mutants, sample, survivors_of
 from benchmarks.mutants.mutations import Mutant, describe, list_mutants, mutate
 from benchmarks.mutants.sources import OTHER_TESTS, ROOT, mirrors_of, sources
@@ -179,3 +180,11 @@ def test_a_page_without_a_place_for_the_table_is_refused(tmp_path):
     (tmp_path / "page.md").write_text("# Nothing\n")
     with pytest.raises(ValueError, match="no lines"):
         write_survivors(tmp_path / "page.md", [VERDICT])
+
+
+def test_the_quickest_known_test_file_comes_first(tmp_path):
+    names = ("tests/a.py", "tests/b.py", "tests/c.py", "tests/d.py")
+    assert quick_first(names, tmp_path) == list(names)
+    (tmp_path / "tests.d.py.seconds").write_text("3.5")
+    (tmp_path / "tests.b.py.seconds").write_text("20")
+    assert quick_first(names, tmp_path) == ["tests/d.py", "tests/b.py", "tests/a.py", "tests/c.py"]
