@@ -1,10 +1,21 @@
 # `make help` lists the targets. Variables can be set on the command line: make demo OUT=slim-more SLIM_ARGS='--overwrite --max-error 0.003'
 PYTHON ?= python3
 VENV   ?= .venv
-EXTRAS ?= test,dev,bench,deploy,quant,mobile
+Etest-processors: $(STAMP) ## Run all but the slow tests as other processors would: their kernels, one thread and two
+	for kernels in ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 --unset=ATEN_CPU_CAPABILITY; do \
+	  for threads in 1 2; do \
+	    echo "$$kernels, OMP_NUM_THREADS=$$threads"; \
+	    env $$kernels OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest $(PYTEST_ARGS) || exit 1; \
+	  done; \
+	done
+
+mutants: $(STAMP) ## Put 200 small bugs in, one at a time: would the tests notice?
+	$(BIN)/python -m benchmarks.mutants $(MUTANTS_ARGS)
+TRAS ?= test,dev,bench,deploy,quant,mobile
 OUT    ?= slim-emoji
 SLIM_ARGS   ?= --overwrite
 PYTEST_ARGS ?=
+MUTANTS_ARGS ?=
 BENCH_MODELS ?= emoji $(wildcard $(OUT))
 BACKEND ?= ort
 
@@ -12,7 +23,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-processors check format bench clean
+.PHONY: help install demo test test-fast test-processors mutants check format bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -34,14 +45,7 @@ test: $(STAMP) ## Run every test, slow ones included
 test-fast: $(STAMP) ## Run all but the slow tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-processors: $(STAMP) ## Run all but the slow tests as other processors would: their kernels, one thread and two
-	for kernels in ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 --unset=ATEN_CPU_CAPABILITY; do \
-	  for threads in 1 2; do \
-	    echo "$$kernels, OMP_NUM_THREADS=$$threads"; \
-	    env $$kernels OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest $(PYTEST_ARGS) || exit 1; \
-	  done; \
-	done
-
+X
 check: $(STAMP) ## Check format, lint, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -57,4 +61,4 @@ bench: $(STAMP) ## Measure latency, dense and slim in turn, and the observers' o
 	$(BIN)/python -m benchmarks.cost --part overhead
 
 clean: ## Remove what the demo and the tools wrote (not .venv)
-	rm -rf $(OUT) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(OUT) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .mutants_cache

@@ -1,0 +1,105 @@
+"""Which files are mutated, and which tests must notice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+# What saves and loads: a bug here loses a file, or reads back another one than was written.
+SAVING_AND_LOADING = tuple(
+    f"slimdiff_fx/{name}.py"
+    for name in (
+        "altered_models",
+        "atomic_write",
+        "calibration_checkpoint",
+        "checkpoint",
+        "disk_sums",
+        "hub",
+        "latency/cache",
+        "lora",
+        "model_card",
+        "models",
+        "onnx_file",
+        "plan_file",
+        "rank_sums",
+        "report",
+        "slim_files",
+        "slim_models",
+        "statistics_file",
+    )
+)
+
+# Tests beside the one that has the source's name; without one of its name, a source must stand here.
+OTHER_TESTS: dict[str, tuple[str, ...]] = {
+    "passes/attention_sites.py": ("tests/passes/test_sites.py", "tests/passes/test_rewrite.py"),
+    "passes/attention_walk.py": ("tests/passes/test_sites.py", "tests/passes/test_rewrite.py"),
+    "passes/compensation.py": (
+        "tests/passes/test_methods.py",
+        "tests/passes/test_sequential.py",
+        "tests/passes/test_adapter_maps.py",
+    ),
+    "passes/dynamo_graph.py": ("tests/slimdiff_fx/test_compile_backend.py",),
+    "passes/error_curves.py": ("tests/passes/test_methods.py",),
+    "passes/errors.py": ("tests/passes/test_rewrite.py", "tests/passes/test_instrument.py"),
+    "passes/feed_forward_sites.py": ("tests/passes/test_sites.py", "tests/passes/test_rewrite.py"),
+    "passes/graph_modules.py": ("tests/passes/test_program.py", "tests/passes/test_raise_modules.py"),
+    "passes/ledger.py": ("tests/passes/test_observers.py", "tests/passes/test_instrument.py"),
+    "passes/moment_sums.py": ("tests/passes/test_moments.py", "tests/passes/test_instrument.py"),
+    "passes/plan.py": (
+        "tests/passes/test_fingerprint.py",
+        "tests/passes/test_rewrite.py",
+        "tests/passes/test_methods.py",
+    ),
+    "passes/planner.py": ("tests/passes/test_methods.py",),
+    "passes/policies.py": ("tests/passes/test_allocate.py",),
+    "passes/shapes.py": ("tests/passes/test_specialize.py", "tests/passes/test_verify.py"),
+    "passes/site.py": ("tests/passes/test_sites.py", "tests/passes/test_region.py", "tests/passes/test_rewrite.py"),
+    "passes/site_nodes.py": ("tests/passes/test_rewrite.py", "tests/passes/test_moments.py"),
+    "passes/site_program.py": (
+        "tests/passes/test_specialize.py",
+        "tests/slimdiff_fx/latency/test_latency_table.py",
+    ),
+    "passes/sweep.py": ("tests/slimdiff_fx/test_site_analysis.py",),
+    "passes/updates.py": (
+        "tests/passes/test_rewrite.py",
+        "tests/passes/test_sensitivity.py",
+        "tests/slimdiff_fx/test_apply_plan.py",
+    ),
+    "passes/walk.py": ("tests/passes/test_sites.py", "tests/passes/test_costs.py", "tests/passes/test_lower.py"),
+    "slimdiff_fx/checkpoint.py": ("tests/slimdiff_fx/test_damaged_files.py", "tests/slimdiff_fx/test_model_card.py"),
+    "slimdiff_fx/hub.py": ("tests/slimdiff_fx/test_model_card.py",),
+    "slimdiff_fx/latency/cache.py": ("tests/slimdiff_fx/latency/test_latency_table.py",),
+    "slimdiff_fx/models.py": ("tests/slimdiff_fx/test_slim_models.py", "tests/slimdiff_fx/test_trajectory.py"),
+    "slimdiff_fx/onnx_file.py": ("tests/slimdiff_fx/test_export_onnx.py",),
+    "slimdiff_fx/plan_file.py": (
+        "tests/slimdiff_fx/test_damaged_files.py",
+        "tests/slimdiff_fx/test_slim_models.py",
+    ),
+    "slimdiff_fx/report.py": (
+        "tests/slimdiff_fx/test_model_card_by_hand.py",
+        "tests/slimdiff_fx/test_model_card.py",
+        "tests/slimdiff_fx/test_damaged_files.py",
+    ),
+    "slimdiff_fx/slim_files.py": ("tests/slimdiff_fx/test_slim_models.py", "tests/slimdiff_fx/test_damaged_files.py"),
+}
+
+
+def sources(root: Path = ROOT) -> list[str]:
+    """Give the paths of all files that are mutated, from the root of the project."""
+    passes = sorted(path.relative_to(root).as_posix() for path in root.glob("passes/*.py") if path.stem != "__init__")
+    return [*passes, *SAVING_AND_LOADING]
+
+
+def mirrors_of(source: str, root: Path = ROOT) -> tuple[str, ...]:
+    """Give the test files that must notice a bug in `source`.
+
+    Those of its name come first: `test_plan.py`, and `test_plan_checks.py` if there is no `plan_checks.py`.
+    """
+    path = Path(source)
+    folder = root / "tests" / path.parent
+    own = [folder / f"test_{path.name}"] if (folder / f"test_{path.name}").is_file() else []
+    for more in sorted(folder.glob(f"test_{path.stem}_*.py")):
+        if not (root / path.parent / more.name.removeprefix("test_")).is_file():
+            own.append(more)
+    return tuple(dict.fromkeys([*(test.relative_to(root).as_posix() for test in own), *OTHER_TESTS.get(source, ())]))

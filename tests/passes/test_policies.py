@@ -1,0 +1,47 @@
+"""What a policy may be asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from passes.errors import UsageError
+from passes.policies import KeepMacs, KeepParams, MaxError, Threshold
+
+
+@pytest.mark.parametrize("error", [0.0, -0.1, 1.0, 2.0, float("nan"), float("inf")])
+def test_errors_out_of_range(error: float) -> None:
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        MaxError(error)
+
+
+def test_errors_in_range() -> None:
+    assert MaxError(1e-9).error == 1e-9
+    assert MaxError(0.999).error == 0.999
+    assert 0 < MaxError().error < 1
+    assert MaxError().align is None
+
+
+@pytest.mark.parametrize("align", [0, -8, True, 2.5])
+@pytest.mark.parametrize(
+    "policy", [Threshold, MaxError, lambda *a, **k: KeepParams(0.9, **k), lambda **k: KeepMacs(0.9, **k)]
+)
+def test_multiples_that_are_none(policy: Any, align: Any) -> None:
+    with pytest.raises(UsageError):
+        policy(align=align)
+
+
+@pytest.mark.parametrize("policy", [KeepParams, KeepMacs])
+def test_fractions_at_the_ends(policy: type[KeepParams]) -> None:
+    assert policy(1).fraction == 1
+    assert policy(1e-6).fraction == 1e-6
+    with pytest.raises(UsageError, match="'mean'"):
+        policy(0.5, "mean")  # type: ignore[arg-type]
+    assert policy(0.5, "minmax", 8).align == 8
+
+
+def test_thresholds_at_the_ends() -> None:
+    assert (Threshold(0).tau, Threshold(1).tau) == (0, 1)
+    assert Threshold().tau == 0.05
+    assert Threshold(0.5, "minmax").normalize == "minmax"
