@@ -45,7 +45,17 @@ test: $(STAMP) ## Run every test, slow ones included
 test-fast: $(STAMP) ## Run all but the slow tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-X
+test-processors: $(STAMP) ## Run all but the slow tests as other processors would: their kernels, one thread and two
+	for kernels in ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 --unset=ATEN_CPU_CAPABILITY; do \
+	  for threads in 1 2; do \
+	    echo "$$kernels, OMP_NUM_THREADS=$$threads"; \
+	    env $$kernels OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest $(PYTEST_ARGS) || exit 1; \
+	  done; \
+	done
+
+mutants: $(STAMP) ## Put 200 small bugs in, one at a time: would the tests notice?
+	$(BIN)/python -m benchmarks.mutants $(MUTANTS_ARGS)
+
 check: $(STAMP) ## Check format, lint, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
