@@ -1,17 +1,7 @@
 # `make help` lists the targets. Variables can be set on the command line: make demo OUT=slim-more SLIM_ARGS='--overwrite --max-error 0.003'
 PYTHON ?= python3
 VENV   ?= .venv
-Etest-processors: $(STAMP) ## Run all but the slow tests as other processors would: their kernels, one thread and two
-	for kernels in ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 --unset=ATEN_CPU_CAPABILITY; do \
-	  for threads in 1 2; do \
-	    echo "$$kernels, OMP_NUM_THREADS=$$threads"; \
-	    env $$kernels OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest $(PYTEST_ARGS) || exit 1; \
-	  done; \
-	done
-
-mutants: $(STAMP) ## Put 200 small bugs in, one at a time: would the tests notice?
-	$(BIN)/python -m benchmarks.mutants $(MUTANTS_ARGS)
-TRAS ?= test,dev,bench,deploy,quant,mobile
+EXTRAS ?= test,dev,bench,deploy,quant,mobile
 OUT    ?= slim-emoji
 SLIM_ARGS   ?= --overwrite
 PYTEST_ARGS ?=

@@ -10,23 +10,35 @@ ROOT = Path(__file__).parents[2]
 SAVING_AND_LOADING = tuple(
     f"slimdiff_fx/{name}.py"
     for name in (
+        "adapter_widths",
         "altered_models",
         "atomic_write",
         "calibration_checkpoint",
+        "check_saved",
         "checkpoint",
         "disk_sums",
+        "file_lock",
+        "fresh_model",
         "hub",
         "latency/cache",
         "lora",
+        "manifest",
         "model_card",
         "models",
-        "onnx_file",
+        "output_paths",
+        "own_files",
+        "own_folder",
+        "partial_files",
         "plan_file",
         "rank_sums",
+        "reference",
         "report",
+        "saved_folder",
         "slim_files",
         "slim_models",
         "statistics_file",
+        "taken_over",
+        "variants",
     )
 )
 
@@ -46,6 +58,8 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
     "passes/graph_modules.py": ("tests/passes/test_program.py", "tests/passes/test_raise_modules.py"),
     "passes/ledger.py": ("tests/passes/test_observers.py", "tests/passes/test_instrument.py"),
     "passes/moment_sums.py": ("tests/passes/test_moments.py", "tests/passes/test_instrument.py"),
+    "passes/lowered_guards.py": ("tests/passes/test_lower.py",),
+    "passes/offered_sizes.py": ("tests/passes/test_refuse_unreachable.py", "tests/passes/test_methods.py"),
     "passes/plan.py": (
         "tests/passes/test_fingerprint.py",
         "tests/passes/test_rewrite.py",
@@ -68,14 +82,16 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
     ),
     "passes/walk.py": ("tests/passes/test_sites.py", "tests/passes/test_costs.py", "tests/passes/test_lower.py"),
     "slimdiff_fx/checkpoint.py": ("tests/slimdiff_fx/test_damaged_files.py", "tests/slimdiff_fx/test_model_card.py"),
+    "slimdiff_fx/file_lock.py": ("tests/slimdiff_fx/latency/test_latency_table.py",),
     "slimdiff_fx/hub.py": ("tests/slimdiff_fx/test_model_card.py",),
     "slimdiff_fx/latency/cache.py": ("tests/slimdiff_fx/latency/test_latency_table.py",),
+    "slimdiff_fx/manifest.py": ("tests/slimdiff_fx/test_own_folder.py", "tests/slimdiff_fx/test_saved_folder.py"),
     "slimdiff_fx/models.py": ("tests/slimdiff_fx/test_slim_models.py", "tests/slimdiff_fx/test_trajectory.py"),
-    "slimdiff_fx/onnx_file.py": ("tests/slimdiff_fx/test_export_onnx.py",),
     "slimdiff_fx/plan_file.py": (
         "tests/slimdiff_fx/test_damaged_files.py",
         "tests/slimdiff_fx/test_slim_models.py",
     ),
+    "slimdiff_fx/reference.py": ("tests/slimdiff_fx/test_check_saved.py",),
     "slimdiff_fx/report.py": (
         "tests/slimdiff_fx/test_model_card_by_hand.py",
         "tests/slimdiff_fx/test_model_card.py",
