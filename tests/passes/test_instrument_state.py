@@ -32,7 +32,7 @@ def test_everything_is_taken_over_and_goes_on() -> None:
     assert saved.weights == tuple(WEIGHTS)
     assert saved.halves
     assert len(saved.probes) == 2
-    run(second, range(3))  # is replaced
+    run(second, range(4))  # is replaced
     second.load(saved)
     assert second.statistics().identical(saved)
     run(second, range(2, 4))
