@@ -118,7 +118,8 @@ def write_pictures(folder: Any, *, captioned: bool = True, count: int = 2) -> An
     """Write pictures of noise, each with its caption, and give the folder."""
     folder.mkdir(exist_ok=True)
     for number in range(count):
-        Image.effect_noise((72, 64), 60 + number).convert("RGB").save(folder / f"{number}.png")
+        values = torch.randint(256, (64 * 72 * 3,), generator=torch.Generator().manual_seed(number))
+        Image.frombytes("RGB", (72, 64), bytes(values.tolist())).save(folder / f"{number}.png")
         if captioned:
             (folder / f"{number}.txt").write_text(f"noto apple {number}")
     return folder

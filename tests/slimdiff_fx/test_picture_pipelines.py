@@ -127,11 +127,12 @@ def test_instruct_pix2pix_is_given_the_noisy_latents_and_those_of_its_picture(pi
         noise = torch.stack([torch.randn(16, 8, 8, generator=each) for each in generators])
         kept = alphas[timesteps[:2].long()].view(2, 1, 1, 1)
         noisy = kept.sqrt() * latents + (1 - kept).sqrt() * noise
-        # text, picture, neither: the last has no picture
+        # text, picture, neither: the last has no picture. The pipeline brings pixels to [-1, 1] in another order.
         for block in range(3):
-            assert torch.allclose(rows[2 * block : 2 * block + 2, :16], noisy, rtol=0, atol=1e-4)
-        assert torch.allclose(rows[:2, 16:], encoded, rtol=0, atol=1e-4)
-        assert torch.allclose(rows[2:4, 16:], encoded, rtol=0, atol=1e-4)
+            assert (rows[2 * block : 2 * block + 2, :16] - noisy).abs().max() < 1e-5 * noisy.abs().max()
+            if block < 2:
+                given = rows[2 * block : 2 * block + 2, 16:]
+                assert (given - encoded).abs().max() < 1e-4 * encoded.abs().max()
         assert rows[4:, 16:].abs().max() == 0
 
 
