@@ -72,11 +72,12 @@ def resumable(checkpoint: Path, *, resume: bool) -> Iterator[None]:
 
 def _written(checkpoint: Path) -> dict[Path, tuple[int, int]]:
     """Tell the states of all checkpoints of one output apart, by when they were written and as what."""
-    states = {}
-    for file in _worlds(checkpoint):
-        with suppress(OSError):
-            stat = file.stat()
-            states[file] = stat.st_mtime_ns, stat.st_ino
+    states: dict[Path, tuple[int, int]] = {}
+    with suppress(OSError):  # a place where none can be is refused by who is asked to write there
+        for file in _worlds(checkpoint):
+            with suppress(OSError):
+                stat = file.stat()
+                states[file] = stat.st_mtime_ns, stat.st_ino
     return states
 
 

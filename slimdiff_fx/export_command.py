@@ -12,6 +12,7 @@ from passes.errors import UsageError
 from passes.program import Program
 from slimdiff_fx.captured import capture_pipeline
 from slimdiff_fx.command_outputs import check_file_output, note_edited
+from slimdiff_fx.input_sizes import input_sizes
 from slimdiff_fx.models import DTYPES, EMOJI, denoiser_in, load_pipeline, model_input
 from slimdiff_fx.option_checks import check_count, check_seed
 from slimdiff_fx.output_paths import follow
@@ -129,6 +130,9 @@ def export_command(
         from slimdiff_fx.export_executorch import sizes_of
 
         console.print(f"it holds for these sizes: {sizes_of(captured.program)}", highlight=False)
+    else:
+        sizes = input_sizes(captured.program)
+        console.print(f"sizes that it takes: {sizes}", highlight=False, soft_wrap=True)
     if format == "aoti":
         console.print(
             "call it with contiguous tensors: it reads an expanded timestep wrongly, with no error unless "
@@ -201,10 +205,6 @@ def _tell(report: ParityReport, console: Console) -> None:
         f"on {len(report.cases)} inputs that were not traced",
         highlight=False,
     )
-    limits = report.sizes.get("sizes", {})
-    if limits:
-        words = "; ".join(f"{name}: {limit['words']}" for name, limit in limits.items())
-        console.print(f"sizes that it takes: {words}", highlight=False, soft_wrap=True)
 
 
 def _tell_int8(report: Int8Report, console: Console) -> None:

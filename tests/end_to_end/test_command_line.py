@@ -138,6 +138,7 @@ def test_pictures_with_captions(toy_pipeline, tmp_path):
 def test_export_to_both_formats(slim, tmp_path):
     out, _ = slim
     printed = run("export", out, "--format", "pt2", "-o", tmp_path / "unet.pt2").stdout
+    assert "sizes that it takes: batch: at least 1; height: at least 1; width: at least 1" in printed
     assert "equals torch to" in printed
     assert run("export", out, "--format", "onnx", "-o", tmp_path / "unet.onnx").stdout.count("equals torch to") == 1
     assert (tmp_path / "unet.onnx").is_file()

@@ -354,7 +354,7 @@ def captured():
         ),
         ({"sequential": 99}, UsageError, "--sequential is 99; give 2 to"),
         ({"policy": KeepLatency(0.9, "eager", height=10**15)}, UsageError, "can't be made|captured for"),
-        ({"policy": KeepLatency(0.9, "eager", height=7, width=9)}, UsageError, "can't take sizes"),
+        ({"policy": KeepLatency(0.9, "eager", batch=10**15)}, UsageError, "can't be made"),
     ],
 )
 def test_what_the_shapes_decide_is_told_before_the_calibration(captured, monkeypatch, options, error, message):

@@ -124,7 +124,7 @@ def test_every_command_that_loads_it_refuses_it(command: str, folder: Path, plan
         "calibrate": ["-o", folder.parent / "out"],
         "plan": ["--statistics", statistics, "-o", folder.parent / "out"],
     }
-    run(command, folder, *words[command], expect=1)
+    run(command, folder, *words[command], expect=2)
     assert [each.name for each in folder.parent.iterdir()] == ["slim"]
 
 

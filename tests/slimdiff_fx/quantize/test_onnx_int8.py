@@ -16,6 +16,7 @@ from passes.errors import ExportError, UsageError
 from passes.program import Program
 from passes.rewrite import rewrite
 from slimdiff_fx.denoisers import capture_denoiser
+from slimdiff_fx.input_sizes import SIZES
 from slimdiff_fx.parity import random_inputs
 from slimdiff_fx.quantize.onnx_int8 import export_onnx_int8
 from tests.plans import random_plan
@@ -56,6 +57,8 @@ def test_static(program: Program, calls: Calls, held_out: Calls, tmp_path: Path)
     left = [tensor.name for tensor in _weights(model, TensorProto.FLOAT)]
     assert sorted(left) == ["conv_in.weight", "conv_out.weight"]
     assert len(_weights(model, TensorProto.INT8)) == 4
+    # quantizing keeps what the file says about sizes
+    assert SIZES in {entry.key for entry in model.metadata_props}
 
 
 def test_dynamic(program: Program, held_out: Calls, tmp_path: Path) -> None:
