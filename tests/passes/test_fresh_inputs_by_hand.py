@@ -75,7 +75,7 @@ def test_at_last_the_captured_sizes_and_then_the_captured_batch_are_tried() -> N
     assert shapes(first) == [(3, 6, 10)]
     (first, second) = fresh_inputs(program_of(tensor, guards=("L['x0'].size()[0] == 5",)))
     assert shapes(first) == shapes(second) == [(5, 6, 10)]
-    with pytest.raises(UsageError, match="no other size to validate at was found"):
+    with pytest.raises(UsageError, match=r"no other size to validate at was found \(.*4"):
         fresh_inputs(program_of(tensor, guards=("L['x0'].size()[0] == 4",)))
 
 
