@@ -122,11 +122,16 @@ def _is_skipped(node: cst.CSTNode) -> bool:
             return True
         case cst.Assign(targets=[cst.AssignTarget(target=cst.Name(value="__all__"))]):
             return True
-        case cst.AnnAssign(annotation=cst.Annotation(annotation=cst.Name(value="TypeAlias"))):
+        case cst.Assign(targets=[cst.AssignTarget(target=cst.Name(value=name))]) if _is_type_alias(name, node.value):
             return True
         case cst.Arg():
             return _is_neutral_argument(node)
     return isinstance(node, _SKIPPED_NODES) or _is_prose(node)
+
+
+def _is_type_alias(name: str, value: cst.BaseExpression) -> bool:
+    """Whether an assignment names a type, as `Sizes = dict[str, int]` does."""
+    return name[:1].isupper() and not name.isupper() and isinstance(value, cst.Subscript | cst.BinaryOperation)
 
 
 def _is_prose(node: cst.CSTNode) -> bool:

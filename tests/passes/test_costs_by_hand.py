@@ -115,6 +115,7 @@ def cross_attention() -> tuple[Program, Site, SiteNodes]:
 def test_a_head_of_a_cross_attention() -> None:
     program, site, nodes = cross_attention()
     assert unit_params(program, site) == WIDTH * (CHANNELS + 1) + 2 * WIDTH * TEXT + WIDTH * OUT
+    assert isinstance(unit_macs(program, site, nodes), int)
     linears = BATCH * (QUERIES * CHANNELS * WIDTH + KEYS * TEXT * 2 * WIDTH + QUERIES * WIDTH * OUT)
     assert unit_macs(program, site, nodes) == linears + BATCH * QUERIES * KEYS * 2 * WIDTH
     assert site_macs(program, site, nodes) == HEADS * unit_macs(program, site, nodes) == program_macs(program)
