@@ -60,7 +60,7 @@ def test_a_changed_model_is_saved_as_it_is_and_its_figures_are_not(result, tmp_p
         sum(value.square().sum() for value in result.model.parameters()).backward()
         optimizer.step()
     else:
-        result.pipe.to(torch.bfloat16)
+        result.pipe.to(torch.float16)
     folder = tmp_path / "slim"
     result.save_pretrained(folder)
     report = _report(folder)

@@ -180,7 +180,7 @@ def test_a_place_for_work_is_tried_before_the_work(place: Path) -> None:
     for folder, reason in [(place / "notes.txt", "is no folder"), (_fifo(place), "a pipe")]:
         assert reason in refused("slim", place, place / "out", *latency, folder)
     before = tree(place.parent)
-    line = run(*words("slim", place), "-o", place / "out", "--moments-folder", place / "notes.txt", expect=1)
+    line = run(*words("slim", place), "-o", place / "out", "--moments-folder", place / "notes.txt", expect=2)
     assert "second moments can't be kept" in line
     assert tree(place.parent) == before
 
