@@ -6,11 +6,14 @@ OUT    ?= slim-emoji
 SLIM_ARGS   ?= --overwrite
 PYTEST_ARGS ?=
 MUTANTS_ARGS ?=
+# Test processes, of one thread each: more threads than cores wait for one another.
+WORKERS ?= 2
 BENCH_MODELS ?= emoji $(wildcard $(OUT))
 BACKEND ?= ort
 
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-fast test-processors mutants check format bench clean
@@ -30,10 +33,10 @@ demo: $(STAMP) ## Slim the built-in pipeline `emoji` into slim-emoji/, with a pa
 	$(BIN)/slimdiff-fx report $(OUT)
 
 test: $(STAMP) ## Run every test, slow ones included
-	$(BIN)/python -m pytest -m "" $(PYTEST_ARGS)
+	$(PYTEST) -m "" $(PYTEST_ARGS)
 
 test-fast: $(STAMP) ## Run all but the slow tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 test-processors: $(STAMP) ## Run all but the slow tests as other processors would: their kernels, one thread and two
 	for kernels in ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 --unset=ATEN_CPU_CAPABILITY; do \

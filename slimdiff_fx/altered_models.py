@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from diffusers import DiffusionPipeline
 from diffusers.models import attention_processor as own
 from diffusers.models.attention_processor import Attention
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from passes.errors import CheckpointError, UsageError
 from slimdiff_fx.apply_plan import cut_modules
 from slimdiff_fx.fresh_model import Alteration, alterations, fresh_model
+from slimdiff_fx.taken_over import refuse_taken_over
 
 _BY_SLICES = (own.SlicedAttnProcessor, own.SlicedAttnAddedKVProcessor)
 _BY_XFORMERS = (own.XFormersAttnProcessor, own.XFormersAttnAddedKVProcessor)
@@ -53,6 +55,7 @@ def refuse_altered(model: nn.Module) -> None:
     Raises:
         UsageError: says what is on it, where, and how to take it off.
     """
+    refuse_taken_over(model)
     wrapped = wrapped_layer(model)
     if wrapped is not None:
         raise UsageError(
@@ -86,6 +89,22 @@ def refuse_unsaved(model: nn.Module) -> None:
     for found in alterations(model, fresh, cut_modules(model)):
         if found.kind not in _OF_THE_PROCESS or found.by in _CHANGING_WEIGHTS:
             raise UsageError(_sentence(model, found))
+
+
+def refuse_wrapped(pipe: DiffusionPipeline) -> None:
+    """Refuse a pipeline with an adapter in any component: its layers would be saved in the place of the model's own.
+
+    Raises:
+        UsageError: says where it is, and how to take it off.
+    """
+    for component, module in pipe.components.items():
+        wrapped = wrapped_layer(module) if isinstance(module, nn.Module) else None
+        if wrapped is not None:
+            raise UsageError(
+                f"{component}: {wrapped!r} is wrapped by an adapter. To have the adapter in the weights, call "
+                "fuse_lora() and then unload_lora_weights() on the pipeline; to load it into the slim pipeline later, "
+                "unload_lora_weights() alone"
+            )
 
 
 def wrapped_layer(model: nn.Module) -> str | None:

@@ -17,6 +17,7 @@ from passes.plan import SitePlan, SlimPlan
 from passes.rewrite import slice_linears
 from passes.site import Producer, Site
 from passes.updates import check_updates, is_changed, linear_paths, put_updates
+from slimdiff_fx.taken_over import refuse_taken_over
 
 
 def apply_plan(model: nn.Module, plan: SlimPlan, *, in_place: bool = False) -> nn.Module:
@@ -35,10 +36,12 @@ def apply_plan(model: nn.Module, plan: SlimPlan, *, in_place: bool = False) -> n
         its untouched weights are `model`'s own, as they were.
 
     Raises:
+        UsageError: the model was slimmed in place before, and holds no weights.
         PlanError: the plan is of another model, its updates don't fit, or it names a site that is no plain
             diffusers attention or feed-forward, or whose linears are wrapped by an adapter or a quantizer. Nothing has
             been changed then.
     """
+    refuse_taken_over(model)
     slim = model if in_place else shared_copy(model)
     changed = cut(slim, plan)
     if in_place:

@@ -1,7 +1,14 @@
-"""Does a saved folder bring back the pipeline that was to be saved? Looked at before it takes its place."""
+"""Does a saved folder bring back the pipeline that was to be saved? Looked at before it takes its place.
+
+Nothing is held twice for it: files are compared with the tensors in memory one by one, and what the configurations
+describe is built on those.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +17,20 @@ from accelerate import init_empty_weights
 from diffusers import DiffusionPipeline
 from safetensors import safe_open
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from passes.errors import CheckpointError, SlimDiffError, ValidationError
 from passes.validate import TOLERANCES, relative_error
-from slimdiff_fx.altered_models import refuse_unsaved, wrapped_layer
+from slimdiff_fx.altered_models import refuse_unsaved, refuse_wrapped
 from slimdiff_fx.first_line import first_line
 from slimdiff_fx.plan_file import PLAN_FILE, updates_file
 from slimdiff_fx.quiet import quiet_libraries
 from slimdiff_fx.reference import Reference
 from slimdiff_fx.sampling import denoiser_name
+from slimdiff_fx.sketch import sketch
+
+# Of a picture's values, 0 to 1: less than the least step of eight bits.
+_SEEN = 2e-3
 
 
 def refuse_unsavable(pipe: DiffusionPipeline, model: nn.Module) -> None:
@@ -39,20 +51,59 @@ def refuse_unsavable(pipe: DiffusionPipeline, model: nn.Module) -> None:
             f"the pipeline's {name} is no longer the result's slim model; save that pipeline by its own "
             "save_pretrained, or put result.model back into it"
         )
-    for component, module in pipe.components.items():
-        wrapped = wrapped_layer(module) if isinstance(module, nn.Module) else None
-        if wrapped is not None:
-            raise CheckpointError(
-                f"{component}: {wrapped!r} is wrapped by an adapter and can't be saved so; call unload_lora_weights() "
-                "on the pipeline, after fuse_lora() if the adapter is to stay in the weights"
-            )
     try:
+        refuse_wrapped(pipe)
         refuse_unsaved(model)
     except SlimDiffError as error:
-        raise CheckpointError(f"the slim {type(model).__name__} can't be saved as it is now: {error}") from error
+        raise CheckpointError(f"the slim {type(pipe).__name__} can't be saved as it is now: {error}") from error
 
 
-def check_saved(folder: Path, model: nn.Module, reference: Reference | None, *, changed: bool) -> None:
+def check_saved_pipeline(
+    folder: Path, pipe: DiffusionPipeline, model: nn.Module, reference: Reference | None, *, changed: bool
+) -> None:
+    """Load a saved pipeline anew and show that it is the one that was to be saved; see `check_saved`.
+
+    Of the other components, weights are compared in the same way. What they do shows in a picture that is drawn with
+    both pipelines, in two steps of a stand-in for the denoiser, which costs nothing and hangs on all that it is given.
+
+    Args:
+        folder: the saved pipeline's.
+        pipe: the slim pipeline; it is as before when this returns or raises.
+        model: the slim model in it.
+        reference: as for `check_saved`.
+        changed: likewise.
+
+    Raises:
+        CheckpointError: the folder would bring back something else.
+    """
+    name = denoiser_name(pipe)
+    parts = {name: check_saved(folder / name, model, reference, changed=changed)}
+    for part, module in pipe.components.items():
+        if isinstance(module, nn.Module) and part != name:
+            with _named(part):
+                module = getattr(module, "_orig_mod", module)
+                _compare_files(folder / part, module)
+                parts[part] = _built_on_weights_of(module, folder / part)
+    try:
+        with quiet_libraries():
+            anew = type(pipe).from_pretrained(folder, **parts)
+    except Exception as error:  # whatever the library raises on one of the files
+        raise CheckpointError(
+            f"the saved {type(pipe).__name__} can't be loaded ({first_line(error)}); nothing was saved"
+        ) from error
+    expected = sketch(pipe)
+    if expected is None:  # it takes more than a prompt: then its components' weights are all that was compared
+        return
+    found = sketch(anew)
+    if found is None or found.shape != expected.shape or not torch.allclose(found, expected, rtol=0, atol=_SEEN):
+        raise CheckpointError(
+            f"the saved {type(pipe).__name__}, loaded anew, draws another picture than the one in memory: something on "
+            f"a component beside the {name} isn't in its configuration or its weights, such as a hook, a patched "
+            "method, a changed layer or a changed table of the scheduler. Take it off; nothing was saved"
+        )
+
+
+def check_saved(folder: Path, model: nn.Module, reference: Reference | None, *, changed: bool) -> nn.Module:
     """Load a saved denoiser anew and show that it is the one that was to be saved.
 
     Its files are compared with the model's weights bit for bit, one tensor at a time. Then the model that its
@@ -64,13 +115,16 @@ def check_saved(folder: Path, model: nn.Module, reference: Reference | None, *, 
         reference: what it predicted when it was made; None compares files only.
         changed: whether its weights are others by now: then it is what the model predicts now that counts.
 
+    Returns:
+        The model that the folder describes, on the weights in memory.
+
     Raises:
         CheckpointError: the folder would bring back something else.
     """
     _compare_files(folder, model)
     anew = _built_on_weights_of(model, folder)
     if reference is None:
-        return
+        return anew
     expected = reference.predict(model) if changed else reference.prediction
     try:
         error = relative_error(reference.predict(anew), expected, "a small input")
@@ -82,41 +136,74 @@ def check_saved(folder: Path, model: nn.Module, reference: Reference | None, *, 
             f"{error:.1e}): something on it isn't in its configuration or its weights, such as a hook, a patched "
             "method or a changed attribute. Take it off, or load the pipeline and slim it anew; nothing was saved"
         )
+    return anew
 
 
-def _compare_files(folder: Path, model: nn.Module) -> None:
-    state: dict[str, Tensor] = model.state_dict()
-    missing = dict(state)
-    for file in sorted(folder.glob("*.safetensors")):
-        if file.name == updates_file(Path(PLAN_FILE)).name:
-            continue
+def _compare_files(folder: Path, module: nn.Module) -> None:
+    """Compare a component's files with its tensors: by name, those of transformers by value, for it renames some."""
+    state: dict[str, Tensor] = module.state_dict()
+    renames = isinstance(module, PreTrainedModel)
+    keys = {name: _value_of(value) if renames else name for name, value in state.items()}
+    known = {key: state[name] for name, key in keys.items()}
+    found, places = set(), set()
+    for file, name in _stored(folder):
+        # Opened anew for each: what is read from a file that stays open stays in memory.
         with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 - it is no mapping
-                value, mine = opened.get_tensor(name), missing.pop(name, None)
-                if mine is None or not torch.equal(value.to(mine.dtype), mine.detach().cpu()):
-                    raise CheckpointError(f"{file.name} doesn't hold the model's {name!r}; nothing was saved")
-    stored = {state[name].data_ptr() for name in state.keys() - missing.keys()}
-    lost = [name for name, value in missing.items() if value.data_ptr() not in stored]  # tied weights are stored once
-    if lost:
-        raise CheckpointError(f"the saved files lack the model's {lost[0]!r}; nothing was saved")
+            value = opened.get_tensor(name)
+            key = _value_of(value) if renames else name
+            mine = known.get(key)
+            if mine is None or not torch.equal(value.to(mine.dtype), mine.detach().cpu()):
+                raise CheckpointError(f"{file.name} doesn't hold the model's {name!r}; nothing was saved")
+        found.add(key)
+        places.add(mine.data_ptr())  # tied weights are stored once
+    for name, value in state.items():
+        if keys[name] not in found and value.data_ptr() not in places:
+            raise CheckpointError(f"the saved files lack the model's {name!r}; nothing was saved")
 
 
-def _built_on_weights_of(model: nn.Module, folder: Path) -> nn.Module:
-    """Build the model that a folder's configuration describes, on the tensors of the one in memory."""
-    kind: Any = type(model)
+def _value_of(tensor: Tensor) -> str:
+    """Tell values apart, whichever floating dtype they are stored in."""
+    plain = tensor.detach().cpu().contiguous()
+    plain = plain.float() if plain.is_floating_point() else plain
+    return f"{tuple(plain.shape)} {hashlib.sha256(plain.flatten().view(torch.uint8).numpy().data).hexdigest()}"
+
+
+def _stored(folder: Path) -> Iterator[tuple[Path, str]]:
+    for file in sorted(folder.glob("*.safetensors")):
+        if file.name != updates_file(Path(PLAN_FILE)).name:
+            with safe_open(file, framework="pt") as opened:
+                names = list(opened.keys())
+            yield from ((file, name) for name in names)
+
+
+def _built_on_weights_of(module: nn.Module, folder: Path) -> nn.Module:
+    """Build the module that a folder's configuration describes, on the tensors of the one in memory."""
+    kind: Any = type(module)
     try:
         with quiet_libraries(), init_empty_weights(include_buffers=False):
-            anew: nn.Module = kind.from_config(kind.load_config(folder))
-        anew.load_state_dict(model.state_dict(), assign=True)
+            if issubclass(kind, PreTrainedModel):
+                anew: nn.Module = kind(kind.config_class.from_pretrained(folder))
+            else:
+                anew = kind.from_config(kind.load_config(folder))
+        anew.load_state_dict(module.state_dict(), assign=True)
     except Exception as error:  # whatever the class's own code raises on its configuration
         raise CheckpointError(
             f"the saved configuration doesn't build the model that is in memory ({first_line(error)}); nothing was "
-            "saved: slim anew, and change no layer by hand"
+            "saved: load it anew, and change no layer by hand"
         ) from error
-    buffers = dict(model.named_buffers())
+    buffers = dict(module.named_buffers())
     for path, part in anew.named_modules():
         for name, buffer in part._buffers.items():
             mine = buffers.get(f"{path}.{name}" if path else name)
             if buffer is not None and mine is not None:
                 part._buffers[name] = buffer.to(mine.device, mine.dtype)
     return anew.eval()
+
+
+@contextmanager
+def _named(component: str) -> Iterator[None]:
+    """Say in an error which component it is of."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{component}: {error}") from error

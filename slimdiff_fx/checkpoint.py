@@ -15,7 +15,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from passes.errors import UsageError
-from slimdiff_fx.check_saved import check_saved, refuse_unsavable
+from slimdiff_fx.check_saved import check_saved_pipeline, refuse_unsavable
 from slimdiff_fx.compare import PICTURE_FILE
 from slimdiff_fx.manifest import MANIFEST_FILE
 from slimdiff_fx.model_card import CARD_FILE, DENSE_CARD_FILE, model_card
@@ -23,7 +23,6 @@ from slimdiff_fx.own_folder import own_folder
 from slimdiff_fx.plan_file import PLAN_FILE, load_plan, save_plan
 from slimdiff_fx.quiet import quiet_libraries
 from slimdiff_fx.report import build_report, without_figures, without_measured
-from slimdiff_fx.sampling import denoiser_name
 from slimdiff_fx.site_analysis import ANALYSIS_FILE
 from slimdiff_fx.statistics_file import save_statistics
 
@@ -68,7 +67,7 @@ def save_result(
     source = Path(str(pipe.config.get("_name_or_path") or ""))
     with own_folder(folder, overwrite=overwrite, inputs={"the pipeline": _folder_of(source)}) as partial:
         save_pipeline(pipe, partial)
-        check_saved(partial / denoiser_name(pipe), result.model, result.reference, changed=changed)
+        check_saved_pipeline(partial, pipe, result.model, result.reference, changed=changed)
         if result.statistics is not None:
             # Second moments are large, and what they were for is in the weights.
             light = replace(result.statistics, statistics=result.statistics.statistics.light())

@@ -54,9 +54,9 @@ def export_openvino(
     import_openvino()
     import openvino
 
+    if Path(path).suffix != ".xml":
+        raise ExportError(f"OpenVINO's files end with .xml and .bin; name {Path(path).with_suffix('.xml').name!r}")
     place = export_place(path, "openvino")
-    if place.suffix != ".xml":
-        raise ExportError(f"OpenVINO's files end with .xml and .bin; name {place.with_suffix('.xml').name!r}")
     target = torch.float32 if dtype is None else dtype
     if target not in TOLERANCES:
         raise ExportError(f"OpenVINO export in {target} is not offered; choose torch.float32 or torch.float16")

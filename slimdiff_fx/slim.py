@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from diffusers import DiffusionPipeline, ModelMixin
 from torch import nn
 
@@ -26,6 +27,7 @@ from passes.site import Site
 from passes.sites import find_unsupported
 from passes.statistics import Statistics
 from passes.validate import validate
+from slimdiff_fx.altered_models import refuse_wrapped
 from slimdiff_fx.calibration_run import CalibrationSettings
 from slimdiff_fx.calibration_set import gather_samples
 from slimdiff_fx.captured import CapturedDenoiser, capture_model, capture_pipeline, observe_pipeline
@@ -48,6 +50,7 @@ from slimdiff_fx.timestep_weights import DEFAULT_WEIGHTS, bucket_weights
 from slimdiff_fx.trajectory import Sample
 
 
+@torch.inference_mode(False)  # what is added up here is read, and the weights are trained, outside of that mode
 def slim(
     pipe_or_model: DiffusionPipeline | ModelMixin,
     *,
@@ -144,6 +147,7 @@ def slim(
         )
         return _taken_over(result, pipe_or_model) if in_place else result
     pipe = pipe_or_model
+    refuse_wrapped(pipe)
     chosen = gather_samples(
         pipe,
         prompts=prompts,

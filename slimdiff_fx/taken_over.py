@@ -24,16 +24,26 @@ def take_over(model: nn.Module) -> None:
         for name, buffer in part._buffers.items():
             if buffer is not None:
                 part._buffers[name] = _empty(buffer)
-    kind = type(model).__name__
 
     def refuse(*args: Any, **kwargs: Any) -> Any:
-        raise UsageError(
-            f"this {kind} was slimmed in place: its weights are the slim model's now. Use the result's model or pipe, "
-            "load the dense model anew, or slim without in_place"
-        )
+        refuse_taken_over(model)
 
     for name in ("forward", "state_dict", "load_state_dict"):
         setattr(model, name, refuse)
+    model._taken_over = True  # type: ignore[assignment]
+
+
+def refuse_taken_over(model: nn.Module) -> None:
+    """Refuse a model whose weights were taken over.
+
+    Raises:
+        UsageError: it has none of its own any more.
+    """
+    if vars(model).get("_taken_over"):
+        raise UsageError(
+            f"this {type(model).__name__} was slimmed in place: its weights are the slim model's now. Use the result's "
+            "model or pipe, load the dense model anew, or slim without in_place"
+        )
 
 
 def _empty(tensor: torch.Tensor) -> torch.Tensor:

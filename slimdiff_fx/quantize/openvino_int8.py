@@ -44,9 +44,9 @@ def export_openvino_int8(
         import nncf
     except ImportError as error:
         raise ExportError("nncf is not installed: pip install 'slimdiff-fx[quant]'") from error
+    if Path(path).suffix != ".xml":
+        raise ExportError(f"OpenVINO's files end with .xml and .bin; name {Path(path).with_suffix('.xml').name!r}")
     place = export_place(path, "openvino")
-    if place.suffix != ".xml":
-        raise ExportError(f"OpenVINO's files end with .xml and .bin; name {place.with_suffix('.xml').name!r}")
     model = convert(program)
     nncf.set_log_level(logging.ERROR)
     try:

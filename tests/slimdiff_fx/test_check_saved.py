@@ -137,3 +137,28 @@ def test_an_adapter_on_the_text_encoder_is_refused_before_anything_is_written(re
     with pytest.raises(CheckpointError, match=r"text_encoder: .*fc1' is wrapped by an adapter"):
         result.save_pretrained(tmp_path / "slim")
     assert not (tmp_path / "slim").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda pipe: pipe.text_encoder.encoder.layers.__delitem__(-1), "text_encoder: the saved configuration"),
+        (lambda pipe: setattr(pipe.scheduler, "alphas_cumprod", pipe.scheduler.alphas_cumprod**1.5), "another picture"),
+        (lambda pipe: setattr(pipe.vae.decoder, "forward", lambda z, *_: pipe.vae.post_quant_conv(z)), "another pict"),
+        (lambda pipe: setattr(pipe.vae.decoder.conv_out, "padding_mode", "circular"), "another picture"),
+    ],
+)
+def test_what_sits_on_another_component_is_refused(result, tmp_path, change, says):
+    change(result.pipe)
+    with pytest.raises(CheckpointError, match=says):
+        result.save_pretrained(tmp_path / "slim")
+    assert not (tmp_path / "slim").exists()
+
+
+def test_changed_weights_of_another_component_are_saved(result, tmp_path):
+    with torch.no_grad():
+        for value in (*result.pipe.vae.parameters(), *result.pipe.text_encoder.parameters()):
+            value.mul_(1.01)
+    result.save_pretrained(tmp_path / "slim")
+    loaded = DiffusionPipeline.from_pretrained(tmp_path / "slim")
+    assert weights_digest(loaded.vae) == weights_digest(result.pipe.vae)

@@ -53,6 +53,10 @@ def test_a_taken_over_model_says_so(both, tmp_path):
         dense("red apple", num_inference_steps=1)
     with pytest.raises(UsageError, match=says):
         dense.unet.save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match=says):
+        slimdiff_fx.apply_plan(dense.unet, result.plan)
+    with pytest.raises(UsageError, match=says):
+        slimdiff_fx.capture(dense.unet)
     assert result.replan is None
     assert result.pipe("red apple", num_inference_steps=1, output_type="latent").images.isfinite().all()
 
@@ -66,6 +70,13 @@ def test_a_bare_model_is_taken_over_too():
         unet(*inputs.args)
     with torch.no_grad():
         assert result.model(*inputs.args)[0].isfinite().all()
+
+
+def test_slimming_inside_inference_mode_gives_normal_tensors(toy_pipeline):
+    dense = DiffusionPipeline.from_pretrained(toy_pipeline, dtype=torch.float32)
+    with torch.inference_mode():
+        result = slimdiff_fx.slim(dense, prompts=["red apple"], policy=slimdiff_fx.KeepParams(0.9), **SETTINGS)
+    assert not any(value.is_inference() for value in (*result.model.parameters(), *result.plan.updates.values()))
 
 
 @pytest.mark.parametrize("family", ["unet_sd15", "pixart"])
