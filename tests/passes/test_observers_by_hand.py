@@ -69,10 +69,12 @@ def test_what_is_no_data_is_not_measured() -> None:
     ledger = Ledger({NEURONS.name: (5, observer.statistics)}, 1)
     observer.ledger = ledger
     Opening(ledger, 1000.0)(None)
+    observer(torch.ones(2, 7, 5))
     with FakeTensorMode():
-        observer(torch.zeros(2, 7, 5))
+        observer(torch.zeros(3, 9, 5))
     ledger.commit()
-    assert not bool(ledger.read()[0][NEURONS.name]["count"].any())
+    found = ledger.read()[0][NEURONS.name]
+    assert (found["count"].tolist(), found["abs"].tolist()) == ([14], [[14] * 5])
     # And one that belongs to no ledger yet measures nothing either.
     NeuronObserver(NEURONS)(torch.zeros(2, 7, 5))
 
