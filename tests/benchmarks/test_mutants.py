@@ -207,3 +207,12 @@ def test_what_never_ends_is_ended(project, body, limits):
         (workplace.root / "tests" / "passes" / "test_widest.py").write_text("def test_it():\n    assert 1 + 1 == 2\n")
         answer = workplace.run(["tests/passes/test_widest.py"], Limits(60, 100))
         assert (answer["code"], answer["failed"]) == (0, [])
+
+
+def test_the_same_change_in_two_lines_is_one_row_of_what_survives(page):
+    killed = replace(VERDICT, index=4, line=20, status="killed")
+    write_survivors(page, [VERDICT, killed, replace(VERDICT, index=5, line=30)])
+    assert "| `passes/plan.py` | 12, 30 |" in page.read_text()
+    assert without_reason(page) == ["passes/plan.py:12, 30"]
+    write_survivors(page, [killed])
+    assert without_reason(page) == []
