@@ -39,24 +39,28 @@ def main() -> None:
     print(f"{len(chosen)} of {len(mutants)} mutants", flush=True)
     hunt = Hunt(ROOT, ROOT / ".mutants_cache")
     verdicts: list[Verdict] = []
-    for verdict in hunt.verdicts(chosen, options.jobs):
-        verdicts.append(verdict)
-        print(f"{len(verdicts):4d} {verdict.status:9s} {verdict.seconds:6.1f} s {_place(verdict)}", flush=True)
-        if not verdict.is_killed:
-            print(f"     - {verdict.before}\n     + {verdict.after}", flush=True)
-    verdicts.sort(key=lambda verdict: (verdict.source, verdict.index))
-    killed = sum(verdict.is_killed for verdict in verdicts)
-    record = {
-        "seed": options.seed,
-        "mutants": len(mutants),
-        "sampled": len(verdicts),
-        "killed": killed,
-        "seconds": round(time.monotonic() - began),
-        "failing_without_a_bug": hunt.failing,
-        "verdicts": [verdict.as_json() for verdict in verdicts],
-    }
-    if not options.again:
-        Path(options.json).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    try:
+        for verdict in hunt.verdicts(chosen, options.jobs):
+            verdicts.append(verdict)
+            print(f"{len(verdicts):4d} {verdict.status:9s} {verdict.seconds:6.1f} s {_place(verdict)}", flush=True)
+            if not verdict.is_killed:
+                print(f"     - {verdict.before}\n     + {verdict.after}", flush=True)
+    finally:
+        # What is known is kept, whatever stopped it.
+        verdicts.sort(key=lambda verdict: (verdict.source, verdict.index))
+        killed = sum(verdict.is_killed for verdict in verdicts)
+        record = {
+            "seed": options.seed,
+            "mutants": len(mutants),
+            "sampled": len(verdicts),
+            "killed": killed,
+            "seconds": round(time.monotonic() - began),
+            "failing_without_a_bug": hunt.failing,
+            "verdicts": [verdict.as_json() for verdict in verdicts],
+        }
+        if not options.again:
+            text = json.dumps(record, indent=1, ensure_ascii=False)
+            Path(options.json).write_text(text + "\n", encoding="utf-8")
     if hunt.failing:
         print(f"left out, for they fail without a bug: {', '.join(hunt.failing)}")
     if not options.no_docs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -186,6 +187,5 @@ def _status(answer: dict[str, Any]) -> str:
     if answer["code"] == 0:
         return "survived"
     if answer["code"] is None:
-        # SIGXCPU, and SIGKILL where it was ignored.
-        return "timeout" if answer["signal"] in {24, 9} else "crashed"
+        return "timeout" if answer["signal"] == signal.SIGXCPU else "crashed"
     return "killed"

@@ -57,10 +57,15 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
     "passes/errors.py": ("tests/passes/test_rewrite.py", "tests/passes/test_instrument.py"),
     "passes/feed_forward_sites.py": ("tests/passes/test_sites.py", "tests/passes/test_rewrite.py"),
     "passes/graph_modules.py": ("tests/passes/test_program.py", "tests/passes/test_raise_modules.py"),
-    "passes/ledger.py": ("tests/passes/test_observers.py", "tests/passes/test_instrument.py"),
+    "passes/ledger.py": (
+        "tests/passes/test_moments.py",
+        "tests/passes/test_observers.py",
+        "tests/passes/test_instrument.py",
+    ),
     "passes/moment_sums.py": ("tests/passes/test_moments.py", "tests/passes/test_instrument.py"),
     "passes/lowered_guards.py": ("tests/passes/test_lower.py",),
     "passes/offered_sizes.py": ("tests/passes/test_refuse_unreachable.py", "tests/passes/test_methods.py"),
+    "passes/observers.py": ("tests/passes/test_moments.py",),
     "passes/plan.py": (
         "tests/passes/test_fingerprint.py",
         "tests/passes/test_rewrite.py",

@@ -29,14 +29,18 @@ def write_survivors(page: Path, verdicts: Iterable[Verdict]) -> None:
     head, rest = text.split(BEGIN)
     table, tail = rest.split(END)
     rows = _read(table)
+    tried: dict[tuple[str, str], list[int]] = {}
     for verdict in verdicts:
-        key = (f"`{verdict.source}`", _change(verdict))
+        # The same change may be made in several lines: what one of them survives stays.
+        lines = tried.setdefault((f"`{verdict.source}`", _change(verdict)), [])
+        lines += [] if verdict.is_killed else [verdict.line]
+    for key, lines in tried.items():
         reason = rows.pop(key, ("", ""))[1]
-        if not verdict.is_killed:
-            rows[key] = (str(verdict.line), reason)
+        if lines:
+            rows[key] = (", ".join(map(str, sorted(lines))), reason)
     body = "".join(
-        f"| {source} | {line} | {change} | {reason} |\n"
-        for (source, change), (line, reason) in sorted(rows.items(), key=lambda row: (row[0][0], int(row[1][0])))
+        f"| {source} | {lines} | {change} | {reason} |\n"
+        for (source, change), (lines, reason) in sorted(rows.items(), key=lambda row: (row[0][0], _first(row[1][0])))
     )
     page.write_text(f"{head}{BEGIN}\n{_HEAD}{body}{END}{tail}", encoding="utf-8")
 
@@ -51,14 +55,18 @@ def _read(table: str) -> dict[tuple[str, str], tuple[str, str]]:
     rows = {}
     for row in table.splitlines():
         cells = [cell.strip() for cell in _CELL.split(row)[1:-1]]
-        if len(cells) == 4 and cells[1].isdigit():
-            source, line, change, reason = cells
-            rows[source, change] = (line, reason)
+        if len(cells) == 4 and cells[1][:1].isdigit():
+            source, lines, change, reason = cells
+            rows[source, change] = (lines, reason)
     return rows
 
 
+def _first(lines: str) -> int:
+    return int(lines.split(",")[0])
+
+
 def _change(verdict: Verdict) -> str:
-    """Give the part of the line that differs, with a few words around it."""
+    """Give the part of the line that differs, and enough around it not to be taken for another."""
     before, after = _trim(verdict.before, verdict.after)
     return f"{_code(before)} → {_code(after)}"
 
@@ -71,8 +79,8 @@ def _trim(before: str, after: str) -> tuple[str, str]:
     stop = 0
     while stop < min(len(left), len(right)) - start and left[-1 - stop] == right[-1 - stop]:
         stop += 1
-    first = max(0, start - 4)
-    return _shorten(left, first, stop - 3), _shorten(right, first, stop - 3)
+    first = max(0, start - 12)
+    return _shorten(left, first, stop - 12), _shorten(right, first, stop - 12)
 
 
 def _words(text: str) -> Sequence[str]:

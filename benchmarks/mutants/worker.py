@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import coverage
+import psutil
 import pytest
 
 _WARM = {
@@ -107,7 +108,8 @@ def _serve(request: dict[str, Any]) -> dict[str, Any]:
     child = os.fork()
     if child == 0:
         _run(request)
-    while time.monotonic() - began < request["wall_seconds"]:
+    process = psutil.Process(child)
+    while time.monotonic() - began < request["wall_seconds"] and _seconds(process) < request["cpu_seconds"]:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             break
@@ -124,11 +126,18 @@ def _serve(request: dict[str, Any]) -> dict[str, Any]:
     return {**answer, "signal": signal_number, "wall": round(time.monotonic() - began, 2)}
 
 
+def _seconds(process: psutil.Process) -> float:
+    """Give a child's processor time. A limit that the system holds makes the clock that tests read a coarse one."""
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system + times.children_user + times.children_system)
+
+
 def _run(request: dict[str, Any]) -> None:
     """Run tests in this child, write down what happened, and end."""
     os.setsid()
-    seconds = int(request["cpu_seconds"])
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
     size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (size + _MORE_MEMORY,) * 2)
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

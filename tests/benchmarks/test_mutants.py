@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from benchmarks.mutants.hunt import Hunt, Verdict, all_mutants, sample, survivor
 from benchmarks.mutants.mutations import Mutant, describe, list_mutants, mutate
 from benchmarks.mutants.sources import OTHER_TESTS, ROOT, mirrors_of, sources
 from benchmarks.mutants.survivors import BEGIN, END, without_reason, write_survivors
+from benchmarks.mutants.workplace import Limits, Workplace
 
 SOURCE = '''"""What it is for."""
 
@@ -189,3 +191,28 @@ def test_the_quickest_known_test_file_comes_first(tmp_path):
     (tmp_path / "tests.d.py.seconds").write_text("3.5")
     (tmp_path / "tests.b.py.seconds").write_text("20")
     assert quick_first(names, tmp_path) == ["tests/d.py", "tests/b.py", "tests/a.py", "tests/c.py"]
+
+
+@pytest.mark.parametrize(
+    ("body", "limits"), [("while True: pass", Limits(1, 100)), ("import time; time.sleep(100)", Limits(100, 2))]
+)
+def test_what_never_ends_is_ended(project, body, limits):
+    shutil.copytree(ROOT / "benchmarks" / "mutants", project / "benchmarks" / "mutants")
+    shutil.copy2(ROOT / "benchmarks" / "__init__.py", project / "benchmarks")
+    (project / "tests" / "passes" / "test_widest.py").write_text(f"def test_it():\n    {body}\n")
+    with Workplace(project) as workplace:
+        answer = workplace.run(["tests/passes/test_widest.py"], limits)
+        assert (answer["code"], answer["signal"]) == (None, signal.SIGXCPU)
+        # And the next one runs.
+        (workplace.root / "tests" / "passes" / "test_widest.py").write_text("def test_it():\n    assert 1 + 1 == 2\n")
+        answer = workplace.run(["tests/passes/test_widest.py"], Limits(60, 100))
+        assert (answer["code"], answer["failed"]) == (0, [])
+
+
+def test_the_same_change_in_two_lines_is_one_row_of_what_survives(page):
+    killed = replace(VERDICT, index=4, line=20, status="killed")
+    write_survivors(page, [VERDICT, killed, replace(VERDICT, index=5, line=30)])
+    assert "| `passes/plan.py` | 12, 30 |" in page.read_text()
+    assert without_reason(page) == ["passes/plan.py:12, 30"]
+    write_survivors(page, [killed])
+    assert without_reason(page) == []

@@ -199,3 +199,10 @@ def test_the_given_graph_is_left_as_it_is() -> None:
     before = str(given.graph)
     unlift(given, lifted.inputs, ("block",))
     assert str(given.graph) == before
+
+
+def test_a_site_s_name_may_come_again_within_it() -> None:
+    lifted = Lifted()
+    x = lifted.take("L['x']", torch.randn(2, 4))
+    made = lifted.unlift(lifted.call(ATEN.linear.default, x, lifted.parameter("pipe", "block", "block", "weight")))
+    assert set(dict(made.module.named_parameters())) == {"block.block.weight"}

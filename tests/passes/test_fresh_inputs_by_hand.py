@@ -147,3 +147,14 @@ def test_the_same_seed_draws_the_same_and_each_turn_its_own() -> None:
     assert torch.equal(one[0][0], two[0][0])
     assert not torch.equal(one[0][0][:1, :6], fresh_inputs(program, 3)[1][0][0][:, :6])
     assert not torch.equal(one[0][0], fresh_inputs(program, 4)[0][0][0])
+
+
+def test_square_pictures_are_tried_where_others_are_refused() -> None:
+    program = program_of(torch.randn(5, 32, 32), guards=("L['x0'].size()[1] == L['x0'].size()[2]",))
+    assert [shapes(inputs) for inputs in fresh_inputs(program)] == [[(3, 8, 8)], [(1, 8, 8)]]
+
+
+def test_values_have_the_precision_of_their_type() -> None:
+    (args, _) = small_input(program_of(torch.randn(5, 6, dtype=torch.float64)))
+    assert args[0].dtype == torch.float64
+    assert not torch.equal(args[0].float().double(), args[0])

@@ -43,6 +43,8 @@ def test_shapes_and_bytes() -> None:
         KEY_FIRST: (2, 3),
         KEY: (2, 3, 3),
     }
+    # These names stand in files.
+    assert list(moment_shapes(HEADS)) == ["count", "first", "second", "query", "key_count", "key_first", "key"]
     assert moment_bytes((NEURONS,)) == 8 * (1 + 5 + 25)
     assert moment_bytes((NEURONS, HEADS)) == 8 * (1 + 5 + 25) + 8 * (1 + 6 + 36 + 18 + 1 + 6 + 18)
     assert moment_bytes(()) == 0

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from passes.cost_table import CostTable
 from passes.errors import UsageError
-from passes.policies import KeepMacs, KeepParams, MaxError, Threshold
+from passes.policies import KeepCost, KeepMacs, KeepParams, MaxError, Threshold
 
 
 @pytest.mark.parametrize("error", [0.0, -0.1, 1.0, 2.0, float("nan"), float("inf")])
@@ -45,3 +46,20 @@ def test_thresholds_at_the_ends() -> None:
     assert (Threshold(0).tau, Threshold(1).tau) == (0, 1)
     assert Threshold().tau == 0.05
     assert Threshold(0.5, "minmax").normalize == "minmax"
+
+
+LATENCY = CostTable("latency", "nanoseconds", 100, {})
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.5, 1.01, float("nan"), float("inf")])
+def test_shares_of_a_table_out_of_range(fraction: float) -> None:
+    with pytest.raises(UsageError, match="keep-latency is"):
+        KeepCost(fraction, LATENCY)
+
+
+def test_shares_of_a_table_are_checked_like_others() -> None:
+    assert KeepCost(1.0, LATENCY).costs is LATENCY
+    with pytest.raises(UsageError, match="'mean'"):
+        KeepCost(0.5, LATENCY, "mean")  # type: ignore[arg-type]
+    with pytest.raises(UsageError):
+        KeepCost(0.5, LATENCY, align=0)

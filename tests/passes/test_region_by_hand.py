@@ -36,6 +36,10 @@ class Graph:
         self.mode = FakeTensorMode(shape_env=ShapeEnv())
         self.x = self.shaped(self.graph.placeholder("x"), [BATCH, TOKENS, CHANNELS])
         self.start = self.module("up", self.x)
+        self.owner.deep = nn.Module()
+        self.owner.deep.er = nn.Module()
+        self.owner.deep.er.linear = nn.Linear(CHANNELS, CHANNELS)
+        self.owner.deep.er.gain = nn.Parameter(torch.rand(CHANNELS))
 
     def shaped(self, node: fx.Node, shape: list[int], dtype: torch.dtype = torch.float32) -> fx.Node:
         node.meta["val"] = self.mode.from_tensor(torch.zeros(shape, dtype=dtype), static_shapes=True)
@@ -282,3 +286,14 @@ def test_a_size_is_no_tensor(value: Tensor | None, tensor: bool) -> None:
     node = fx.Graph().placeholder("x")
     node.meta["val"] = value
     assert holds_tensor(node) is tensor
+
+
+def test_modules_and_weights_keep_their_paths_however_deep() -> None:
+    graph = Graph()
+    gain = graph.attribute("deep.er.gain", [CHANNELS])
+    other = graph.module("deep.er.linear", graph.start)
+    program, site, nodes = graph.close(graph.call(ATEN.mul.Tensor, other, gain))
+    region = cut_region(program, site, nodes)
+    own, copied = program.module("deep.er.linear"), region.module.get_submodule("deep.er.linear")
+    assert copied.weight.data_ptr() == own.weight.data_ptr()
+    assert region.module.get_parameter("deep.er.gain").data_ptr() == program.module("deep.er").gain.data_ptr()

@@ -123,3 +123,10 @@ def test_a_region_keeps_the_captured_sizes_when_no_limit_is_given() -> None:
     nodes = hand_nodes(program, site)
     assert cut_region(program, site, nodes, limit=None).inputs[0].shape == (2, 50, WIDTH)
     assert site_program(program, site, nodes, 2).args[0].shape == (2, 50, WIDTH)
+
+
+def test_bare_weights_are_in_the_signature_by_their_size() -> None:
+    program = hand_program(Gated(bare=True))
+    described = signature(site_program(program, GEGLU, hand_nodes(program, GEGLU), NEURONS))
+    assert f"get_attr torch.float32 ({NEURONS},)" in described
+    assert f"placeholder torch.float32 (2, 6, {WIDTH})" in described
