@@ -11,7 +11,16 @@ import torch_pruning
 from passes.coupling import check_coupling, expected_reach
 from passes.errors import CouplingError
 from passes.site import Producer
-from tests.passes.hand_graphs import HEADS, NEURONS, Gated, attention_site, feed_forward_site, hand_nodes, hand_program
+from tests.passes.hand_graphs import (
+    HEADS,
+    NEURONS,
+    Gated,
+    PlainAttention,
+    attention_site,
+    feed_forward_site,
+    hand_nodes,
+    hand_program,
+)
 
 GEGLU = feed_forward_site(Producer("up", (0, NEURONS)))
 KEPT = torch.arange(NEURONS) >= 2
@@ -80,3 +89,15 @@ def test_narrower_heads_take_their_last_channels() -> None:
     assert expected_reach(site, kept, 3) == expected
     kept[1] = False
     assert expected_reach(site, kept, 3)["q", "out"] == {3, 4, 5, 6, 7, 11, 15}
+
+
+def test_narrower_heads_are_proved_by_their_own_channels() -> None:
+    program = hand_program(PlainAttention())
+    site = attention_site(Producer("q"), Producer("k"), Producer("v"))
+    nodes = hand_nodes(program, site)
+    check_coupling(program, site, torch.ones(HEADS, dtype=torch.bool), nodes, width=3)
+    # A site that forgets its values names too little at any width.
+    with pytest.raises(CouplingError, match="'v'"):
+        check_coupling(
+            program, attention_site(Producer("q"), Producer("k")), torch.ones(HEADS, dtype=torch.bool), nodes, width=3
+        )

@@ -29,6 +29,14 @@ def test_a_range_that_is_none_is_refused(buckets: int, timesteps: float) -> None
 
 
 @torch.no_grad()
+def test_one_bucket_takes_all_timesteps() -> None:
+    watched = instrument(PROGRAM, SITES, buckets=1)
+    for timestep in (3, 999):
+        watched(samples(2), torch.tensor(timestep))
+    assert watched.statistics().sites[ATTENTION.name]["count"].tolist() == [2 * 2 * 16]
+
+
+@torch.no_grad()
 def test_buckets_cover_the_range_and_weights_count() -> None:
     watched = instrument(PROGRAM, SITES, buckets=2, timesteps=100.0, moments=True, weights=[1.0, 3.0])
     assert watched.timesteps == 100.0

@@ -84,6 +84,8 @@ def test_only_a_new_bias() -> None:
     by_hand.down.bias.copy_(bias)
     assert_same(by_hand, masked)
     assert masked.module("down").weight is program.module("down").weight
+    # Nothing goes, so nothing is multiplied.
+    assert masked.graph_module.code == program.graph_module.code
 
 
 @torch.no_grad()

@@ -169,3 +169,9 @@ def test_the_digest_is_of_the_values_whatever_their_layout_and_type() -> None:
     for dtype in (torch.bfloat16, torch.float16):
         half = replace(PLAN, updates={"w": values.to(dtype)}, adapter_maps={})
         assert SlimPlan.from_json(half.to_json(), half.tensors()).updates["w"].dtype == dtype
+
+
+def test_what_a_plan_has_unless_told() -> None:
+    plan = SlimPlan({}, {"ff": NEURONS})
+    assert (plan.policy, plan.updates, plan.predicted, plan.adapter_maps) == ({}, {}, {}, {})
+    assert plan.tensors() == {}
