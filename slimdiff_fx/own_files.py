@@ -17,7 +17,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from passes.errors import OutputError
+from passes.errors import CheckpointError, OutputError
+from slimdiff_fx.manifest import read_manifest
 from slimdiff_fx.output_paths import check_file_place, refuse_overlap
 
 RECORD = "calibration"  # metadata of statistics files
@@ -92,6 +93,8 @@ def refuse_foreign_file(file: Path, kind: FileKind) -> None:
     Raises:
         OutputError: names the file, or the one beside it, that would be lost.
     """
+    if file.exists():
+        _refuse_part_of_saved(file)
     if file.exists() and not is_own_file(file, kind):
         raise OutputError(f"{file} is not {kind.words}, and nothing else is replaced; choose another output or move it")
     for other in kind.beside(file):
@@ -125,28 +128,33 @@ def _is_own(check: Callable[..., bool], *files: Path) -> bool:
 
 
 def export_place(path: str | Path, format: str) -> Path:
-    """Give where an export of the Python API goes: unlike the command line it replaces the file that it is given.
+    """Give where an export of the Python API goes: it replaces an earlier export of its format, and nothing else.
 
     Args:
         path: the file to write; `~` is expanded and links are followed.
         format: one of `EXPORTS`.
 
     Raises:
-        OutputError: it can't be written there; or a JSON or safetensors file is there, such as a model's own; or what
-            lies beside it isn't the file's.
+        OutputError: it can't be written there; or something else is there, or beside it where its data goes.
     """
     place, kind = check_file_place(path), EXPORTS[format]
-    foreign = [place] if place.is_file() and (_is_json(place) or _is_safetensors(place)) else []
-    foreign += [
-        each
-        for each in kind.beside(place)
-        if check_file_place(each).exists() and not _is_own(kind.belongs, place, each)
-    ]
-    if foreign:
-        raise OutputError(
-            f"{foreign[0]} is no exported file, and nothing else is replaced; choose another output or move it"
-        )
+    for each in kind.beside(place):
+        check_file_place(each)
+    refuse_foreign_file(place, kind)
     return place
+
+
+def _refuse_part_of_saved(file: Path) -> None:
+    """Refuse to replace what a saved folder was saved with, or what was changed since it was put there."""
+    for folder in list(file.parents)[:3]:
+        try:
+            entry = (read_manifest(folder) or {}).get(file.relative_to(folder).as_posix())
+            if entry is None or (entry.later and entry.is_unchanged(file)):
+                continue
+        except (CheckpointError, OSError):  # a folder that isn't ours to read
+            continue
+        why = "was changed since slimdiff_fx wrote it" if entry.later else f"belongs to the pipeline saved in {folder}"
+        raise OutputError(f"{file} is not replaced: it {why}; choose another output, or move it")
 
 
 def _head(file: Path) -> bytes:

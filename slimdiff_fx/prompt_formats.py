@@ -112,7 +112,8 @@ def _read_table(text: str, name: str, delimiter: str) -> Iterator[Found]:
             else:
                 yield place, row[column]
     except csv.Error as error:
-        raise UsageError(f"{name}, line {rows.line_num}: {error}; mend the table") from error
+        why = "a quote is not closed" if "unexpected end of data" in str(error) else error
+        raise UsageError(f"{name}, line {rows.line_num}: {why}; mend the table") from error
     finally:
         csv.field_size_limit(limit)
 

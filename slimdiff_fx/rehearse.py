@@ -12,6 +12,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from passes.errors import SlimDiffError, UsageError
+from slimdiff_fx.altered_models import refuse_altered
 from slimdiff_fx.calibration_run import CalibrationSettings
 from slimdiff_fx.disk_sums import sums_in
 from slimdiff_fx.first_line import first_line
@@ -89,6 +90,7 @@ def first_call(pipe: DiffusionPipeline, samples: Sequence[Sample], sampling: Sam
     except SlimDiffError:
         raise
     except Exception as error:
+        refuse_altered(denoiser)  # what sits on it may be why
         raise UsageError(
             f"{type(pipe).__name__} can't be called with these settings ({type(error).__name__}: {first_line(error)})"
         ) from error

@@ -10,6 +10,7 @@ import torch
 from passes.errors import CheckpointError, ExportError
 from passes.program import Program
 from slimdiff_fx.export_aoti import export_aoti
+from tests.old_exports import PT2
 from tests.toy_block import build, capture_block
 from tests.toy_picture import capture_picture
 
@@ -45,10 +46,10 @@ def test_inputs_of_other_strides(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_out_of_tolerance_leaves_the_old_file(program: Program, tmp_path: Path) -> None:
-    (tmp_path / "toy.pt2").write_bytes(b"old")
+    (tmp_path / "toy.pt2").write_bytes(PT2)
     with pytest.raises(ExportError, match="differs from the program"):
         export_aoti(program, tmp_path / "toy.pt2", dtype=torch.bfloat16, tolerance=1e-9)
-    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"]
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [PT2]
 
 
 def test_bad_places_and_types(program: Program, tmp_path: Path) -> None:

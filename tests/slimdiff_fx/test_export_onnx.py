@@ -19,6 +19,7 @@ from slimdiff_fx.denoisers import capture_denoiser
 from slimdiff_fx.export_onnx import export_onnx
 from slimdiff_fx.onnx_runtime import onnx_runner
 from slimdiff_fx.parity import call_flat, example_tensors, untraced_inputs
+from tests.old_exports import ONNX
 from tests.plans import random_plan
 from tests.toy_denoisers import FAMILIES, unet_sd15
 
@@ -111,10 +112,10 @@ def test_out_of_tolerance_leaves_no_file(wavy: Program, tmp_path: Path) -> None:
 
 
 def test_failure_leaves_the_old_file(wavy: Program, tmp_path: Path) -> None:
-    (tmp_path / "wavy.onnx").write_bytes(b"old")
+    (tmp_path / "wavy.onnx").write_bytes(ONNX)
     with pytest.raises(ExportError):
         export_onnx(wavy, tmp_path / "wavy.onnx", tolerance=1e-12)
-    assert (tmp_path / "wavy.onnx").read_bytes() == b"old"
+    assert (tmp_path / "wavy.onnx").read_bytes() == ONNX
     assert len(list(tmp_path.iterdir())) == 1
 
 

@@ -11,6 +11,7 @@ import torch
 from passes.errors import CheckpointError, ExportError
 from passes.program import Program
 from slimdiff_fx.export_openvino import export_openvino
+from tests.old_exports import OPENVINO
 from tests.toy_block import build, capture_block
 
 openvino = pytest.importorskip("openvino")
@@ -44,10 +45,10 @@ def test_half_weights(program: Program, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_out_of_tolerance_leaves_the_old_files(program: Program, tmp_path: Path) -> None:
     for ending in ("xml", "bin"):
-        (tmp_path / f"toy.{ending}").write_bytes(b"old")
+        (tmp_path / f"toy.{ending}").write_bytes(OPENVINO)
     with pytest.raises(ExportError, match="differs from the program"):
         export_openvino(program, tmp_path / "toy.xml", dtype=torch.float16, tolerance=1e-9)
-    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old", b"old"]
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [OPENVINO, OPENVINO]
 
 
 def test_bad_places_and_types(program: Program, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from passes.errors import CheckpointError, ExportError
 from passes.program import Program
 from slimdiff_fx.export_pt2 import export_pt2
+from tests.old_exports import PT2
 from tests.toy_block import build, capture_block
 
 
@@ -40,10 +41,10 @@ def test_half(program: Program, tmp_path: Path, dtype: torch.dtype, tolerance: f
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_out_of_tolerance_leaves_the_old_file(program: Program, tmp_path: Path) -> None:
-    (tmp_path / "toy.pt2").write_bytes(b"old")
+    (tmp_path / "toy.pt2").write_bytes(PT2)
     with pytest.raises(ExportError, match="differs from the program"):
         export_pt2(program, tmp_path / "toy.pt2", dtype=torch.bfloat16, tolerance=1e-9)
-    assert (tmp_path / "toy.pt2").read_bytes() == b"old"
+    assert (tmp_path / "toy.pt2").read_bytes() == PT2
     assert len(list(tmp_path.iterdir())) == 1
 
 

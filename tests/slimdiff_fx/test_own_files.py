@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from safetensors.torch import save_file
 
 from passes.errors import OutputError
+from slimdiff_fx.manifest import MANIFEST_FILE, manifest_of, manifest_with
 from slimdiff_fx.own_files import (
     EXPORTS,
     PAGE,
@@ -138,16 +139,36 @@ def test_weights_belong_to_the_openvino_file_beside_them(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("format", EXPORTS)
-@pytest.mark.parametrize("content", ["JSON", "plan", "weights", "statistics"])
-def test_the_python_api_writes_no_export_over_a_models_own_files(format: str, content: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["JSON", "plan", "weights", "statistics", "notes", "archive"])
+def test_the_python_api_replaces_exports_of_its_format_alone(format: str, content: str, tmp_path: Path) -> None:
     file = tmp_path / "file.xml"
     WRITERS[content](file)
-    with pytest.raises(OutputError, match=r"file\.xml is no exported file"):
+    before = file.read_bytes()
+    with pytest.raises(OutputError, match=r"file\.xml is not an? .*, and nothing else is replaced"):
         export_place(file, format)
     for beside in EXPORTS[format].beside(tmp_path / "new.xml"):
         WRITERS[content](beside)
-        with pytest.raises(OutputError, match="is no exported file"):
+        with pytest.raises(OutputError, match="would be replaced, and it doesn't belong"):
             export_place(tmp_path / "new.xml", format)
+    assert file.read_bytes() == before
+
+
+def test_what_a_folder_was_saved_with_is_not_replaced_one_by_one(tmp_path: Path) -> None:
+    saved = tmp_path / "slim"
+    (saved / "unet").mkdir(parents=True)
+    WRITERS["plan"](saved / "unet" / "slim_plan.json")
+    WRITERS["statistics"](saved / "statistics.safetensors")
+    (saved / MANIFEST_FILE).write_text(manifest_of(saved), encoding="utf-8")
+    for name, kind in (("unet/slim_plan.json", PLAN), ("statistics.safetensors", STATISTICS)):
+        with pytest.raises(OutputError, match=r"belongs to the pipeline saved in .*slim"):
+            check_output_file(saved / name, kind, overwrite=True)
+    WRITERS["page"](saved / "report.html")  # put there later, as `report` does
+    (saved / MANIFEST_FILE).write_text(manifest_with(saved, ["report.html"]), encoding="utf-8")
+    check_output_file(saved / "report.html", PAGE, overwrite=True)
+    with (saved / "report.html").open("a", encoding="utf-8") as page:
+        page.write("my notes")
+    with pytest.raises(OutputError, match="was changed since slimdiff_fx wrote it"):
+        check_output_file(saved / "report.html", PAGE, overwrite=True)
 
 
 def test_the_python_api_expands_and_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

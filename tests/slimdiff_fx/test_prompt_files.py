@@ -103,7 +103,7 @@ def test_pipes_are_taken_for_what_they_look_like(tmp_path, content):
         ("a.jsonl", b'"a"\n' + b'{"prompt":' * 100_000, "line 2: "),
         ("a.csv", b"id,title\n1,a\n", "line 1: no column is named prompt, caption or text; there are id, title"),
         ("a.csv", b"id,prompt\n1,a\n2,a cat, a dog\n", "line 3: 3 fields, and the header names 2"),
-        ("a.csv", b'id,prompt\n1,"a\n', "unexpected end of data"),
+        ("a.csv", b'id,prompt\n1,"a\n', "a quote is not closed"),
         ("a.csv", b"id,prompt\n", "is empty"),
         ("a.csv", b"", "is empty"),
         ("a.json", b"", "is empty"),

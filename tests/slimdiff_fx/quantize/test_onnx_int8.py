@@ -19,6 +19,7 @@ from slimdiff_fx.denoisers import capture_denoiser
 from slimdiff_fx.input_sizes import SIZES
 from slimdiff_fx.parity import random_inputs
 from slimdiff_fx.quantize.onnx_int8 import export_onnx_int8
+from tests.old_exports import ONNX
 from tests.plans import random_plan
 from tests.toy_denoisers import unet_sd15
 from tests.toy_picture import capture_picture
@@ -83,12 +84,12 @@ def test_symmetric_is_what_tensorrt_takes(program: Program, calls: Calls, held_o
 def test_too_large_an_error_leaves_the_old_file(
     program: Program, calls: Calls, held_out: Calls, tmp_path: Path
 ) -> None:
-    (tmp_path / "toy.onnx").write_bytes(b"old")
+    (tmp_path / "toy.onnx").write_bytes(ONNX)
     # Ranges of a tenth of the real ones: activations are clipped.
     small = [[tensor * 0.01 for tensor in call] for call in calls]
     with pytest.raises(ExportError, match="calibrate on more samples"):
         export_onnx_int8(program, tmp_path / "toy.onnx", held_out, calls=small, max_error=0.001)
-    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"]
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [ONNX]
 
 
 def test_what_makes_no_sense(program: Program, held_out: Calls, tmp_path: Path) -> None:
