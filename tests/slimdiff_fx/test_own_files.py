@@ -177,3 +177,11 @@ def test_the_python_api_expands_and_follows(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "link.onnx").symlink_to("model.onnx")
     assert export_place("~/link.onnx", "onnx") == tmp_path / "model.onnx"
     assert export_place("~/new.pt2", "pt2") == tmp_path / "new.pt2"
+
+
+def test_a_listed_file_that_is_gone_leaves_the_record(tmp_path: Path) -> None:
+    for name in ("kept.json", "gone.json"):
+        (tmp_path / name).write_text("{}", encoding="utf-8")
+    (tmp_path / MANIFEST_FILE).write_text(manifest_of(tmp_path), encoding="utf-8")
+    (tmp_path / "gone.json").unlink()
+    assert json.loads(manifest_with(tmp_path, ["gone.json", "never.json"]))["files"].keys() == {"kept.json"}
