@@ -26,6 +26,7 @@ from passes.guards import (
     resized,
     widen,
 )
+from passes.ownership import named_tensors
 from passes.program import Program
 from passes.raise_modules import raise_modules
 from passes.refuse_quantized import refuse_quantized
@@ -100,7 +101,7 @@ def _trace(
     for resample in (ResampleSizes(), None):
         with resample or nullcontext():
             exported = _export(module, args, kwargs, dynamic_shapes)
-        tensors = _tensors(module)
+        tensors = named_tensors(module)
         raised = raise_modules(exported.module(check_guards=False), root, tensors, module.state_dict().keys())
         pair = _Pair(module, raised, args, kwargs)
         # Only what the module itself does at sizes that can't be halved evenly; otherwise its own graph is the limit.
@@ -132,13 +133,6 @@ def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
-    }
-
-
 def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
 
@@ -152,7 +146,7 @@ class _Pair:
         self.module, self.raised, self.inputs = module, raised, (args, kwargs)
         values = iter([node.meta.get("val") for node in raised.graph.nodes if node.op == "placeholder"])
         self.fakes: tuple[Any, Any] = tree_map(lambda _: next(values), self.inputs)
-        self._names = {id(tensor): name for name, tensor in _tensors(module).items()}
+        self._names = {id(tensor): name for name, tensor in named_tensors(module).items()}
         # Sizes that can't be halved evenly and at which both were shown to do the same.
         self.uneven: tuple[Sizes, ...] = ()
 

@@ -27,6 +27,14 @@ def own_tensors(module: nn.Module) -> None:
         tensors[name] = copies[id(tensor)][1]
 
 
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Give a module's parameters and buffers by path; what it has under several names stands under each."""
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+
+
 def share_tensors(module: nn.Module, source: nn.Module) -> None:
     """Let a module use the parameters and buffers that another one has under the same names.
 
@@ -34,13 +42,7 @@ def share_tensors(module: nn.Module, source: nn.Module) -> None:
         module: changed in place; what `source` doesn't have under a name and in the same shape stays its own.
         source: keeps what it has.
     """
-    own = {
-        f"{path}.{name}" if path else name: tensor
-        for path, part in source.named_modules(remove_duplicate=False)
-        for tensors in (part._parameters, part._buffers)
-        for name, tensor in tensors.items()
-        if tensor is not None
-    }
+    own = named_tensors(source)
     for path, part in module.named_modules(remove_duplicate=False):
         for tensors in (part._parameters, part._buffers):
             for name, tensor in tensors.items():
@@ -73,11 +75,7 @@ def weights_digest(module: nn.Module) -> str:
     adapters, the commonest changes of all.
     """
     found = hashlib.sha256()
-    tensors = {
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
-    }
-    for name, tensor in sorted(tensors.items()):
+    for name, tensor in sorted(named_tensors(module).items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         if tensor.numel():
             data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
