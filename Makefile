@@ -11,9 +11,12 @@ WORKERS ?= 2
 BENCH_MODELS ?= emoji $(wildcard $(OUT))
 BACKEND ?= ort
 
+# Threads that wait must not spin: beside another process they take the cores that they wait for.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-fast test-processors mutants check format bench clean

@@ -166,7 +166,7 @@ def measure_exports(name: str, forms: list[str], *, repeats: int, warmup: int, f
             rows[form] = {"failed": (done.stderr.strip().splitlines() or ["no message"])[-1][:300]}
             continue
         rows[form] = json.loads((folder / f"{form}.json").read_text()) | count(path, torch.get_num_threads())
-        runners[form] = onnx_runner(path, threads=torch.get_num_threads())[0]
+        runners[form] = onnx_runner(path, threads=torch.get_num_threads(), spinning=True)[0]
     model, tokens = load(name)
     inputs = example_tensors(capture_denoiser(model, tokens=tokens))
     del model

@@ -164,7 +164,7 @@ def _onnx(
                     name,
                     int8,
                     path.stat().st_size,
-                    onnx_runner(path, threads=torch.get_num_threads())[0],
+                    onnx_runner(path, threads=torch.get_num_threads(), spinning=True)[0],
                 )
             )
     return made

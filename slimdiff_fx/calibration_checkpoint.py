@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -89,6 +90,14 @@ def has_moments(checkpoint: Path) -> bool:
 def has_attention_weights(checkpoint: Path) -> bool:
     """Say whether a checkpoint was taken with attention's weights: any criterion can go on from one that was."""
     return any(bool(load_record(file).settings.get("attention_weights")) for file in _worlds(checkpoint))
+
+
+def recorded_threads(checkpoint: Path | None) -> int | None:
+    """Give how many CPU threads a process alone was calibrating with when it left its checkpoint, if there is one."""
+    if checkpoint is None or not checkpoint.is_file():
+        return None
+    threads = load_record(checkpoint).settings.get("threads")
+    return threads if type(threads) is int and 0 < threads <= (os.cpu_count() or 1) else None
 
 
 def finished_samples(checkpoint: Path | None, ranks: Ranks = ALONE) -> int:

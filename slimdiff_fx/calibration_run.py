@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import DiffusionPipeline
 
 from passes.errors import CalibrationError, CheckpointError, UsageError
@@ -116,7 +117,9 @@ def calibrate_pipeline(
         ranks.beat()
         advance(rows)
 
-    finished = StoredStatistics(instrumented.statistics(copy=False), _own(record, ranks), done, share.total)
+    # Beside the record, for it decides no more than rounding: a resumed run may well have other threads.
+    threads = {"threads": torch.get_num_threads()}
+    finished = StoredStatistics(instrumented.statistics(copy=False), _own(record, ranks) | threads, done, share.total)
     written, saved_at, interval = done, time.monotonic(), _CHECKPOINT_EVERY
     try:
         for number in share.left(done):
@@ -154,7 +157,7 @@ def calibrate_pipeline(
             save_statistics(finished, file)
     if ranks.several:
         sum_over_ranks(instrumented, ranks)
-        finished = StoredStatistics(instrumented.statistics(copy=False), record, len(samples), len(samples))
+        finished = StoredStatistics(instrumented.statistics(copy=False), record | threads, len(samples), len(samples))
     return finished
 
 

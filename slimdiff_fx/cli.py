@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -43,6 +44,9 @@ _MENDED_BY_USAGE = (UsageError, BudgetError, PlanError, CheckpointError, ResumeE
 
 def main() -> None:
     """Run the command line."""
+    # Threads that wait must not spin: beside another process they take the cores that they wait for. OpenMP reads this
+    # once, when torch is imported, which nothing above does.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()
 
 

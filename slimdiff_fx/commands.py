@@ -55,6 +55,7 @@ from slimdiff_fx.statistics_file import StoredStatistics, load_statistics, save_
 from slimdiff_fx.summary import summarize
 from slimdiff_fx.tables import inspect_table, short, slim_table
 from slimdiff_fx.terminal import TerminalListener
+from slimdiff_fx.threads import choose_threads, restored_threads
 from slimdiff_fx.timestep_weights import bucket_weights
 
 
@@ -137,7 +138,7 @@ def slim_command(
     if sweep and not pictures:
         raise UsageError("--sweep measures while pictures are drawn: give --pictures too")
     checkpoint = slim_checkpoint(out)
-    with joined_ranks(options.device) as ranks:
+    with restored_threads(), joined_ranks(options.device) as ranks:
         check_folder_output(
             out,
             options.inputs(model),
@@ -221,7 +222,7 @@ def inspect_command(model: str, device: str, dtype: str, console: Console, varia
 def calibrate_command(model: str, out: Path, options: CalibrationOptions, *, overwrite: bool, console: Console) -> None:
     """Write statistics."""
     checkpoint = calibrate_checkpoint(out)
-    with joined_ranks(options.device) as ranks:
+    with restored_threads(), joined_ranks(options.device) as ranks:
         check_file_output(
             out,
             STATISTICS,
@@ -356,6 +357,7 @@ def _calibrate(
     if options.resume and not find_checkpoint(checkpoint, ranks):
         listener.note(f"there is no checkpoint at {checkpoint}: starting anew")
     rehearse(loaded.pipe, samples, settings)
+    choose_threads(loaded.pipe, samples, settings)
     with timed("capture", seconds, listener):
         captured = capture_pipeline(loaded.pipe)
     if planning is not None:

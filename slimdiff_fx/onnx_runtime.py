@@ -28,7 +28,11 @@ def import_onnxruntime() -> Any:
 
 
 def onnx_runner(
-    path: Path, providers: Sequence[Any] = ("CPUExecutionProvider",), threads: int | None = None
+    path: Path,
+    providers: Sequence[Any] = ("CPUExecutionProvider",),
+    threads: int | None = None,
+    *,
+    spinning: bool = False,
 ) -> tuple[Runner, str]:
     """Load an ONNX file into ONNX Runtime.
 
@@ -36,6 +40,8 @@ def onnx_runner(
         path: the file.
         providers: execution providers, as ONNX Runtime takes them.
         threads: CPU threads; None leaves that to ONNX Runtime.
+        spinning: let threads wait for the next operator by spinning, ONNX Runtime's default: for timing. On a machine
+            that others use it takes the cores that it waits for.
 
     Returns:
         what takes one tensor for each input, casts it to the input's dtype, and gives the prediction; and what it is,
@@ -48,6 +54,7 @@ def onnx_runner(
     quiet_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0  # 0 is its own choice
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:  # ONNX Runtime's own exceptions share no base but Exception

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,20 +70,46 @@ def first_call(pipe: DiffusionPipeline, samples: Sequence[Sample], sampling: Sam
     Raises:
         UsageError: it doesn't come so far; says why in the pipeline's words.
     """
-    denoiser = getattr(pipe, denoiser_name(pipe))
-    names = list(inspect.signature(type(denoiser).forward).parameters)[1:]
+    names = list(inspect.signature(type(getattr(pipe, denoiser_name(pipe))).forward).parameters)[1:]
     found: list[FirstCall] = []
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
+    def forward(*args: Any, **kwargs: Any) -> None:
         given = dict(zip(names, args, strict=False)) | kwargs
         found.append(FirstCall(given[names[0]].clone(), given.get("timestep")))
+
+    at_first_call(pipe, samples, sampling, seed, forward)
+    return found[0]
+
+
+def at_first_call(
+    pipe: DiffusionPipeline, samples: Sequence[Sample], sampling: Sampling, seed: int, forward: Callable[..., None]
+) -> None:
+    """Let a pipeline come to its denoiser, give what it calls it with to `forward`, and leave it there.
+
+    Args:
+        pipe: the pipeline; it is as before when this returns or raises, but for its scheduler's timesteps.
+        samples: the batch.
+        sampling: steps and guidance.
+        seed: of the noise.
+        forward: stands in the denoiser's place; what it raises of slimdiff_fx's own errors is raised.
+
+    Raises:
+        UsageError: the pipeline doesn't come so far; says why in the pipeline's words.
+    """
+    denoiser = getattr(pipe, denoiser_name(pipe))
+    reached = False
+
+    def once(*args: Any, **kwargs: Any) -> None:
+        nonlocal reached
+        reached = True
+        forward(*args, **kwargs)
         raise _Reached
 
     generators = [noise_generator(seed, sample.number) for sample in samples]
     conditions = [sample.condition for sample in samples]
     extra = given_pictures(pipe, samples)
     try:
-        with quiet_pipeline(pipe), in_place_of(denoiser, forward):
+        with quiet_pipeline(pipe), in_place_of(denoiser, once):
             call_pipeline(pipe, conditions, generators, sampling, output_type="latent", extra=extra)
     except _Reached:
         pass
@@ -94,9 +120,8 @@ def first_call(pipe: DiffusionPipeline, samples: Sequence[Sample], sampling: Sam
         raise UsageError(
             f"{type(pipe).__name__} can't be called with these settings ({type(error).__name__}: {first_line(error)})"
         ) from error
-    if not found:
+    if not reached:
         raise UsageError(f"{type(pipe).__name__} never calls its {denoiser_name(pipe)}; there is nothing to watch")
-    return found[0]
 
 
 def _check_schedule(pipe: DiffusionPipeline) -> None:

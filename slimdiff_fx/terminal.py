@@ -19,12 +19,12 @@ from rich.progress import (
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Column
 from rich.text import Text
 
 from slimdiff_fx.listener import Listener
+from slimdiff_fx.pace import Pace
 
 _LINE_EVERY = 30.0  # seconds between lines of a running stage, where the output is no terminal
 
@@ -33,12 +33,8 @@ class _Counted(ProgressColumn):
     """What is done and how fast, in the words of the stage: 204/500 samples, 12.3 samples/s."""
 
     def render(self, task: Task) -> Text:
-        if task.total is None:
-            return Text()
-        each, unit = task.fields["each"], task.fields["unit"]
-        count = f"{task.completed / each:.0f}/{task.total / each:.0f} {unit}"
-        speed = task.finished_speed or task.speed
-        return Text(count if not speed else f"{count}, {_rate(speed / each, unit)}")
+        counted: _Count | None = task.fields.get("counted")
+        return Text() if counted is None else Text(counted.so_far())
 
 
 class _Left(ProgressColumn):
@@ -46,10 +42,10 @@ class _Left(ProgressColumn):
 
     def __init__(self) -> None:
         super().__init__(Column(no_wrap=True))
-        self._remaining = TimeRemainingColumn()
 
     def render(self, task: Task) -> Text:
-        return Text() if task.total is None else self._remaining.render(task) + Text(" left")
+        counted: _Count | None = task.fields.get("counted")
+        return Text() if counted is None else Text(f"{counted.left() or '-:--:--'} left", style="progress.remaining")
 
 
 class TerminalListener(Listener):
@@ -95,8 +91,9 @@ class TerminalListener(Listener):
     @contextmanager
     def steps(self, name: str, total: int, done: int, unit: str, each: int = 1) -> Iterator[None]:
         """Draw a bar while the stage runs, and a line with its time and speed when it is done."""
-        with self._running(name, total=total, completed=done, unit=unit, each=each) as start:
-            before, self._counting = self._counting, _Count(name, total, done, unit, each, self._newest())
+        count = _Count(name, total, done, unit, each)
+        with self._running(name, count) as start:
+            before, self._counting, count.task = self._counting, count, self._newest()
             try:
                 yield
             finally:
@@ -108,7 +105,7 @@ class TerminalListener(Listener):
         counting = self._counting
         if counting is None:
             return
-        counting.done += count
+        counting.pace.advance(count)
         if counting.task is not None:
             self._progress.advance(counting.task, count)
         elif time.perf_counter() - counting.told > _LINE_EVERY:
@@ -116,7 +113,7 @@ class TerminalListener(Listener):
             self.console.print(f"{counting.name:<10} {counting.state()}", highlight=False)
 
     @contextmanager
-    def _running(self, name: str, **task: int | str) -> Iterator[float]:
+    def _running(self, name: str, count: _Count | None = None) -> Iterator[float]:
         """Keep a row of the live view for as long as a stage runs; yields when it began."""
         start = time.perf_counter()
         if name in self._stages:
@@ -128,8 +125,8 @@ class TerminalListener(Listener):
         if outermost:
             self._live = Live(console=self.console, get_renderable=self._view, refresh_per_second=8, transient=True)
             self._live.start()
-        total = task.pop("total", None)
-        row = self._progress.add_task(self._title(name), total=total, **task)  # type: ignore[arg-type]
+        total, done = (None, 0) if count is None else (count.total, count.pace.done)
+        row = self._progress.add_task(self._title(name), total=total, completed=done, counted=count)
         if self._live is not None:
             self._live.refresh()  # a stage shorter than the time between refreshes is shown all the same
         try:
@@ -161,28 +158,31 @@ class TerminalListener(Listener):
 class _Count:
     """How far a stage that counts has come."""
 
-    def __init__(self, name: str, total: int, done: int, unit: str, each: int, task: TaskID | None) -> None:
-        self.name, self.total, self.done, self.unit, self.each, self.task = name, total, done, unit, each, task
-        self._before, self._start = done, time.perf_counter()
-        self.told = self._start
-
-    @property
-    def speed(self) -> float:
-        """Steps a second, of those that were done here."""
-        return (self.done - self._before) / max(time.perf_counter() - self._start, 1e-9)
+    def __init__(self, name: str, total: int, done: int, unit: str, each: int) -> None:
+        self.name, self.total, self.unit, self.each = name, total, unit, each
+        self.pace = Pace(done)
+        self.task: TaskID | None = None
+        self.told = time.perf_counter()
 
     def summary(self) -> str:
-        """Say what was done, and how fast."""
-        count = f"{self.done / self.each:.0f} {self.unit}"
-        return f"{count}, {_rate(self.speed / self.each, self.unit)}" if self.speed else count
+        """Say what was done, and how fast all in all."""
+        count, speed = f"{self.pace.done / self.each:.0f} {self.unit}", self.pace.overall()
+        return f"{count}, {_rate(speed / self.each, self.unit)}" if speed else count
+
+    def so_far(self) -> str:
+        """Say how far it is, and how fast it goes now."""
+        count, speed = f"{self.pace.done / self.each:.0f}/{self.total / self.each:.0f} {self.unit}", self.pace.speed()
+        return f"{count}, {_rate(speed / self.each, self.unit)}" if speed else count
+
+    def left(self) -> str | None:
+        """Say how long it will take at the pace that it has now; None if that isn't known yet."""
+        speed = self.pace.speed()
+        return str(timedelta(seconds=round((self.total - self.pace.done) / speed))) if speed else None
 
     def state(self) -> str:
         """Say how far it is, how fast, and how long it will take."""
-        count = f"{self.done / self.each:.0f}/{self.total / self.each:.0f} {self.unit}"
-        if not self.speed:
-            return count
-        left = timedelta(seconds=round((self.total - self.done) / self.speed))
-        return f"{count}, {_rate(self.speed / self.each, self.unit)}, {left} left"
+        left = self.left()
+        return self.so_far() if left is None else f"{self.so_far()}, {left} left"
 
 
 def _rate(speed: float, unit: str) -> str:
