@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import typer.main
-from diffusers import DiffusionPipeline
 
 from slimdiff_fx.cli import app
 
@@ -30,16 +29,18 @@ def _smaller(code: str) -> str:
 
 @pytest.fixture(scope="module")
 def namespace(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Run every block but the ONNX one; the one that slims comes first, in place of the demo."""
+    """Run every block alone but the ONNX one, which goes on; the one that slims comes first, in place of the demo."""
     folder = tmp_path_factory.mktemp("readme")
     loading, slimming, staging = (block for block in _blocks("python") if "export_onnx" not in block)
-    names: dict[str, Any] = {"DiffusionPipeline": DiffusionPipeline}
+    names: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        exec(compile(_smaller(slimming), "README.md", "exec"), names)
-        shutil.copytree("slim-apples", "slim-emoji")
-        exec(compile(_smaller(loading), "README.md", "exec"), names)
-        exec(compile(_smaller(staging), "README.md", "exec"), names)
+        for block in (slimming, loading, staging):
+            own: dict[str, Any] = {}
+            exec(compile(_smaller(block), "README.md", "exec"), own)
+            names |= own
+            if block is slimming:
+                shutil.copytree("slim-apples", "slim-emoji")
     names["folder"] = folder
     return names
 
