@@ -91,6 +91,10 @@ class Prober:
         return result
 
 
+# More than any budget allows, and small enough to be multiplied.
+_LOST = 1e12
+
+
 def _joined(probes: Sequence[Sequence[Tensor]]) -> list[tuple[Tensor, ...]]:
     """Join probes to larger batches, where every tensor is batched and of the same shape."""
     groups: dict[Any, list[Sequence[Tensor]]] = {}
@@ -139,7 +143,9 @@ def sensitivity_from(points: Sequence[tuple[float, float]]) -> Sensitivity:
     """Build a sensitivity from pairs (own error, relative squared error of the prediction).
 
     Of several with the same own error the largest counts. Where the prediction never moved, the site reaches nothing.
+    A prediction that wasn't finite, as half precision gives where it overflows, counts as lost altogether.
     """
+    points = [(own, seen if math.isfinite(seen) else _LOST) for own, seen in points]
     largest: dict[float, float] = {}
     for own, seen in points:
         largest[own] = max(seen, largest.get(own, 0.0))

@@ -89,4 +89,11 @@ def interleave(
 
 def paired_ratio(timing: Timing, reference: Timing) -> float:
     """Give the median of the rounds' own ratios: what slows a round down slows both sides of its ratio."""
-    return statistics.median(a / b for a, b in zip(timing.seconds, reference.seconds, strict=True))
+    return statistics.median(_ratio(a, b) for a, b in zip(timing.seconds, reference.seconds, strict=True))
+
+
+def _ratio(seconds: float, reference: float) -> float:
+    """Divide; a coarse clock may see nothing of a short run."""
+    if reference > 0:
+        return seconds / reference
+    return math.inf if seconds > 0 else 1.0

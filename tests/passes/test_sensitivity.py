@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -72,6 +74,15 @@ def test_what_moves_the_prediction_is_not_free_where_its_own_error_is_nothing() 
 def test_of_two_measurements_at_one_own_error_the_larger_counts() -> None:
     assert sensitivity_from([(2.0, 8.0), (2.0, 6.0)]) == sensitivity_from([(2.0, 6.0), (2.0, 8.0)])
     assert sensitivity_from([(2.0, 8.0), (2.0, 6.0)]).predict(2.0) == pytest.approx(8.0)
+
+
+@pytest.mark.parametrize("seen", [math.nan, math.inf])
+def test_what_makes_the_prediction_overflow_is_lost_and_not_free(seen: float) -> None:
+    found = sensitivity_from([(1e-4, 2e-4), (1.0, seen)])
+    assert found.predict(1.0) == pytest.approx(1e12)
+    assert found.predict(1e-4) == pytest.approx(2e-4)
+    assert sensitivity_from([(1.0, seen)]).predict(1e-3) > 1e6
+    assert sensitivity_from([(0.0, seen)]).unseen == 1e12
 
 
 def test_a_site_that_reaches_nothing_predicts_nothing() -> None:

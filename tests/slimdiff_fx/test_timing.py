@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 
 import pytest
 
@@ -24,6 +25,12 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert paired_ratio(Timing((1.0, 8.0, 2.0)), Timing((2.0, 4.0, 3.0))) == pytest.approx(2 / 3)
     with pytest.raises(ValueError, match="shorter"):
         paired_ratio(Timing((1.0, 2.0)), Timing((1.0,)))
+
+
+def test_a_clock_that_saw_nothing_of_a_run_divides_by_nothing() -> None:
+    assert paired_ratio(Timing((0.0, 0.0)), Timing((0.0, 0.0))) == 1
+    assert paired_ratio(Timing((0.0, 2.0, 2.0)), Timing((0.0, 1.0, 0.0))) == 2
+    assert paired_ratio(Timing((1.0,)), Timing((0.0,))) == math.inf
 
 
 class Clock:
