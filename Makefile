@@ -34,7 +34,6 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP) ## Slim the built-in pipeline `emoji` into slim-emoji/, with a page on it
 	$(BIN)/slimdiff-fx slim emoji -o $(OUT) $(SLIM_ARGS)
-	$(BIN)/slimdiff-fx report $(OUT)
 
 test: $(STAMP) ## Run every test, slow ones included
 	$(PYTEST) -m "" $(PYTEST_ARGS)

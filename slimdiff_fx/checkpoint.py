@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +14,17 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from passes.errors import UsageError
+from passes.errors import SlimDiffError, UsageError
 from slimdiff_fx.check_saved import check_saved_pipeline, refuse_unsavable
 from slimdiff_fx.compare import PICTURE_FILE
 from slimdiff_fx.manifest import MANIFEST_FILE
 from slimdiff_fx.model_card import CARD_FILE, DENSE_CARD_FILE, model_card
 from slimdiff_fx.own_folder import own_folder
+from slimdiff_fx.page.write_page import write_page
 from slimdiff_fx.plan_file import PLAN_FILE, load_plan, save_plan
 from slimdiff_fx.quiet import quiet_libraries
 from slimdiff_fx.report import build_report, without_figures, without_measured
+from slimdiff_fx.sampling import denoiser_name
 from slimdiff_fx.site_analysis import ANALYSIS_FILE
 from slimdiff_fx.statistics_file import save_statistics
 
@@ -72,7 +74,7 @@ def save_result(
             # Second moments are large, and what they were for is in the weights.
             light = replace(result.statistics, statistics=result.statistics.statistics.light())
             save_statistics(light, partial / STATISTICS_FILE)
-        report = report if report is not None else build_report(result)
+        report = {**(report if report is not None else build_report(result)), "size": _size_of(pipe, partial, result)}
         analysis = result.analysis
         if changed:
             report, analysis, files = without_figures(report), without_measured(analysis), {}
@@ -88,6 +90,17 @@ def save_result(
         for name, content in (files or {}).items():
             (partial / name).parent.mkdir(exist_ok=True)
             (partial / name).write_bytes(content)
+    with suppress(SlimDiffError):  # a page that can't be made is no reason to lose the model
+        write_page(folder)
+
+
+def _size_of(pipe: DiffusionPipeline, folder: Path, result: SlimResult) -> dict[str, int]:
+    """Give the bytes of the denoiser's weight files, and what the dense one's would be, stored alike."""
+    slim = sum(
+        file.stat().st_size for file in (folder / denoiser_name(pipe)).glob("diffusion_pytorch_model*.safetensors")
+    )
+    kept = result.summary.params_kept
+    return {"dense": round(slim * result.summary.params / kept) if kept else slim, "slim": slim}
 
 
 def save_pipeline(pipe: DiffusionPipeline, folder: Path) -> None:

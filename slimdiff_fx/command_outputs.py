@@ -1,18 +1,26 @@
-"""What commands check about their outputs before any work."""
+"""What commands check about their outputs before any work, and say of them at the end."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
 
 from passes.errors import OutputError
 from slimdiff_fx.calibration_checkpoint import own_checkpoint, refuse_foreign_checkpoint
+from slimdiff_fx.checkpoint import REPORT_FILE
 from slimdiff_fx.disk_sums import sums_in
 from slimdiff_fx.listener import Listener
 from slimdiff_fx.output_paths import check_work_folder, refuse_overlap
 from slimdiff_fx.own_files import FileKind, check_output_file
 from slimdiff_fx.own_folder import check_own_folder, later_files
+from slimdiff_fx.page.write_page import PAGE_FILE
 from slimdiff_fx.ranks import ALONE, Ranks
+from slimdiff_fx.verdict import verdict
 
 MOMENTS_FOLDER = "--moments-folder"
 Inputs = Mapping[str, str | Path | None]
@@ -66,8 +74,10 @@ def check_file_output(
 
 
 def note_replaced(out: Path, listener: Listener) -> None:
-    """Say which exports and pages go with the folder that --overwrite replaces."""
+    """Say which exports go with the folder that --overwrite replaces; its page is made anew."""
     for name in later_files(out):
+        if name == PAGE_FILE:
+            continue
         listener.note(f"--overwrite also removes {out / name}, which is of the model that is replaced")
 
 
@@ -75,6 +85,27 @@ def note_edited(names: tuple[str, ...], listener: Listener) -> None:
     """Say which settings of a saved folder were changed since."""
     for name in names:
         listener.note(f"{name} was edited since the pipeline was saved; it is used as it is now")
+
+
+def tell_verdict(folder: Path, console: Console, seconds: float) -> None:
+    """Say what came of it: figures, how long it took, where it is and how it is loaded."""
+    report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+    lines = [*verdict(report), ("time", f"{timedelta(seconds=round(seconds))} all in all")]
+    page = folder / PAGE_FILE
+    if page.is_file():
+        lines.append(("page", str(page)))
+    lines.append(("folder", str(folder)))
+    console.print()
+    for label, text in lines:
+        console.print(f"[bold]{label:<14}[/bold]{escape(text)}", highlight=False, soft_wrap=True)
+    if not page.is_file():
+        console.print(f"[yellow]note[/yellow] no page could be made; `slimdiff-fx report {folder}` says why")
+    console.print(f"\nTo load it:\n{loading(folder)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def loading(folder: Path) -> str:
+    """Give the lines that load a saved pipeline."""
+    return f"  from diffusers import DiffusionPipeline\n  pipe = DiffusionPipeline.from_pretrained({str(folder)!r})"
 
 
 def _check_beside(out: Path, checkpoint: Path | None, ranks: Ranks, work: Inputs | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from slimdiff_fx.calibration_checkpoint import (
 )
 from slimdiff_fx.calibration_run import CalibrationSettings, statistics_of
 from slimdiff_fx.calibration_set import gather_samples
+from slimdiff_fx.call_latency import time_call
 from slimdiff_fx.captured import capture_pipeline, observe_pipeline
 from slimdiff_fx.checkpoint import load_plan, save_plan, save_result
 from slimdiff_fx.command_outputs import (
@@ -32,6 +34,7 @@ from slimdiff_fx.command_outputs import (
     check_folder_output,
     note_edited,
     note_replaced,
+    tell_verdict,
 )
 from slimdiff_fx.compare import PICTURE_FILE, compare, picture_files, report_entries
 from slimdiff_fx.latency.budget import KeepLatency
@@ -133,6 +136,7 @@ def slim_command(
     console: Console,
 ) -> None:
     """Do the main job and say what came out."""
+    start = time.perf_counter()
     seconds: dict[str, float] = {}
     check_count("--pictures", pictures, least=0)
     if sweep and not pictures:
@@ -187,29 +191,29 @@ def slim_command(
                 listener=listener,
             )
         result = replace(result, analysis={**(result.analysis or {}), "measured": measured})
-    console.print(slim_table(result.summary))
+    call = None
+    if result.latency is None:
+        with listener.stage("time"):
+            call = time_call(loaded.pipe, result.model, run.samples, sampling, options.seed).to_json()
     files = {}
     if comparison is not None:
         files = picture_files(comparison)
         files[PICTURE_FILE] = png_bytes(side_by_side(comparison, f"{model}: {_gone(result)}"))
     with listener.stage("save"):
-        report = build_report(result, model=model, **report_entries(comparison, options.seed))
+        report = build_report(result, model=model, call=call, **report_entries(comparison, options.seed))
         save_result(result, out, overwrite=overwrite, report=report, files=files)
     forget_checkpoint(checkpoint)
-    _announce(result, out, console)
-    if comparison is not None:
-        if comparison.relative_mse is not None:
-            drawn = f"while the dense model drew {len(comparison.conditions)} pictures"
-            console.print(f"measured {drawn}: {comparison.relative_mse:.1e}", highlight=False)
-        console.print(f"pictures: {out / PICTURE_FILE}", highlight=False, soft_wrap=True)
+    console.print(slim_table(result.summary))
+    tell_verdict(out, console, time.perf_counter() - start)
 
 
 def inspect_command(model: str, device: str, dtype: str, console: Console, variant: str | None = None) -> None:
     """Print the sites."""
     refuse_ranks("inspect")
-    loaded = load_pipeline(model, device=device, dtype=dtype, variant=variant)
-    note_edited(loaded.edited, TerminalListener(console))
-    captured = capture_pipeline(loaded.pipe)
+    listener = TerminalListener(console, ("load", "capture"))
+    loaded = _load(model, device, dtype, listener, variant)
+    with listener.stage("capture"):
+        captured = capture_pipeline(loaded.pipe)
     unsupported = tuple(find_unsupported(captured.program))
     console.print(inspect_table(summarize(captured.program, captured.sites, None, unsupported)))
     console.print(
@@ -270,11 +274,13 @@ def plan_command(
     planning = _planning(policy, method, criterion, compensation)
     sums = statistics_of(load_statistics(statistics))
     check_measured(sums, criterion)  # before the model is captured
-    loaded = load_pipeline(model, device=device, dtype=dtype, variant=variant)
-    note_edited(loaded.edited, TerminalListener(console))
+    listener = TerminalListener(console, ("load", "capture", "analyze"))
+    loaded = _load(model, device, dtype, listener, variant)
     planning = planning.for_pipeline(loaded.pipe, loaded.sampling.guidance)
-    captured = capture_pipeline(loaded.pipe)
-    plan = plan_from(captured, sums, planning, TerminalListener(console))
+    with listener.stage("capture"):
+        captured = capture_pipeline(loaded.pipe)
+    with listener.stage("analyze"):
+        plan = plan_from(captured, sums, planning, listener)
     save_plan(plan, out)
     console.print(slim_table(summarize(captured.program, captured.sites, plan)))
     _tell_prediction(plan, console)
@@ -292,11 +298,12 @@ def apply_command(
     variant: str | None = None,
 ) -> None:
     """Carry a plan out and save."""
+    start = time.perf_counter()
     refuse_ranks("apply")
     inputs = {"MODEL": model_input(model), "--plan": plan_file, "the plan": updates_file(plan_file)}
     check_folder_output(out, inputs, overwrite=overwrite)
     plan = load_plan(plan_file)
-    listener = TerminalListener(console)
+    listener = TerminalListener(console, ("load", "capture", "rewrite", "validate", "save"))
     note_replaced(out, listener)
     loaded = _load(model, device, dtype, listener, variant)
     with listener.stage("capture"):
@@ -305,10 +312,10 @@ def apply_command(
         result = carry_out(captured, loaded.pipe, plan, share=True, listener=listener)
     except PlanError as error:
         raise PlanError(f"{plan_file}: {error}") from error
-    console.print(slim_table(result.summary))
     with listener.stage("save"):
         save_result(result, out, overwrite=overwrite, report=build_report(result, model=model))
-    _announce(result, out, console)
+    console.print(slim_table(result.summary))
+    tell_verdict(out, console, time.perf_counter() - start)
 
 
 def _load(model: str, device: str, dtype: str, listener: Listener, variant: str | None) -> LoadedPipeline:
@@ -326,11 +333,11 @@ def _stages_of(policy: Policy | KeepLatency | None, sequential: int | None, swee
     """List what `slim` will go through, in the words of the listener."""
     maybe = {
         "recalibrate": sequential is not None,
-        "time": isinstance(policy, KeepLatency),
         "sweep": sweep > 0,
     }
-    stages = "load", "capture", "calibrate", "analyze", "recalibrate", "rewrite", "validate", "time", "draw", "sweep"
-    return (*(name for name in stages if maybe.get(name, True)), "save")
+    pictures = ("time", "draw", "sweep") if isinstance(policy, KeepLatency) else ("draw", "sweep", "time")
+    names = ("load", "capture", "calibrate", "analyze", "recalibrate", "rewrite", "validate", *pictures, "save")
+    return tuple(name for name in names if maybe.get(name, True))
 
 
 def _calibrate(
@@ -396,19 +403,6 @@ def _tell_prediction(plan: SlimPlan, console: Console) -> None:
     ratio = expected_ratio(plan)
     if ratio is not None:
         console.print(f"expected latency: {ratio:.3f} of the dense one", highlight=False)
-
-
-def _announce(result: SlimResult, out: Path, console: Console) -> None:
-    _tell_prediction(result.plan, console)
-    if result.latency is not None:
-        console.print(result.latency.sentence(), highlight=False)
-    if result.validation is not None:
-        console.print(
-            f"slim equals masked dense to {result.validation.relative_error:.1e} "
-            f"(at most {result.validation.tolerance:.0e} allowed)",
-            highlight=False,
-        )
-    console.print(f"{_gone(result)}: {out}", highlight=False, soft_wrap=True)
 
 
 def _gone(result: SlimResult) -> str:

@@ -13,7 +13,7 @@ from diffusers import DiffusionPipeline
 from slimdiff_fx.calibration_set import one_round
 from slimdiff_fx.models import LoadedPipeline
 from slimdiff_fx.picture_inputs import needs_picture, picture_inputs
-from slimdiff_fx.pictures import Comparison, pick_conditions, png_bytes
+from slimdiff_fx.pictures import Comparison, mean_psnr, pick_conditions, png_bytes
 from slimdiff_fx.prediction_error import measured_error
 from slimdiff_fx.prompts import read_captions
 from slimdiff_fx.sampling import Given, Sampling, condition, draw, nothing_more
@@ -75,11 +75,17 @@ def report_entries(comparison: Comparison | None, seed: int) -> dict[str, Any]:
     """Put what was measured into JSON values, for the report."""
     if comparison is None:
         return {"measured": None, "pictures": None}
-    decibels = [None if math.isinf(value) else round(value, 2) for value in comparison.psnr()]
-    psnr = dict(zip(comparison.conditions, decibels, strict=True))
+    decibels = comparison.psnr()
     return {
         "measured": {"relative_mse": comparison.relative_mse, "prompts": len(comparison.conditions)},
-        "pictures": {"file": PICTURE_FILE, "folder": PICTURE_FOLDER, "seed": seed, "psnr_db": psnr},
+        "pictures": {
+            "file": PICTURE_FILE,
+            "folder": PICTURE_FOLDER,
+            "seed": seed,
+            "conditions": list(comparison.conditions),
+            "psnr_db": [None if math.isinf(value) else round(value, 2) for value in decibels],
+            "mean_psnr_db": round(mean_psnr(decibels), 2),
+        },
     }
 
 

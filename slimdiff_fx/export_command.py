@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -25,6 +28,9 @@ from slimdiff_fx.quantize.int8_report import Int8Report
 from slimdiff_fx.ranks import refuse_ranks
 from slimdiff_fx.sampling import denoiser_name
 from slimdiff_fx.terminal import TerminalListener
+
+if TYPE_CHECKING:
+    from slimdiff_fx.export_tensorrt import TensorRTReport
 
 # What a file of each format is called by default, after the denoiser's name.
 _ENDINGS = {
@@ -106,26 +112,38 @@ def export_command(
     if early is not None:
         _check_output(model, format, early, options, overwrite)
     calibration = options.calibration()
-    loaded = load_pipeline(model, variant=options.variant)
-    note_edited(loaded.edited, TerminalListener(console))
+    start = time.perf_counter()
+    listener = TerminalListener(console, ("load", "capture", "export"))
+    with listener.stage("load"):
+        loaded = load_pipeline(model, variant=options.variant)
+    note_edited(loaded.edited, listener)
     inside = loaded.folder if loaded.folder is not None and model != EMOJI else Path()
     file = inside / _default_name(denoiser_name(loaded.pipe), format, options) if out is None else out
     _check_output(model, format, file, options, overwrite)
     if options.int8 is not None:
         check_calibration(loaded, calibration)
-    captured = capture_pipeline(loaded.pipe, residuals=options.residuals)
+    with listener.stage("capture"):
+        captured = capture_pipeline(loaded.pipe, residuals=options.residuals)
     if options.int8 is not None:
         onnx = OnnxOptions(options.opset, options.target)
-        _tell_int8(export_int8(loaded, captured, format, file, options.int8, calibration, onnx), console)
+        with listener.stage("export"):
+            int8 = export_int8(loaded, captured, format, file, options.int8, calibration, onnx)
+        _tell_int8(int8, console)
         if format == "tensorrt":
             from slimdiff_fx.export_tensorrt import trtexec_command
 
             command = trtexec_command(captured.program, file, int8=True)
             console.print(f"compared on a CPU; to build the engine: {command}", highlight=False, soft_wrap=True)
     elif format == "tensorrt":
-        _export_tensorrt(captured.program, file, options, console)
+        from slimdiff_fx.export_tensorrt import export_tensorrt
+
+        with listener.stage("export"):
+            tensorrt = export_tensorrt(captured.program, file, dtype=DTYPES[options.dtype])
+        _tell_tensorrt(tensorrt, console)
     else:
-        _tell(_export(captured.program, format, file, options), console)
+        with listener.stage("export"):
+            parity = _export(captured.program, format, file, options)
+        _tell(parity, console)
     if format == "executorch":
         from slimdiff_fx.export_executorch import sizes_of
 
@@ -140,7 +158,8 @@ def export_command(
             highlight=False,
             soft_wrap=True,
         )
-    console.print(f"exported: {file}", highlight=False, soft_wrap=True)
+    took = timedelta(seconds=round(time.perf_counter() - start))
+    console.print(f"exported in {took}: {file}", highlight=False, soft_wrap=True)
 
 
 def _default_name(denoiser: str, format: str, options: ExportOptions) -> str:
@@ -187,10 +206,7 @@ def _export(program: Program, format: str, file: Path, options: ExportOptions) -
     return export_pt2(program, file, dtype=dtype)
 
 
-def _export_tensorrt(program: Program, file: Path, options: ExportOptions, console: Console) -> None:
-    from slimdiff_fx.export_tensorrt import export_tensorrt
-
-    report = export_tensorrt(program, file, dtype=DTYPES[options.dtype])
+def _tell_tensorrt(report: TensorRTReport, console: Console) -> None:
     _tell(report.onnx, console)
     if report.engine is not None:
         _tell(report.engine, console)

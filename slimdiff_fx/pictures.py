@@ -13,6 +13,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageStat
 from slimdiff_fx.sampling import Given, nothing_more
 
 Item = TypeVar("Item")
+EQUAL_DB = 100.0
 _SIDE = 160
 _MARGIN = 8
 _LINE = 16
@@ -37,8 +38,24 @@ class Comparison:
     given: Given = nothing_more
 
     def psnr(self) -> tuple[float, ...]:
-        """Measure each slim picture against the dense one, in dB; infinite where they are equal."""
-        return tuple(_psnr(one, other) for one, other in zip(self.dense, self.slim, strict=True))
+        """Measure each slim picture against the dense one, see `psnr`."""
+        return tuple(psnr(one, other) for one, other in zip(self.dense, self.slim, strict=True))
+
+
+def psnr(one: Image.Image, other: Image.Image) -> float:
+    """Measure how close two pictures are: the peak signal-to-noise ratio over all pixels and colours, in dB.
+
+    Infinite where they are equal.
+    """
+    difference = ImageChops.difference(one.convert("RGB"), other.convert("RGB"))
+    squares = ImageStat.Stat(difference).sum2
+    mean = sum(squares) / (3 * one.width * one.height)
+    return math.inf if mean == 0 else 10 * math.log10(255**2 / mean)
+
+
+def mean_psnr(values: Sequence[float]) -> float:
+    """Give the mean of pictures' own ratios, in dB; equal pictures count as `EQUAL_DB`."""
+    return sum(min(value, EQUAL_DB) for value in values) / len(values)
 
 
 def side_by_side(comparison: Comparison, title: str = "") -> Image.Image:
@@ -52,12 +69,12 @@ def side_by_side(comparison: Comparison, title: str = "") -> Image.Image:
     draw = ImageDraw.Draw(sheet)
     draw.text((_MARGIN, _MARGIN), title, fill="black", font=font)
     entries = zip(comparison.conditions, comparison.dense, comparison.slim, comparison.psnr(), strict=True)
-    for number, (condition, dense, slim, psnr) in enumerate(entries):
+    for number, (condition, dense, slim, decibels) in enumerate(entries):
         left = (number % columns) * pair_width + _MARGIN
         upper = top + (number // columns) * pair_height + _MARGIN
         for offset, (word, picture) in enumerate((("dense", dense), ("slim", slim))):
             x = left + offset * (_SIDE + _MARGIN)
-            label = word if word == "dense" else f"{word}  {'equal' if math.isinf(psnr) else f'{psnr:.1f} dB'}"
+            label = word if word == "dense" else f"{word}  {'equal' if math.isinf(decibels) else f'{decibels:.1f} dB'}"
             draw.text((x, upper), label, fill="gray", font=font)
             sheet.paste(_fit(picture), (x, upper + _LINE))
         draw.text((left, upper + _LINE + _SIDE + 2), _shorten(condition, font), fill="black", font=font)
@@ -84,13 +101,6 @@ def _fit(picture: Image.Image) -> Image.Image:
     # Small pictures are shown as they are, pixel by pixel: a smooth enlargement would hide what slimming did.
     filter_ = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
     return picture.convert("RGB").resize(size, filter_)
-
-
-def _psnr(one: Image.Image, other: Image.Image) -> float:
-    difference = ImageChops.difference(one.convert("RGB"), other.convert("RGB"))
-    squares = ImageStat.Stat(difference).sum2
-    mean = sum(squares) / (3 * one.width * one.height)
-    return math.inf if mean == 0 else 10 * math.log10(255**2 / mean)
 
 
 def _shorten(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:

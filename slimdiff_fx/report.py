@@ -22,14 +22,14 @@ def build_report(result: SlimResult, **further: Any) -> dict[str, Any]:
 
     Args:
         result: what slimming gave.
-        further: more entries, such as the model's name or the pictures' distances.
+        further: more entries, such as the model's name, the pictures' distances, or "call", how long one call of the
+            denoiser takes (see `slimdiff_fx.call_latency`).
     """
     validation = result.validation
     return {
         "format": 1,
         "policy": dict(result.plan.policy),
         "predicted": dict(result.plan.predicted) or None,
-        **further,
         "calibration": None if result.statistics is None else _calibration(dict(result.statistics.settings)),
         "summary": result.summary.to_json(),
         "validation": None
@@ -41,6 +41,7 @@ def build_report(result: SlimResult, **further: Any) -> dict[str, Any]:
             "inputs": list(validation.inputs),
         },
         "latency": None if result.latency is None else asdict(result.latency),
+        "call": None,
         "weights_changed": False,
         "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
         "environment": {
@@ -50,12 +51,13 @@ def build_report(result: SlimResult, **further: Any) -> dict[str, Any]:
             "cpus": os.cpu_count(),
             "threads": torch.get_num_threads(),
         },
+        **further,
     }
 
 
 def without_figures(report: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out of a report what was measured or expected of weights that have been changed since, and say so."""
-    gone = dict.fromkeys(("predicted", "validation", "measured", "pictures", "latency"))
+    gone = dict.fromkeys(("predicted", "validation", "measured", "pictures", "latency", "call"))
     return {**report, **gone, "weights_changed": True}
 
 

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from slimdiff_fx.site_names import short_name
 from slimdiff_fx.summary import SiteSummary, Summary
 
 _UNIT_WORDS = {"attention": "heads", "feed_forward": "neurons"}
+_TERMINAL = 80  # columns
 
 
 def inspect_table(summary: Summary) -> RenderableType:
     """Draw every site of a dense denoiser, and what was left out with the reason."""
-    table = Table(title="Sites", title_justify="left", header_style="bold")
-    table.add_column("site", overflow="fold")
-    table.add_column("units", justify="right")
-    table.add_column("params", justify="right")
-    table.add_column("MACs", justify="right")
-    for site in summary.sites:
-        table.add_row(site.name, f"{site.units} {_UNIT_WORDS[site.kind]}", short(site.params), short(site.macs))
-    table.add_section()
-    table.add_row("all sites", "", short(summary.site_params), short(sum(site.macs for site in summary.sites)))
-    table.add_row("whole denoiser", "", short(summary.params), short(summary.macs))
+    rows = [
+        (
+            short_name(site.name),
+            f"{_units(site, site.units, site.width)} {_UNIT_WORDS[site.kind]}",
+            short(site.params),
+            short(site.macs),
+        )
+        for site in summary.sites
+    ]
+    totals = [
+        ("all sites", "", short(summary.site_params), short(sum(site.macs for site in summary.sites))),
+        ("whole denoiser", "", short(summary.params), short(summary.macs)),
+    ]
+    table = _table("Sites", ("site", "units", "params", "MACs"), rows, totals)
     counts = Text(
         f"{_count(summary, 'attention')} attention and {_count(summary, 'feed_forward')} feed-forward sites, "
         f"{len(summary.unsupported)} left whole"
@@ -39,43 +47,78 @@ def inspect_table(summary: Summary) -> RenderableType:
 
 
 def slim_table(summary: Summary) -> RenderableType:
-    """Draw what stays of every site."""
-    table = Table(title="Dense → slim", title_justify="left", header_style="bold")
-    table.add_column("site", overflow="fold")
-    table.add_column("kept", justify="right")
-    table.add_column("params", justify="right")
-    table.add_column("MACs", justify="right")
-    table.add_column("stays", justify="right")
-    for site in summary.sites:
-        table.add_row(
-            site.name,
-            f"{site.kept}/{site.units} {_UNIT_WORDS[site.kind]}{_width(site)}",
+    """Draw what stays of every site; heads have channels, and become narrower or fewer."""
+    rows = [
+        (
+            short_name(site.name),
+            f"{_units(site, site.units, site.width)} → {_kept(site)} {_UNIT_WORDS[site.kind]}",
             f"{short(site.params)} → {short(site.params_kept)}",
             f"{short(site.macs)} → {short(site.macs_kept)}",
             _share(site.params_kept, site.params),
         )
+        for site in summary.sites
+    ]
     macs = sum(site.macs for site in summary.sites)
     macs_kept = sum(site.macs_kept for site in summary.sites)
-    table.add_section()
-    table.add_row(
-        "all sites",
-        "",
-        f"{short(summary.site_params)} → {short(summary.site_params_kept)}",
-        f"{short(macs)} → {short(macs_kept)}",
-        _share(summary.site_params_kept, summary.site_params),
-    )
-    table.add_row(
-        "whole denoiser",
-        "",
-        f"{short(summary.params)} → {short(summary.params_kept)}",
-        f"{short(summary.macs)} → {short(summary.macs_kept)}",
-        _share(summary.params_kept, summary.params),
-    )
+    totals = [
+        (
+            "all sites",
+            "",
+            f"{short(summary.site_params)} → {short(summary.site_params_kept)}",
+            f"{short(macs)} → {short(macs_kept)}",
+            _share(summary.site_params_kept, summary.site_params),
+        ),
+        (
+            "whole denoiser",
+            "",
+            f"{short(summary.params)} → {short(summary.params_kept)}",
+            f"{short(summary.macs)} → {short(summary.macs_kept)}",
+            _share(summary.params_kept, summary.params),
+        ),
+    ]
+    return _table("Dense → slim", ("site", "units", "params", "MACs", "stays"), rows, totals)
+
+
+def _table(
+    title: str, names: Sequence[str], rows: Sequence[Sequence[str]], totals: Sequence[Sequence[str]]
+) -> RenderableType:
+    """Draw a table without rules between its columns, so that a row is one line of a terminal of 80 columns."""
+    widths = [max(map(len, column)) for column in zip(names, *rows, *totals, strict=True)]
+    gap = 2 if sum(widths) + 2 * (len(widths) - 1) <= _TERMINAL else 1
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    table.padding = (0, gap, 0, 0)
+    for name in names:
+        table.add_column(name, justify="left" if name == "site" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    table.add_row()
+    for row in totals:
+        table.add_row(*row, style="bold")
     return table
 
 
-def _width(site: SiteSummary) -> str:
-    return "" if site.width_kept == site.width else f", {site.width_kept}/{site.width} wide"
+def _kept(site: SiteSummary) -> str:
+    return _units(site, site.kept, site.width_kept)
+
+
+def _units(site: SiteSummary, units: int, width: int) -> str:
+    return str(units) if site.width == 1 else f"{units}×{width}"
+
+
+def change(ratio: float) -> str:
+    """Write what a ratio takes away or adds: −18.1%."""
+    return f"{ratio - 1:+.1%}".replace("-", "−")
+
+
+def size(count: int) -> str:
+    """Write bytes as file managers do, by thousands.
+
+    Example:
+        >>> size(38_000_000), size(1_500)
+        ('38.0 MB', '1.50 kB')
+    """
+    number = short(count)
+    return f"{number[:-1]} {number[-1]}B" if number[-1].isalpha() else f"{number} B"
 
 
 def short(number: int) -> str:
@@ -93,7 +136,7 @@ def short(number: int) -> str:
 
 
 def _share(part: int, whole: int) -> str:
-    return f"{part / whole:.1%}" if whole else "–"
+    return f"{part / whole:.0%}" if whole else "–"
 
 
 def _count(summary: Summary, kind: str) -> int:

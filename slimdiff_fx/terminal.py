@@ -26,6 +26,7 @@ from rich.text import Text
 from slimdiff_fx.listener import Listener
 from slimdiff_fx.pace import Pace
 
+_WIDE = 100  # columns
 _LINE_EVERY = 30.0  # seconds between lines of a running stage, where the output is no terminal
 
 
@@ -67,8 +68,9 @@ class TerminalListener(Listener):
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", table_column=Column(no_wrap=True)),
-            BarColumn(bar_width=24),
-            TaskProgressColumn(),
+            # Where the terminal is narrow the count says enough: 204/500 samples, 12.3 samples/s.
+            BarColumn(bar_width=max(6, min(24, console.width - 76))),
+            *([TaskProgressColumn()] if console.width >= _WIDE else []),
             _Counted(Column(no_wrap=True)),
             TimeElapsedColumn(),
             _Left(),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from slimdiff_fx.site_names import block_of
 
 _DOWN, _MIDDLE, _UP = "down_blocks", "mid_block", "up_blocks"
 
@@ -42,29 +43,10 @@ def depth_map(names: Sequence[str]) -> DepthMap:
     """
     blocks: dict[str, Block] = {}
     for number, name in enumerate(names):
-        place = _place(name)
+        place = block_of(name)
         blocks.setdefault(place, Block(place)).sites.append(number)
     if not all(name.startswith((_DOWN, _MIDDLE, _UP)) for name in blocks):
         return DepthMap(rows=tuple(blocks.values()))
     last = max((int(name.split(".")[1]) for name in blocks if name.startswith((_DOWN, _UP))), default=-1)
     levels = tuple((blocks.get(f"{_DOWN}.{level}"), blocks.get(f"{_UP}.{last - level}")) for level in range(last + 1))
     return DepthMap(levels, blocks.get(_MIDDLE))
-
-
-def short_name(name: str) -> str:
-    """Write a site's path in few letters, still unique in diffusers' denoisers.
-
-    Example:
-        >>> short_name("down_blocks.1.attentions.0.transformer_blocks.2.attn1")
-        'down 1 · 0.2 · attn1'
-    """
-    place = _place(name)
-    rest = name[len(place) :].strip(".").removesuffix(".net").split(".")
-    numbers = ".".join(part for part in rest if part.isdigit())
-    head = place.replace("_blocks.", " ").replace("mid_block", "mid")
-    return " · ".join(part for part in (head, numbers, rest[-1]) if part)
-
-
-def _place(name: str) -> str:
-    found = re.match(r"mid_block|\w+\.\d+", name)
-    return found.group() if found else name.split(".")[0]

@@ -69,7 +69,10 @@ def read_pairs(folder: Path, entry: Mapping[str, Any]) -> list[Pair]:
     if not isinstance(place, str):
         return []
     pairs = []
-    for number, (condition, psnr) in enumerate(entry["psnr_db"].items()):
+    decibels = entry["psnr_db"]
+    # Earlier versions wrote one object, by condition.
+    shown = decibels.items() if isinstance(decibels, Mapping) else zip(entry["conditions"], decibels, strict=True)
+    for number, (condition, psnr) in enumerate(shown):
         files = [folder / place / f"{number:02}-{word}.png" for word in ("dense", "slim")]
         (dense, (width, height)), (slim, _) = (_embedded(file) for file in files)
         pairs.append(Pair(condition, psnr, dense, slim, width, height, max(width, height) <= _SMALL))

@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from slimdiff_fx.tables import short
+from slimdiff_fx.tables import change, short, size
+from slimdiff_fx.verdict import (
+    asked_error,
+    error_excess,
+    excess_words,
+    expected_error,
+    latency_change,
+    measured_error,
+    what_to_do,
+)
 
 _METHODS = {
     "best": "best, the least expected error",
@@ -18,11 +27,21 @@ _METHODS = {
 
 @dataclass(frozen=True)
 class Figure:
-    """One of the figures at the top: what, how much, and what that was from."""
+    """One of the figures at the top.
+
+    Attributes:
+        label: what.
+        value: how much.
+        note: what that was from.
+        mark: what is to be said of it, such as that it is more than was asked for.
+        over: whether that needs something to be done.
+    """
 
     label: str
     value: str
     note: str
+    mark: str | None = None
+    over: bool = False
 
 
 def key_figures(report: Mapping[str, Any], analysis: Mapping[str, Any] | None = None) -> list[Figure]:
@@ -33,18 +52,17 @@ def key_figures(report: Mapping[str, Any], analysis: Mapping[str, Any] | None = 
         _change("Parameters of the denoiser", summary["params"], summary["params_kept"]),
         _change("Multiply-adds a forward", summary["macs"], summary["macs_kept"]),
     ]
-    predicted = (report.get("predicted") or {}).get("relative_mse")
-    measured = report.get("measured") or {}
-    if measured.get("relative_mse") is not None:
-        note = f"relative squared, while {measured['prompts']} pictures were drawn"
-        if predicted is not None:
-            note += f"; {exponent(predicted)} expected"
-        figures.append(Figure("Error of the prediction", exponent(measured["relative_mse"]), note))
-    elif predicted is not None:
-        figures.append(Figure("Error of the prediction", exponent(predicted), "relative squared, expected"))
+    sizes = report.get("size")
+    if sizes:
+        dense, slim = sizes["dense"], sizes["slim"]
+        figures.insert(0, Figure("Denoiser on disk", change(slim / dense), f"{size(dense)} → {size(slim)}"))
     latency = _latency(report, analysis)
     if latency is not None:
-        figures.append(latency)
+        figures.insert(1, latency)
+    figures += _error(report)
+    pictures = report.get("pictures") or {}
+    if pictures.get("mean_psnr_db") is not None:
+        figures.append(Figure("Pictures, mean PSNR", f"{pictures['mean_psnr_db']:.1f} dB", "slim against dense"))
     validation = report.get("validation")
     if validation:
         note = f"relative difference; at most {exponent(validation['tolerance'])} allowed"
@@ -90,21 +108,40 @@ def exponent(value: float) -> str:
     return f"{digits}×10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
 
 
-def _latency(report: Mapping[str, Any], analysis: Mapping[str, Any] | None) -> Figure | None:
-    """Give the chosen plan's latency, as a budget of it or the sweep has measured it."""
-    found = report.get("latency")
-    if found:
-        ratio, backend = found["measured"], found["backend"]
+def _error(report: Mapping[str, Any]) -> list[Figure]:
+    """Give the prediction's error, as far as it is known, marked where it is more than was asked for."""
+    asked, expected, measured = asked_error(report), expected_error(report), measured_error(report)
+    value = expected if measured is None else measured
+    if value is None:
+        return []
+    notes = ["relative squared"]
+    if measured is None:
+        notes.append("expected")
     else:
-        sweep = (analysis or {}).get("measured")
-        found = next((point for point in sweep["points"] if point["at"] is None), None) if sweep else None
-        if not found or not sweep:
+        notes.append(f"while {report['measured']['prompts']} pictures were drawn")
+        if expected is not None:
+            notes.append(f"{exponent(expected)} expected")
+    if asked is not None:
+        notes.append(f"{exponent(asked)} asked")
+    excess = error_excess(report)
+    mark = None if excess is None else excess_words(excess)
+    advice = None if excess is None else what_to_do(excess)
+    if advice is not None:
+        mark = f"{mark}. {advice}"
+    return [Figure("Error of the prediction", exponent(value), ", ".join(notes), mark, over=advice is not None)]
+
+
+def _latency(report: Mapping[str, Any], analysis: Mapping[str, Any] | None) -> Figure | None:
+    """Give the chosen plan's latency, as a budget of it, one call in the pipeline or the sweep has measured it."""
+    timed = latency_change(report)
+    if timed is None:
+        sweep = (analysis or {}).get("measured") or {"points": ()}
+        found = next((point for point in sweep["points"] if point["at"] is None), None)
+        if found is None:
             return None
-        ratio, backend = found["latency_ratio"], sweep["backend"]
-    note = f"{found['dense_ms']:.1f} → {found['slim_ms']:.1f} ms on {backend}"
-    return Figure("Latency", f"{ratio - 1:+.1%}".replace("-", "−"), note)
+        timed = found["latency_ratio"], f"{found['dense_ms']:.1f} → {found['slim_ms']:.1f} ms on {sweep['backend']}"
+    return Figure("Latency", change(timed[0]), timed[1])
 
 
 def _change(label: str, dense: int, slim: int) -> Figure:
-    share = slim / dense - 1 if dense else 0.0
-    return Figure(label, f"{share:+.1%}".replace("-", "−"), f"{short(dense)} → {short(slim)}")
+    return Figure(label, change(slim / dense if dense else 1.0), f"{short(dense)} → {short(slim)}")

@@ -8,14 +8,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from passes.errors import CheckpointError, UsageError
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from passes.errors import CheckpointError
 from slimdiff_fx.atomic_write import replaced_file
 from slimdiff_fx.output_paths import expand, follow
 from slimdiff_fx.own_files import PAGE, check_output_file
-from slimdiff_fx.page.depth_map import depth_map, short_name
+from slimdiff_fx.page.depth_map import depth_map
 from slimdiff_fx.page.embedded_pictures import read_pairs, read_sheet
 from slimdiff_fx.page.figures import how_made, key_figures
 from slimdiff_fx.page.missing import find_missing
+from slimdiff_fx.site_names import short_name
 from slimdiff_fx.tables import short
 
 PAGE_FILE = "report.html"
@@ -38,7 +41,6 @@ def write_page(folder: Path, out: Path | None = None, *, overwrite: bool = False
     Raises:
         OutputError: the page can't be written there, or something else would be lost.
         CheckpointError: there is no report, it is garbled, or the page can't be written.
-        UsageError: jinja2 is not installed.
     """
     folder = expand(folder)
     report = _read(folder / _REPORT)
@@ -84,12 +86,20 @@ def _context(folder: Path, report: Mapping[str, Any], analysis: Mapping[str, Any
         "pairs": pairs,
         "sheet": None if pairs else read_sheet(folder, entry),
         "seed": entry.get("seed"),
+        "mean_psnr": entry.get("mean_psnr_db"),
+        "has_errors": _has_errors(analysis),
         "sites": [{**site, "short": short_name(site["name"])} for site in sites],
         "map": depth_map([site["name"] for site in sites]),
         "analysis": analysis,
         "missing": find_missing(report, analysis, pairs=bool(pairs)),
         "data": _data(report, analysis),
     }
+
+
+def _has_errors(analysis: Mapping[str, Any] | None) -> bool:
+    """Say whether the prediction's error is expected or measured at other sizes than the saved one."""
+    analysis = analysis or {}
+    return (analysis.get("curves") or {}).get("of") == "prediction" or "measured" in analysis
 
 
 def _data(report: Mapping[str, Any], analysis: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -117,10 +127,6 @@ def _data(report: Mapping[str, Any], analysis: Mapping[str, Any] | None) -> dict
 
 
 def _render(context: Mapping[str, Any]) -> str:
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ModuleNotFoundError as error:
-        raise UsageError("the page is made with jinja2: pip install 'slimdiff-fx[report]'") from error
     environment = Environment(
         loader=PackageLoader("slimdiff_fx.page", "assets"),
         autoescape=True,

@@ -44,10 +44,38 @@ def statistics(toy_pipeline, folder):
 
 def test_slim_prints_the_table_and_what_was_proved(slim):
     _, printed = slim
-    for text in ("Dense → slim", "mid_block.attentions.0", "heads", "neurons", "whole denoiser", "slim equals masked"):
+    for text in ("Dense → slim", "mid · 0.0 · attn1", "heads", "neurons", "whole denoiser", "slim equals masked"):
         assert text in printed
     assert "5 samples, " in printed
     assert "6 sites, " in printed
+    assert max(map(len, printed.splitlines()[-30:])) <= 80 + len(str(slim[0]))
+
+
+def test_slim_ends_with_a_verdict_and_the_lines_that_load_it(slim):
+    out, printed = slim
+    report = json.loads((out / "report.json").read_text())
+    labels = [
+        "on disk",
+        "parameters",
+        "multiply-adds",
+        "latency",
+        "error",
+        "pictures",
+        "proof",
+        "time",
+        "page",
+        "folder",
+    ]
+    lines = {label: next(line for line in printed.splitlines() if line.startswith(f"{label} ")) for label in labels}
+    assert report["size"]["slim"] == (out / WEIGHTS).stat().st_size < report["size"]["dense"]
+    assert f"{report['pictures']['mean_psnr_db']:.1f} dB" in lines["pictures"]
+    assert f"{report['call']['dense_ms']:.1f} → {report['call']['slim_ms']:.1f} ms a call" in lines["latency"]
+    assert report["call"]["rows"] == 2, "guidance's row beside the prompt's"
+    assert lines["page"].endswith(str(out / "report.html"))
+    assert (out / "report.html").read_text().startswith("<!doctype html>")
+    names = {}
+    exec(printed[printed.index("  from diffusers import") :].replace("\n  ", "\n").strip(), names)
+    assert type(names["pipe"].unet).__name__ == "SlimUNet2DConditionModel"
 
 
 def test_slim_leaves_a_whole_folder_and_no_checkpoint(slim, folder):
@@ -56,7 +84,8 @@ def test_slim_leaves_a_whole_folder_and_no_checkpoint(slim, folder):
     assert report["summary"]["params_kept"] <= 0.9 * report["summary"]["params"]
     assert report["calibration"]["samples"] == 5
     assert set(report["seconds"]) == {"capture", "calibrate", "analyze", "rewrite", "validate", "draw"}
-    assert list(report["pictures"]["psnr_db"]) == ["mushroom", "watermelon"]
+    assert report["pictures"]["conditions"] == ["mushroom", "watermelon"]
+    assert len(report["pictures"]["psnr_db"]) == 2
     assert "](dense_and_slim.png)" in (out / "README.md").read_text()
     with Image.open(out / "dense_and_slim.png") as sheet:
         assert sheet.width > 600

@@ -32,11 +32,12 @@ function makeSweep(data, onMove) {
 
   function drawError() {
     const box = document.getElementById("chart-error");
+    if (!box) return null;  // neither expected nor measured at other sizes
     const expected = points.filter((point) => point.error > 0).map((point) => [place(point), point.error]);
     const dots = sorted.filter((point) => point.relative_mse > 0).map((point) =>
       [whereMeasured(point), point.relative_mse, `measured: ${small(point.relative_mse)}`]);
     const values = [...expected, ...dots].map((point) => point[1]);
-    if (!values.length) return nothing(box, "Not measured at other sizes; the note below says how.");
+    if (!values.length) return nothing(box, "The error is zero at every size.");
     const pen = frame(box, { x: xScale(), y: logarithmic(values), xName, label: "Error of the prediction" });
     pen.line(expected);
     pen.line(dots, "other");
@@ -47,7 +48,7 @@ function makeSweep(data, onMove) {
 
   function drawLatency() {
     const box = document.getElementById("chart-latency");
-    if (!sorted.length) return nothing(box, "Not measured at other sizes; the note below says how.");
+    if (!box || !sorted.length) return null;
     const dots = sorted.map((point) => [whereMeasured(point), point.latency_ratio,
       `measured: ${point.dense_ms} to ${point.slim_ms} ms`]);
     const top = Math.max(1, ...dots.map((dot) => dot[1])) > 1 ? 1.25 : 1;
@@ -70,15 +71,22 @@ function makeSweep(data, onMove) {
     return `${format((before || after)[key])} <small>at the nearest measured size</small>`;
   }
 
+  // What was neither expected nor measured has no place on the page.
+  function fill(name, text) {
+    const place = document.getElementById(name);
+    if (place) place.innerHTML = text();
+  }
+
   function show(point, isSaved) {
     const error = isSaved ? data.error : point.error;
     document.getElementById("at").textContent = by === "tau" ? String(Number(point.at.toPrecision(2))) : percent(gone(point));
     document.getElementById("read-params").textContent = percent(point.params / data.params);
     document.getElementById("read-macs").textContent = percent(point.macs / data.macs);
-    const seen = around(point, "relative_mse", small);
-    document.getElementById("read-error").innerHTML =
-      typeof error !== "number" ? seen : `${small(error)} <small>expected</small>${sorted.length ? `<br>${seen}` : ""}`;
-    document.getElementById("read-latency").innerHTML = around(point, "latency_ratio", (value) => percent(value));
+    fill("read-error", () => {
+      const seen = around(point, "relative_mse", small);
+      return typeof error !== "number" ? seen : `${small(error)} <small>expected</small>${sorted.length ? `<br>${seen}` : ""}`;
+    });
+    fill("read-latency", () => around(point, "latency_ratio", (value) => percent(value)));
     slider.setAttribute("aria-valuetext", document.getElementById("at").textContent);
     frames.kept.mark(place(point), [point.params / data.params, point.macs / data.macs]);
     if (frames.error) frames.error.mark(place(point), [typeof error === "number" && error > 0 ? error : null]);

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from passes.errors import CheckpointError, OutputError
 from slimdiff_fx.cli import app
-from slimdiff_fx.page.depth_map import depth_map, short_name
+from slimdiff_fx.page.depth_map import depth_map
 from slimdiff_fx.page.write_page import write_page
+from slimdiff_fx.site_names import short_name
 
 
 @pytest.fixture
@@ -103,11 +104,12 @@ def test_what_is_no_slim_folder_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"format": 1}'])
-def test_a_garbled_report_is_refused_and_no_page_is_left(folder: Path, text: str) -> None:
+def test_a_garbled_report_is_refused_and_the_page_stays(folder: Path, text: str) -> None:
+    before = (folder / "report.html").read_bytes()
     (folder / "report.json").write_text(text)
     with pytest.raises(CheckpointError, match="slim again"):
         write_page(folder)
-    assert not (folder / "report.html").exists()
+    assert (folder / "report.html").read_bytes() == before
 
 
 def test_a_damaged_picture_is_refused_by_name(folder: Path) -> None:
