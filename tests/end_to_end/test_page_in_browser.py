@@ -46,7 +46,8 @@ def _slide(opened: Any, position: int) -> None:
 
 def _figures(opened: Any) -> dict[str, str]:
     names = ("at", "read-params", "read-macs", "read-error", "read-latency")
-    return {name: _run(opened, f"return document.getElementById('{name}').textContent") for name in names}
+    found = {name: _run(opened, f"return document.getElementById('{name}')?.textContent") for name in names}
+    return {name: text for name, text in found.items() if text is not None}
 
 
 @pytest.mark.parametrize("name", ["best", "threshold", "applied"])
@@ -72,6 +73,47 @@ def test_nothing_is_wider_than_the_window(opened: Any, pages: dict[str, str], na
         "each.getBoundingClientRect().right > window.innerWidth + 1).map(each => each.outerHTML.slice(0, 90))"
     )
     assert _run(opened, outside) == []
+
+
+@pytest.mark.parametrize("name", ["best", "threshold", "applied"])
+def test_there_is_no_panel_for_what_was_not_measured(opened: Any, pages: dict[str, str], name: str) -> None:
+    _open(opened, pages[name])
+    data = _run(opened, "return JSON.parse(document.getElementById('data').textContent)")
+    analysis = data["analysis"] or {}
+    has_errors = "measured" in analysis or (analysis.get("curves") or {}).get("of") == "prediction"
+    there = {"chart-error": has_errors, "chart-latency": "measured" in analysis, "pictures": name != "applied"}
+    there |= {"read-error": has_errors, "read-latency": "measured" in analysis, "sweep": bool(analysis)}
+    for place, expected in there.items():
+        assert _run(opened, f"return document.getElementById('{place}') !== null") == expected, place
+    assert _run(opened, "return document.querySelectorAll('.chart .empty, .empty').length") == 0
+    assert "not measured" not in " ".join(_figures(opened).values())
+
+
+def test_pictures_are_labelled_and_framed(opened: Any, pages: dict[str, str]) -> None:
+    _open(opened, pages["best"])
+    labels = _run(opened, "return [...document.querySelectorAll('.pair .label')].map(each => each.textContent)")
+    assert labels == ["dense", "slim"] * 2
+    frames = (
+        "return [...document.querySelectorAll('.pair > div > img, .compared')].map(e => getComputedStyle(e).outline)"
+    )
+    assert len(_run(opened, frames)) == 4
+    assert all("1px" in each and "solid" in each for each in _run(opened, frames))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_block_s_bars_stand_in_one_row_and_fill_it(opened: Any, pages: dict[str, str], width: int) -> None:
+    _open(opened, pages["best"], width)
+    rows = _run(
+        opened,
+        "return [...document.querySelectorAll('#map .cells')].map(row => [row.getBoundingClientRect(), "
+        "[...row.children].map(each => each.getBoundingClientRect())])",
+    )
+    for row, cells in rows:
+        assert len({cell["top"] for cell in cells}) == 1, "wrapped"
+        assert cells[0]["left"] == pytest.approx(row["left"], abs=1)
+        assert cells[-1]["right"] == pytest.approx(row["right"], abs=1)
+    sizes = _run(opened, "return [...document.querySelectorAll('.mark')].map(e => getComputedStyle(e).fontSize)")
+    assert set(sizes) == {"13px"}
 
 
 @pytest.mark.parametrize("name", ["best", "threshold"])
