@@ -11,8 +11,9 @@ WORKERS ?= 2
 BENCH_MODELS ?= emoji $(wildcard $(OUT))
 BACKEND ?= ort
 
-# Threads that wait must not spin: beside another process they take the cores that they wait for.
+# Threads that wait must not spin for long: beside another process they take the cores that they wait for.
 export OMP_WAIT_POLICY ?= PASSIVE
+export GOMP_SPINCOUNT ?= 1000
 
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed

@@ -44,9 +44,10 @@ _MENDED_BY_USAGE = (UsageError, BudgetError, PlanError, CheckpointError, ResumeE
 
 def main() -> None:
     """Run the command line."""
-    # Threads that wait must not spin: beside another process they take the cores that they wait for. OpenMP reads this
-    # once, when torch is imported, which nothing above does.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that wait must not spin for long: beside another process they take the cores that they wait for. OpenMP
+    # reads this once, when torch is imported, which nothing above does.
+    if os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE") == "PASSIVE":
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # GNU's: some microseconds, as operators follow one another
     app()
 
 

@@ -166,7 +166,7 @@ PRINTED = """
 import os, sys
 import slimdiff_fx.cli as cli
 assert "torch" not in sys.modules, "OpenMP reads its environment when torch is imported"
-cli.app = lambda: print(os.environ["OMP_WAIT_POLICY"])
+cli.app = lambda: print(os.environ["OMP_WAIT_POLICY"], os.environ.get("GOMP_SPINCOUNT"))
 cli.main()
 """
 
@@ -176,7 +176,11 @@ def test_the_command_line_waits_passively_unless_told_otherwise(monkeypatch: pyt
         run = subprocess.run([sys.executable, "-c", PRINTED], capture_output=True, text=True, check=True)
         return run.stdout.strip()
 
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    assert waits() == "PASSIVE"
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    assert waits() == "PASSIVE 1000"
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    assert waits() == "ACTIVE"
+    assert waits() == "ACTIVE None"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "0")
+    assert waits() == "PASSIVE 0"
