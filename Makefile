@@ -20,7 +20,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-processors mutants check format bench clean
+.PHONY: help install demo test test-all test-processors mutants check format bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -35,11 +35,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## Slim the built-in pipeline `emoji` into slim-emoji/, with a page on it
 	$(BIN)/slimdiff-fx slim emoji -o $(OUT) $(SLIM_ARGS)
 
-test: $(STAMP) ## Run every test, slow ones included
-	$(PYTEST) -m "" $(PYTEST_ARGS)
-
-test-fast: $(STAMP) ## Run all but the slow tests
+test: $(STAMP) ## Run the tests, but for the slow ones
 	$(PYTEST) $(PYTEST_ARGS)
+
+test-all: $(STAMP) ## Run every test, slow ones included, each with captures of its own
+	$(PYTEST) -m "" --real-captures $(PYTEST_ARGS)
 
 test-processors: $(STAMP) ## Run all but the slow tests as other processors would: their kernels, one thread and two
 	for kernels in ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 --unset=ATEN_CPU_CAPABILITY; do \

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from pathlib import Path
 
+# Before torch is imported: threads of test processes that run side by side wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import pytest
+
+from tests.shared_captures import shared_captures  # noqa: F401 - a fixture of all tests
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let captures be turned back into real ones."""
+    parser.addoption("--real-captures", action="store_true", help="capture every model anew: slow, as users do")
 
 
 @pytest.fixture(scope="session")

@@ -51,20 +51,24 @@ def test_there_is_python_to_run() -> None:
         assert f"slimdiff_fx.{name}(" in code
 
 
+@pytest.mark.slow
 def test_the_saved_pipeline_draws(namespace: dict[str, Any]) -> None:
     assert namespace["image"].size == (64, 64)
 
 
+@pytest.mark.slow
 def test_the_saved_folder_is_a_pipeline(namespace: dict[str, Any]) -> None:
     assert (namespace["folder"] / "slim-apples/model_index.json").is_file()
 
 
+@pytest.mark.slow
 def test_the_stages_slim_within_the_budget(namespace: dict[str, Any]) -> None:
     dense = sum(p.numel() for p in namespace["dense"].unet.parameters())
     eager = sum(p.numel() for p in namespace["eager"].parameters())
     assert 0.9 * dense < eager <= 0.95 * dense
 
 
+@pytest.mark.slow
 def test_lowered_and_eager_are_the_slim_program(namespace: dict[str, Any]) -> None:
     program = namespace["program"]
     expected = namespace["slim"](*program.args, **program.kwargs)

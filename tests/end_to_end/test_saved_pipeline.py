@@ -24,6 +24,8 @@ from passes.errors import CheckpointError
 from slimdiff_fx.models import emoji_folder, load_pipeline
 from slimdiff_fx.sampling import Sampling, draw
 
+# On the built-in pipeline; the toy one goes the same way in test_command_line.py.
+pytestmark = pytest.mark.slow
 PROMPTS = ("noto cat face", "noto pizza")
 SAMPLING = Sampling(steps=3, guidance=3.0)
 
@@ -151,7 +153,6 @@ def test_pipe_to_and_save_in_another_dtype(saved):
     assert half.unet.dtype == torch.float16
 
 
-@pytest.mark.slow
 def test_a_slim_pipeline_can_be_slimmed_again(toy_pipeline, tmp_path):
     folder, params = toy_pipeline, []
     for turn in ("once", "twice"):

@@ -18,6 +18,7 @@ from passes.sites import find_sites
 from slimdiff_fx.apply_plan import apply_plan, eager_site
 from slimdiff_fx.denoisers import describe
 from slimdiff_fx.slim_models import make_slim
+from tests.families import EVERY_FAMILY
 from tests.plans import captured, plan_of, random_plan, updated_plan
 from tests.toy_denoisers import FAMILIES
 
@@ -32,7 +33,7 @@ def _eager(model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
     return result
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@EVERY_FAMILY
 def test_same_function_as_the_graph(family: str) -> None:
     program, model = captured(family), _model(family)
     plan = random_plan(program, seed=21)
@@ -50,7 +51,7 @@ def test_same_function_as_the_graph(family: str) -> None:
     }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@EVERY_FAMILY
 def test_sites_are_those_of_the_graph(family: str) -> None:
     program, model = captured(family), _model(family)
     entries = plan_of(program).sites

@@ -167,6 +167,7 @@ def test_runtime_refuses_what_is_no_onnx(tmp_path: Path) -> None:
         onnx_runner(tmp_path / "bad.onnx")
 
 
+@pytest.mark.slow
 def test_slim_unet(slim_unet: Program, tmp_path: Path) -> None:
     report = export_onnx(slim_unet, tmp_path / "unet.onnx", tolerance=FLOAT32)
     assert [case.shapes["sample"][0] for case in report.cases] == [1, 3, 5]

@@ -20,7 +20,7 @@ from tests.toy_denoisers import unet_sd15
 pytest.importorskip("torchao")
 
 
-@pytest.fixture(scope="module", params=["block", "unet"])
+@pytest.fixture(scope="module", params=["block", pytest.param("unet", marks=pytest.mark.slow)])
 def program(request: pytest.FixtureRequest) -> Program:
     return capture_block(build(dtype=torch.float32)) if request.param == "block" else capture_denoiser(unet_sd15(0))
 

@@ -59,6 +59,7 @@ def test_close_to_float_at_any_size(program: Program, quantized: Program) -> Non
         assert _run(quantized, call).shape == call[0].shape
 
 
+@pytest.mark.slow
 def test_inductor_computes_the_quantized_graph(program: Program, quantized: Program, calls: Calls) -> None:
     with torch._inductor.config.patch(freezing=True), torch.no_grad():
         compiled = torch.compile(quantized.graph_module, dynamic=False)
