@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,14 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from passes.errors import SlimDiffError, UsageError
+from passes.errors import UsageError
 from slimdiff_fx.check_saved import check_saved_pipeline, refuse_unsavable
 from slimdiff_fx.compare import PICTURE_FILE
 from slimdiff_fx.manifest import MANIFEST_FILE
 from slimdiff_fx.model_card import CARD_FILE, DENSE_CARD_FILE, model_card
+from slimdiff_fx.output_paths import follow
 from slimdiff_fx.own_folder import own_folder
-from slimdiff_fx.page.write_page import write_page
+from slimdiff_fx.page.write_page import PAGE_FILE, page_of
 from slimdiff_fx.plan_file import PLAN_FILE, load_plan, save_plan
 from slimdiff_fx.quiet import quiet_libraries
 from slimdiff_fx.report import build_report, without_figures, without_measured
@@ -90,8 +91,16 @@ def save_result(
         for name, content in (files or {}).items():
             (partial / name).parent.mkdir(exist_ok=True)
             (partial / name).write_bytes(content)
-    with suppress(SlimDiffError):  # a page that can't be made is no reason to lose the model
-        write_page(folder)
+        _leave_page(partial, follow(folder).name)
+
+
+def _leave_page(folder: Path, name: str) -> None:
+    """Write the page, last, into the folder that it is on; one that can't be made is no reason to lose the model."""
+    file = folder / PAGE_FILE
+    try:
+        file.write_text(page_of(folder, name), encoding="utf-8")
+    except Exception:  # `slimdiff-fx report` says why
+        file.unlink(missing_ok=True)
 
 
 def _size_of(pipe: DiffusionPipeline, folder: Path, result: SlimResult) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -87,10 +88,15 @@ def note_edited(names: tuple[str, ...], listener: Listener) -> None:
         listener.note(f"{name} was edited since the pipeline was saved; it is used as it is now")
 
 
-def tell_verdict(folder: Path, console: Console, seconds: float) -> None:
-    """Say what came of it: figures, how long it took, where it is and how it is loaded."""
+def took(start: float) -> str:
+    """Write the time since a reading of `time.perf_counter`, as 0:01:30."""
+    return str(timedelta(seconds=round(time.perf_counter() - start)))
+
+
+def tell_verdict(folder: Path, console: Console, start: float) -> None:
+    """Say what came of it: figures, how long it took since `start`, where it is and how it is loaded."""
     report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
-    lines = [*verdict(report), ("time", f"{timedelta(seconds=round(seconds))} all in all")]
+    lines = [*verdict(report), ("time", f"{took(start)} all in all")]
     page = folder / PAGE_FILE
     if page.is_file():
         lines.append(("page", str(page)))

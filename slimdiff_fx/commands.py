@@ -35,6 +35,7 @@ from slimdiff_fx.command_outputs import (
     note_edited,
     note_replaced,
     tell_verdict,
+    took,
 )
 from slimdiff_fx.compare import PICTURE_FILE, compare, picture_files, report_entries
 from slimdiff_fx.latency.budget import KeepLatency
@@ -204,11 +205,12 @@ def slim_command(
         save_result(result, out, overwrite=overwrite, report=report, files=files)
     forget_checkpoint(checkpoint)
     console.print(slim_table(result.summary))
-    tell_verdict(out, console, time.perf_counter() - start)
+    tell_verdict(out, console, start)
 
 
 def inspect_command(model: str, device: str, dtype: str, console: Console, variant: str | None = None) -> None:
     """Print the sites."""
+    start = time.perf_counter()
     refuse_ranks("inspect")
     listener = TerminalListener(console, ("load", "capture"))
     loaded = _load(model, device, dtype, listener, variant)
@@ -220,11 +222,14 @@ def inspect_command(model: str, device: str, dtype: str, console: Console, varia
         f"second moments take {short(moment_bytes(captured.sites))}B while calibrating; --moments-folder keeps them on "
         "disk, --method threshold needs none",
         highlight=False,
+        soft_wrap=True,
     )
+    console.print(f"inspected in {took(start)}", highlight=False)
 
 
 def calibrate_command(model: str, out: Path, options: CalibrationOptions, *, overwrite: bool, console: Console) -> None:
     """Write statistics."""
+    start = time.perf_counter()
     checkpoint = calibrate_checkpoint(out)
     with restored_threads(), joined_ranks(options.device) as ranks:
         check_file_output(
@@ -244,7 +249,7 @@ def calibrate_command(model: str, out: Path, options: CalibrationOptions, *, ove
         return
     save_statistics(stored, out)
     forget_checkpoint(checkpoint)
-    console.print(f"statistics of {stored.done} samples: {out}", highlight=False, soft_wrap=True)
+    console.print(f"statistics of {stored.done} samples in {took(start)}: {out}", highlight=False, soft_wrap=True)
 
 
 def plan_command(
@@ -263,6 +268,7 @@ def plan_command(
     console: Console,
 ) -> None:
     """Write a plan and print what it would leave."""
+    start = time.perf_counter()
     refuse_ranks("plan")
     check_file_output(
         out,
@@ -284,7 +290,7 @@ def plan_command(
     save_plan(plan, out)
     console.print(slim_table(summarize(captured.program, captured.sites, plan)))
     _tell_prediction(plan, console)
-    console.print(f"plan: {out}", highlight=False, soft_wrap=True)
+    console.print(f"planned in {took(start)}: {out}", highlight=False, soft_wrap=True)
 
 
 def apply_command(
@@ -315,7 +321,7 @@ def apply_command(
     with listener.stage("save"):
         save_result(result, out, overwrite=overwrite, report=build_report(result, model=model))
     console.print(slim_table(result.summary))
-    tell_verdict(out, console, time.perf_counter() - start)
+    tell_verdict(out, console, start)
 
 
 def _load(model: str, device: str, dtype: str, listener: Listener, variant: str | None) -> LoadedPipeline:

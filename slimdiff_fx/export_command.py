@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from rich.console import Console
 from passes.errors import UsageError
 from passes.program import Program
 from slimdiff_fx.captured import capture_pipeline
-from slimdiff_fx.command_outputs import check_file_output, note_edited
+from slimdiff_fx.command_outputs import check_file_output, note_edited, took
 from slimdiff_fx.input_sizes import input_sizes
 from slimdiff_fx.models import DTYPES, EMOJI, denoiser_in, load_pipeline, model_input
 from slimdiff_fx.option_checks import check_count, check_seed
@@ -158,8 +157,7 @@ def export_command(
             highlight=False,
             soft_wrap=True,
         )
-    took = timedelta(seconds=round(time.perf_counter() - start))
-    console.print(f"exported in {took}: {file}", highlight=False, soft_wrap=True)
+    console.print(f"exported in {took(start)}: {file}", highlight=False, soft_wrap=True)
 
 
 def _default_name(denoiser: str, format: str, options: ExportOptions) -> str:

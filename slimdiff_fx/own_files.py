@@ -94,7 +94,7 @@ def refuse_foreign_file(file: Path, kind: FileKind) -> None:
         OutputError: names the file, or the one beside it, that would be lost.
     """
     if file.exists():
-        _refuse_part_of_saved(file)
+        _refuse_part_of_saved(file, kind)
     if file.exists() and not is_own_file(file, kind):
         raise OutputError(f"{file} is not {kind.words}, and nothing else is replaced; choose another output or move it")
     for other in kind.beside(file):
@@ -144,16 +144,19 @@ def export_place(path: str | Path, format: str) -> Path:
     return place
 
 
-def _refuse_part_of_saved(file: Path) -> None:
-    """Refuse to replace what a saved folder was saved with, or what was changed since it was put there."""
+def _refuse_part_of_saved(file: Path, kind: FileKind) -> None:
+    """Refuse to replace what a saved folder was saved with, but for its page, or what was changed since."""
     for folder in list(file.parents)[:3]:
         try:
             entry = (read_manifest(folder) or {}).get(file.relative_to(folder).as_posix())
-            if entry is None or (entry.later and entry.is_unchanged(file)):
+            if entry is None:
+                continue
+            goes = entry.later or (kind is PAGE and _is_page(file))
+            if goes and entry.is_unchanged(file):
                 continue
         except (CheckpointError, OSError):  # a folder that isn't ours to read
             continue
-        why = "was changed since slimdiff_fx wrote it" if entry.later else f"belongs to the pipeline saved in {folder}"
+        why = "was changed since slimdiff_fx wrote it" if goes else f"belongs to the pipeline saved in {folder}"
         raise OutputError(f"{file} is not replaced: it {why}; choose another output, or move it")
 
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -87,8 +88,8 @@ class TerminalListener(Listener):
         self._line(name, start)
 
     def note(self, text: str) -> None:
-        """Print a note."""
-        self.console.print(f"[yellow]note[/yellow] {text}", highlight=False)
+        """Print a note: one line, that a terminal wraps at words."""
+        self.console.print(f"[yellow]note[/yellow] {escape(text)}", highlight=False, soft_wrap=not self._is_live)
 
     @contextmanager
     def steps(self, name: str, total: int, done: int, unit: str, each: int = 1) -> Iterator[None]:

@@ -43,23 +43,36 @@ def write_page(folder: Path, out: Path | None = None, *, overwrite: bool = False
         CheckpointError: there is no report, it is garbled, or the page can't be written.
     """
     folder = expand(folder)
-    report = _read(folder / _REPORT)
-    if report is None:
-        raise CheckpointError(f"there is no {_REPORT} in {folder}; give the folder that `slimdiff-fx slim` wrote")
-    analysis = _read(folder / _ANALYSIS)
+    page = page_of(folder)
     file = folder / PAGE_FILE if out is None else expand(out)
     # Beside what it is made from it is in its place.
     inputs = {} if follow(file).parent == follow(folder) else {"DIR": folder}
     check_output_file(file, PAGE, overwrite=overwrite or out is None, inputs=inputs)
+    with replaced_file(file) as partial:
+        partial.write_text(page, encoding="utf-8")
+    return file
+
+
+def page_of(folder: Path, name: str | None = None) -> str:
+    """Give the page's text.
+
+    Args:
+        folder: what `slim` or `apply` wrote, or is writing.
+        name: of the folder, for a report that names no model; what `folder` is called if None.
+
+    Raises:
+        CheckpointError: there is no report, or it is garbled.
+    """
+    report = _read(folder / _REPORT)
+    if report is None:
+        raise CheckpointError(f"there is no {_REPORT} in {folder}; give the folder that `slimdiff-fx slim` wrote")
+    analysis = _read(folder / _ANALYSIS)
     try:
-        page = _render(_context(folder, report, analysis))
+        return _render(_context(folder, {"model": name or folder.name, **report}, analysis))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise CheckpointError(
             f"{folder}: {_REPORT} or {_ANALYSIS} lacks or garbles {error}; slim again to write them anew"
         ) from error
-    with replaced_file(file) as partial:
-        partial.write_text(page, encoding="utf-8")
-    return file
 
 
 def _read(file: Path) -> dict[str, Any] | None:
@@ -79,7 +92,7 @@ def _context(folder: Path, report: Mapping[str, Any], analysis: Mapping[str, Any
     pairs = read_pairs(folder, entry)
     sites = report["summary"]["sites"]
     return {
-        "model": report.get("model", folder.name),
+        "model": report["model"],
         "report": report,
         "figures": key_figures(report, analysis),
         "how_made": how_made(report, report["seconds"]),
