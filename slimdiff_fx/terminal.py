@@ -25,6 +25,7 @@ from rich.table import Column
 from rich.text import Text
 
 from slimdiff_fx.listener import Listener
+from slimdiff_fx.option_words import in_options
 from slimdiff_fx.pace import Pace
 
 _WIDE = 100  # columns
@@ -89,7 +90,8 @@ class TerminalListener(Listener):
 
     def note(self, text: str) -> None:
         """Print a note: one line, that a terminal wraps at words."""
-        self.console.print(f"[yellow]note[/yellow] {escape(text)}", highlight=False, soft_wrap=not self._is_live)
+        words = escape(in_options(text))
+        self.console.print(f"[yellow]note[/yellow] {words}", highlight=False, soft_wrap=not self._is_live)
 
     @contextmanager
     def steps(self, name: str, total: int, done: int, unit: str, each: int = 1) -> Iterator[None]:

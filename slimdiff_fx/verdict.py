@@ -46,7 +46,7 @@ def what_to_do(excess: float) -> str | None:
     """Say what to do about an error above what was asked for; None up to `MILD`."""
     if excess <= MILD:
         return None
-    return "Try more --samples or a smaller --max-error; look at the pictures."
+    return "Calibrate on more prompts like yours, or ask for a smaller error."
 
 
 def latency_change(report: Mapping[str, Any]) -> tuple[float, str] | None:
