@@ -218,12 +218,8 @@ def inspect_command(model: str, device: str, dtype: str, console: Console, varia
         captured = capture_pipeline(loaded.pipe)
     unsupported = tuple(find_unsupported(captured.program))
     console.print(inspect_table(summarize(captured.program, captured.sites, None, unsupported)))
-    console.print(
-        f"second moments take {short(moment_bytes(captured.sites))}B while calibrating; --moments-folder keeps them on "
-        "disk, --method threshold needs none",
-        highlight=False,
-        soft_wrap=True,
-    )
+    console.print(f"second moments take {short(moment_bytes(captured.sites))}B while calibrating:", highlight=False)
+    console.print("--moments-folder keeps them on disk, --method threshold needs none", highlight=False)
     console.print(f"inspected in {took(start)}", highlight=False)
 
 

@@ -25,6 +25,8 @@ def test_stages_and_the_time_taken(command: str, toy_pipeline: Path, statistics:
     assert result.exit_code == 0, result.output
     printed = result.stdout.replace("\r", "")
     assert all(re.search(STAGE.format(stage), printed) for stage in stages)
+    if command == "inspect":
+        assert max(map(len, printed.splitlines())) <= 80, "nothing for a terminal to wrap"
     last = {"inspect": r"inspected in \d+:\d\d:\d\d", "plan": rf"planned in \d+:\d\d:\d\d: {re.escape(str(out))}"}
     assert re.fullmatch(last[command], printed.splitlines()[-1])
 
