@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import ModelCard, ModelCardData
 
 from slimdiff_fx.picture_inputs import needs_picture
+from slimdiff_fx.pictures import mean_words
 from slimdiff_fx.sampling import condition
 
 CARD_FILE = "README.md"
@@ -142,6 +143,10 @@ def _figures(report: Mapping[str, Any]) -> str:
     if measured.get("relative_mse") is not None:
         drawn = f"while the dense model drew {measured['prompts']} pictures"
         lines.append(f"- measured {drawn}: {measured['relative_mse']:.1e}")
+    pictures = report.get("pictures") or {}
+    if "mean_psnr_db" in pictures:
+        words, of = mean_words(pictures["psnr_db"], pictures["mean_psnr_db"])
+        lines.append(f"- PSNR of slim pictures against dense ones: {words} ({of})")
     validation = report.get("validation")
     if validation is not None:
         lines.append(
