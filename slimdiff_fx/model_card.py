@@ -77,7 +77,7 @@ def model_card(
     body = _BODY.format(
         title=base.split("/")[-1] if base else type(pipe).__name__,
         base=f"[{base}](https://huggingface.co/{base})" if base else "a diffusers pipeline",
-        picture=f"![dense above, slim below, from the same seeds]({picture})\n\n" if picture else "",
+        picture=f"![dense left, slim right, from the same seeds]({picture})\n\n" if picture else "",
         plan=_plan_table(report),
         figures=_figures(report),
     )

@@ -16,6 +16,7 @@ Item = TypeVar("Item")
 _SIDE = 160
 _MARGIN = 8
 _LINE = 16
+_MUTED, _EDGE = "#586770", "#b9c3c8"  # as on the page
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,12 @@ def side_by_side(comparison: Comparison, title: str = "") -> Image.Image:
         for offset, (word, picture) in enumerate((("dense", dense), ("slim", slim))):
             x = left + offset * (_SIDE + _MARGIN)
             label = word if word == "dense" else f"{word}  {psnr_words(ratio)}"
-            draw.text((x, upper), label, fill="gray", font=font)
-            sheet.paste(_fit(picture), (x, upper + _LINE))
+            draw.text((x, upper), label, fill=_MUTED, font=font)
+            fitted = _fit(picture)
+            # A white picture would have no edge on the white sheet.
+            corners = (x - 1, upper + _LINE - 1, x + fitted.width, upper + _LINE + fitted.height)
+            draw.rectangle(corners, outline=_EDGE)
+            sheet.paste(fitted, (x, upper + _LINE))
         draw.text((left, upper + _LINE + _SIDE + 2), _shorten(condition, font), fill="black", font=font)
     return sheet
 

@@ -43,7 +43,7 @@ def key_figures(report: Mapping[str, Any], analysis: Mapping[str, Any] | None = 
     figures = []
     if headline.bytes_dense is not None and headline.bytes_slim is not None:
         dense, slim = headline.bytes_dense, headline.bytes_slim
-        figures.append(Figure("Size on disk", change(slim / dense), f"{size(dense)} → {size(slim)}, the denoiser"))
+        figures.append(Figure("Denoiser on disk", change(slim / dense), f"{size(dense)} → {size(slim)}, stored alike"))
     latency = headline.latency or _swept(analysis)
     if latency is not None:
         figures.append(Figure("Latency", change(latency.ratio), latency.words()))

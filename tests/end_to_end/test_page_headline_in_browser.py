@@ -79,7 +79,7 @@ def _texts(opened: Any, selector: str) -> list[str]:
 def test_size_and_latency_stand_first(opened: Any, pages: dict[str, str]) -> None:
     _open(opened, pages["under"])
     labels = _texts(opened, ".figures > div > p")
-    assert labels[:5] == ["Size on disk", "Latency", "Parameters", "Multiply-adds", "Error of the prediction"]
+    assert labels[:5] == ["Denoiser on disk", "Latency", "Parameters", "Multiply-adds", "Error of the prediction"]
     assert _texts(opened, ".figures > div > strong")[1] == "−25.0%"
     assert _texts(opened, ".figures > div > small")[1] == "2.0 → 1.5 ms a call, 1 thread"
 

@@ -104,7 +104,7 @@ def test_the_licence_is_the_dense_pipeline_s(tmp_path: Path, text: str | None, l
 
 
 def test_the_picture_is_there_or_not() -> None:
-    assert "![dense above, slim below, from the same seeds](p.png)\n\n## How to load it" in card(picture="p.png").text
+    assert "![dense left, slim right, from the same seeds](p.png)\n\n## How to load it" in card(picture="p.png").text
     assert "![" not in card().text
     assert "as it was.\n\n## How to load it" in card().text
 

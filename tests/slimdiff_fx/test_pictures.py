@@ -48,6 +48,15 @@ def test_sheet_shows_dense_left_and_slim_right():
     assert min(reds) < min(blues) < max(reds) < max(blues)
 
 
+def test_a_white_picture_has_an_edge_on_the_sheet():
+    white = Image.new("RGB", (16, 16), "white")
+    sheet = side_by_side(Comparison(("",), (white,), (white,)))
+    row = [sheet.getpixel((x, 100)) for x in range(sheet.width)]
+    edges = [x for x, value in enumerate(row) if value != (255, 255, 255)]
+    assert len(edges) == 4
+    assert edges[1] - edges[0] == edges[3] - edges[2] == 161
+
+
 def test_conditions_are_spread_over_the_list():
     assert pick_conditions([str(number) for number in range(100)], 4) == ("12", "37", "62", "87")
     assert pick_conditions(["a"], 4) == ("a",)

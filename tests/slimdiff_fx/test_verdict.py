@@ -86,7 +86,7 @@ def test_what_a_report_lacks_is_left_out() -> None:
 def test_size_and_latency_come_first_on_the_page() -> None:
     figures = [(figure.label, figure.value) for figure in key_figures(_report())]
     assert figures[:4] == [
-        ("Size on disk", "−20.0%"),
+        ("Denoiser on disk", "−20.0%"),
         ("Latency", "−9.0%"),
         ("Parameters", "−20.0%"),
         ("Multiply-adds", "−14.1%"),
