@@ -99,7 +99,9 @@ def allocate(
             raise CalibrationError(f"site {site.name!r} has no scores: score every site of the program")
         check_scores(site, scores[site.name])
     if isinstance(policy, MaxError):
-        raise UsageError("one global threshold predicts no error; give it --tau or a budget, or choose --method best")
+        raise UsageError(
+            'one global threshold predicts no error; give it `Threshold` or a budget, or choose `method="best"`'
+        )
     noted: dict[str, Any] = {"method": "threshold", "normalize": policy.normalize}
     if isinstance(policy, Threshold):
         masks = {site.name: keep(normalize(scores[site.name], policy.normalize), policy.tau) for site in sites}

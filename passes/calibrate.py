@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from passes.errors import CalibrationError
+from passes.arguments import check_kind
+from passes.errors import CalibrationError, UsageError
 from passes.instrument import Instrumented
 from passes.statistics import Statistics
 
@@ -29,11 +30,14 @@ def calibrate(
         after_batch: called after each batch with the number of batches run here, for progress and checkpoints.
 
     Raises:
+        UsageError: something else than an instrumented program, or than pairs of inputs.
         CalibrationError: no batches at all, or an activation that is not finite (names the site).
     """
+    check_kind("instrumented", instrumented, Instrumented, "what slimdiff_fx.prepare(program) gives")
     done = 0
     with torch.no_grad():
-        for done, (args, kwargs) in enumerate(batches, start=1):
+        for done, batch in enumerate(batches, start=1):
+            args, kwargs = _batch(batch, done)
             instrumented.ledger.odd = done % 2 == 1
             instrumented(*args, **kwargs)
             if after_batch is not None:
@@ -42,3 +46,11 @@ def calibrate(
     if not statistics.calls:
         raise CalibrationError("calibration got no batches: give at least one prompt or picture")
     return statistics
+
+
+def _batch(batch: Any, number: int) -> Batch:
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        args, kwargs = batch
+        if isinstance(args, tuple | list) and isinstance(kwargs, Mapping):
+            return tuple(args), kwargs
+    raise UsageError(f"batch {number} of `batches` is no pair (args, kwargs); give ((sample, timestep, ...), {{}})")

@@ -96,7 +96,7 @@ def check_measured(statistics: Statistics, criterion: str | Sequence[str] | None
         if not any(name in sums for sums in statistics.sites.values()):
             raise UsageError(
                 f"the statistics lack attention's {name}, which is measured only when asked for: calibrate again with "
-                "--attention-weights, or prepare(..., attention_weights=True)"
+                "`attention_weights=True`"
             )
 
 

@@ -50,6 +50,9 @@ class Instrumented:
     fingerprint: Mapping[str, Any]
     probes: Probes
 
+    def __repr__(self) -> str:
+        return f"Instrumented({len(self.sites)} sites of {self.dense!r})"
+
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """Run the program on inputs of the same structure as the traced ones; returns the prediction.
 

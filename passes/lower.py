@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.fx.experimental import _config as symbolic_shapes
 
+from passes.arguments import check_kind
 from passes.errors import ExportError
 from passes.lowered_guards import shown_guards
 from passes.program import Program
@@ -29,8 +30,10 @@ def lower(program: Program) -> ExportedProgram:
         The exported program; `.module()` runs it.
 
     Raises:
+        UsageError: something else than a program.
         ExportError: torch.export could not trace it.
     """
+    check_kind("program", program, Program, "the program that slimdiff_fx.capture or convert gives")
     prepared = program.copy()
     _tie_sizes(prepared)
     _make_contiguous(prepared)

@@ -170,20 +170,20 @@ def choose_method(
         raise UsageError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
     if by_score and method != "threshold":
         raise UsageError(
-            f"a threshold, a criterion or a compensation is for --method threshold; {method} takes a budget"
+            f'a threshold, a criterion or a compensation is for `method="threshold"`; {method} takes a budget'
         )
     if method == "threshold" and getattr(policy, "uniform", False):
         raise UsageError(
             "a threshold gives each site its own size, and predicts no error by which a common one could be chosen: "
-            "leave --uniform out, or choose --method best"
+            'leave `uniform` out, or choose `method="best"`'
         )
     if method == "obs" and policy is None:
         raise UsageError(
-            "--method obs takes the same share of each site: say how much, by --keep-params, --keep-macs or "
-            "--keep-latency"
+            '`method="obs"` takes the same share of each site: say how much, by `KeepParams`, `KeepMacs` or '
+            "`KeepLatency`"
         )
     if isinstance(policy, MaxError) and method in ("threshold", "obs"):
         raise UsageError(
-            f"--method {method} predicts nothing to hold against --max-error; give it a budget, or use best"
+            f'`method="{method}"` predicts nothing to hold against `MaxError`; give it a budget, or use best'
         )
     return named[0]

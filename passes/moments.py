@@ -118,7 +118,7 @@ def sums_of(site: Site, moments: Mapping[str, Sums]) -> Sums:
     if site.name not in moments:
         raise UsageError(
             f"site {site.name!r} has no second moments: calibrate with them (they are on by default), or choose "
-            "--method threshold with --compensate none"
+            '`method="threshold"` with `compensation="none"`'
         )
     return moments[site.name]
 

@@ -81,6 +81,13 @@ class SlimPlan:
             if site.width is not None and (site.kind != "attention" or site.width < 1):
                 raise PlanError(f"site {name!r}: width {site.width} is for heads only, and at least 1")
 
+    def __repr__(self) -> str:
+        kept = sum(len(site.kept) < site.units or site.width is not None for site in self.sites.values())
+        solved = f", {len(self.updates)} tensors solved for" if self.updates else ""
+        expected = self.predicted.get("relative_mse")
+        error = "" if expected is None else f", relative_mse={expected:.1e} expected"
+        return f"SlimPlan({kept} of {len(self.sites)} sites cut{solved}{error}, policy={dict(self.policy)})"
+
     def copy(self) -> SlimPlan:
         """Copy the plan with its tensors."""
         updates, maps = (

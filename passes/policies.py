@@ -32,7 +32,7 @@ class Threshold:
 
     def __post_init__(self) -> None:
         if not (is_number(self.tau) and 0 <= self.tau <= 1):
-            raise UsageError(f"tau is {self.tau}; it must be in [0, 1], such as 0.05")
+            raise UsageError(f"`Threshold` is {self.tau!r}; it must be in [0, 1], such as 0.05")
         check_normalization(self.normalize)
         check_align(self.align)
 
@@ -54,7 +54,7 @@ class KeepParams:
     uniform: bool = False
 
     def __post_init__(self) -> None:
-        check_fraction("keep-params", self.fraction)
+        check_fraction("KeepParams", self.fraction)
         check_normalization(self.normalize)
         check_align(self.align)
 
@@ -69,7 +69,7 @@ class KeepMacs:
     uniform: bool = False
 
     def __post_init__(self) -> None:
-        check_fraction("keep-macs", self.fraction)
+        check_fraction("KeepMacs", self.fraction)
         check_normalization(self.normalize)
         check_align(self.align)
 
@@ -93,7 +93,7 @@ class KeepCost:
     uniform: bool = False
 
     def __post_init__(self) -> None:
-        check_fraction(f"keep-{self.costs.name}", self.fraction)
+        check_fraction(f"Keep{self.costs.name.capitalize()}", self.fraction)
         check_normalization(self.normalize)
         check_align(self.align)
 
@@ -114,7 +114,7 @@ class MaxError:
 
     def __post_init__(self) -> None:
         if not (is_number(self.error) and 0 < self.error < 1):
-            raise UsageError(f"max-error is {self.error}; it must be between 0 and 1, such as {DEFAULT_MAX_ERROR:g}")
+            raise UsageError(f"`MaxError` is {self.error!r}; it must be between 0 and 1, such as {DEFAULT_MAX_ERROR:g}")
         check_align(self.align)
 
 
@@ -127,14 +127,14 @@ def is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def check_fraction(option: str, fraction: float) -> None:
+def check_fraction(name: str, fraction: float) -> None:
     """Refuse a share that is none.
 
     Raises:
         UsageError: it is not above 0 and at most 1.
     """
     if not (is_number(fraction) and 0 < fraction <= 1):
-        raise UsageError(f"{option} is {fraction}; it must be above 0 and at most 1, such as 0.9")
+        raise UsageError(f"`{name}` is {fraction!r}; it must be above 0 and at most 1, such as 0.9")
 
 
 def check_normalization(how: str) -> None:

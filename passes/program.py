@@ -36,6 +36,13 @@ class Program:
     guards: tuple[str, ...] = ()
     validated: str | None = None
 
+    def __repr__(self) -> str:
+        parameters = list(self.graph_module.parameters())
+        dtypes = ", ".join(sorted({str(each.dtype).removeprefix("torch.") for each in parameters})) or "no dtype"
+        count = sum(each.numel() for each in parameters)
+        proved = ", validated" if self.validated is not None else ""
+        return f"Program({len(self.graph.nodes)} nodes, {count:,} parameters in {dtypes}{proved})"
+
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """Run the graph on inputs of the same structure as the traced ones; returns the prediction.
 

@@ -28,7 +28,7 @@ def check_rounds(rounds: int, sites: Sequence[Site]) -> None:
         UsageError: fewer than two, or more than there are sites.
     """
     if not 2 <= rounds <= len(sites):
-        raise UsageError(f"--sequential is {rounds}; give 2 to {len(sites)}, the number of sites")
+        raise UsageError(f"`sequential` is {rounds}; give 2 to {len(sites)}, the number of sites")
 
 
 def solve_sequentially(

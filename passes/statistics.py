@@ -49,6 +49,10 @@ class Statistics:
     weights: tuple[float, ...] = ()
     halves: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        moments = "with second moments" if self.moments else "no second moments"
+        return f"Statistics({len(self.sites)} sites, {self.samples} rows in {self.calls} calls, {moments})"
+
     @property
     def buckets(self) -> int:
         """Timestep buckets."""

@@ -1,7 +1,39 @@
 """slimdiff_fx: slim diffusion denoisers with no training, by what their activations carry.
 
+    from diffusers import DiffusionPipeline
+    import slimdiff_fx
+
+    pipe = DiffusionPipeline.from_pretrained(folder)
     result = slimdiff_fx.slim(pipe, prompts=prompts)
     result.save_pretrained("slim")          # later: DiffusionPipeline.from_pretrained("slim")
+
+In one call:
+    slim            calibrate, analyze, rewrite and validate; gives a SlimResult
+
+Stage by stage, in the words of PyTorch's quantization flow:
+    capture         a denoiser as a graph
+    prepare         observers in the graph
+    calibrate       run batches through it; gives Statistics
+    analyze         decide what stays; gives a SlimPlan
+    convert         rewrite the graph by the plan, proved equal to masking
+    lower           back to a torch.export.ExportedProgram
+
+How much goes:
+    MaxError        as much as this error of the prediction allows; the default, at 0.001
+    KeepParams      at most this share of the parameters stays
+    KeepMacs        at most this share of the multiply-adds
+    KeepLatency     at most this share of the latency, measured here
+    Threshold       every unit whose score is at least tau
+
+With a plan or a slim program:
+    apply_plan      slim an eager model
+    compile_backend slim inside torch.compile
+    slice_lora      slim an adapter of the dense model
+    export_onnx     write an ONNX file, compared at once
+    export_pt2      write an ExportedProgram, compared at once
+
+Classes of saved denoisers: SlimUNet2DConditionModel, SlimUNet2DModel, SlimPixArtTransformer2DModel,
+SlimDiTTransformer2DModel. Every error is a SlimDiffError. `help(slimdiff_fx.slim)` has the arguments.
 
 Names are imported when they are first used: torch finds this package at its own start (see `register`), and must not
 be slowed down by it.
@@ -132,4 +164,10 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
+    # pydoc writes out every class and lists every file, thousands of lines: without members it shows the docstring.
+    asking = sys._getframe(1)
+    while asking.f_globals.get("__name__") == "inspect" and asking.f_back is not None:
+        asking = asking.f_back
+    if asking.f_globals.get("__name__") == "pydoc":
+        raise AttributeError("help(slimdiff_fx) is the docstring")
     return sorted(__all__)

@@ -10,6 +10,7 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import PixArtAlphaTextProjection
 from torch import nn
 
+from passes.arguments import check_kind
 from passes.errors import PlanError
 from passes.fingerprint import check_parameters
 from passes.ownership import own_tensors
@@ -36,11 +37,13 @@ def apply_plan(model: nn.Module, plan: SlimPlan, *, in_place: bool = False) -> n
         its untouched weights are `model`'s own, as they were.
 
     Raises:
-        UsageError: the model was slimmed in place before, and holds no weights.
+        UsageError: no model or no plan; or the model was slimmed in place before, and holds no weights.
         PlanError: the plan is of another model, its updates don't fit, or it names a site that is no plain
             diffusers attention or feed-forward, or whose linears are wrapped by an adapter or a quantizer. Nothing has
             been changed then.
     """
+    check_kind("model", model, nn.Module, "a diffusers denoiser, such as pipe.unet or pipe.transformer")
+    check_kind("plan", plan, SlimPlan, "the plan that slimdiff_fx.analyze gives, or result.plan")
     refuse_taken_over(model)
     slim = model if in_place else shared_copy(model)
     changed = cut(slim, plan)

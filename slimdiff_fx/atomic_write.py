@@ -114,8 +114,8 @@ def refuse_occupied(path: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{path} is a file, and a folder is to be written there; choose another output")
     if not overwrite and path.is_dir() and any(path.iterdir()):
         raise OutputError(
-            f"{path} exists and isn't empty; choose another output, or pass --overwrite to replace what slimdiff_fx "
-            "wrote there"
+            f"{path} exists and isn't empty; choose another output, or pass `overwrite=True` to replace what "
+            "slimdiff_fx wrote there"
         )
 
 

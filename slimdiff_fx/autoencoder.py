@@ -26,7 +26,7 @@ def autoencoder(pipe: DiffusionPipeline) -> Any | None:
         if isinstance(part, nn.Module) and hasattr(part, "encode") and hasattr(part, "decode"):
             raise UsageError(
                 f"how {type(pipe).__name__} makes latents of pictures by its {name} is not known; calibrate on "
-                "--calibrate-on trajectory"
+                '`calibrate_on="trajectory"`'
             )
     return None
 

@@ -45,7 +45,7 @@ def find_checkpoint(checkpoint: Path, ranks: Ranks = ALONE) -> bool:
     if worlds:
         raise CheckpointError(
             f"the checkpoints of {checkpoint} were written by {_processes(worlds[0])}, and this run has {ranks.world}; "
-            "start as many as before, or start anew without --resume"
+            "start as many as before, or start anew without `resume`"
         )
     return False
 
@@ -67,7 +67,7 @@ def resumable(checkpoint: Path, *, resume: bool) -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         after = _written(checkpoint)
         if after and (resume or any(before.get(file) != state for file, state in after.items())):
-            raise Resumable("; the same command with --resume goes on from what was calibrated") from interrupt
+            raise Resumable("; the same command with `resume` goes on from what was calibrated") from interrupt
         raise
 
 
@@ -145,7 +145,7 @@ def load_checkpoint(
             what = "" if isinstance(value, list | dict) else f" ({stored.settings.get(name)!r} there, {value!r} now)"
             raise ResumeError(
                 f"the checkpoint {file} was made with other {name}{what}; "
-                "repeat those settings, or start anew without --resume"
+                "repeat those settings, or start anew without `resume`"
             )
     try:
         instrumented.load(stored.statistics, calls)

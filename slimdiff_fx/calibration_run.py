@@ -61,9 +61,9 @@ class CalibrationSettings:
     ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
-        check_count("--batch", self.batch)
-        check_count("--observe-steps", self.observe_steps)
-        check_seed("--seed", self.seed)
+        check_count("batch", self.batch)
+        check_count("observe_steps", self.observe_steps)
+        check_seed("seed", self.seed)
         if self.resume and self.checkpoint is None:
             raise UsageError("nothing to resume from: name the checkpoint file")
 
@@ -174,6 +174,6 @@ def statistics_of(stored: StoredStatistics) -> Statistics:
     """
     if stored.done < stored.total:
         raise CheckpointError(
-            f"the statistics cover {stored.done} of {stored.total} samples; finish the calibration with --resume"
+            f"the statistics cover {stored.done} of {stored.total} samples; finish the calibration with `resume=True`"
         )
     return stored.statistics

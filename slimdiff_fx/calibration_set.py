@@ -96,13 +96,15 @@ def gather_samples(
     refuse_pipeline(pipe)
     if calibrate_on not in (None, *CALIBRATE_ON):
         raise UsageError(f"calibrate on {calibrate_on!r}? there are {' and '.join(CALIBRATE_ON)}")
+    if isinstance(prompts, str | bytes):
+        raise UsageError("`prompts` is one text; give a list of prompts, such as [prompt]")
     if prompts is not None and images is not None:
         raise UsageError("prompts and images are given together; give one of them")
     if calibrate_on == "pictures" and images is None:
-        raise UsageError("--calibrate-on pictures needs pictures; give --images DIR")
+        raise UsageError('`calibrate_on="pictures"` needs pictures; give `images`')
     if images is None and needs_picture(pipe):
         raise UsageError(
-            f"{type(pipe).__name__} needs pictures to calibrate on; give --images DIR{text_to_image_instead(pipe)}"
+            f"{type(pipe).__name__} needs pictures to calibrate on; give `images`{text_to_image_instead(pipe)}"
         )
     if images is not None:
         found = read_images(expand(images), captioned=condition(pipe) != "nothing")
@@ -132,7 +134,7 @@ def _texts(pipe: DiffusionPipeline, prompts: Iterable[Any]) -> Sequence[str]:
     """Take any iterable of texts; class labels may be numbers."""
     steered_by = condition(pipe)
     if steered_by == "nothing":
-        raise UsageError(f"{type(pipe).__name__} takes no prompts; leave --prompts out")
+        raise UsageError(f"{type(pipe).__name__} takes no prompts; leave `prompts` out")
     texts: list[str] = []
     # A set's order is another one in each process.
     for number, prompt in enumerate(sorted(prompts) if isinstance(prompts, AbstractSet) else prompts):

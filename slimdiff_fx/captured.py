@@ -122,17 +122,17 @@ def observe_pipeline(
     calls = max(steps) + 1
     idle = ranks.world - len(range(0, len(samples), settings.batch))
     if ranks.several and idle > 0:
-        listener.note(f"{idle} of {ranks.world} ranks have no batch to run; give a smaller --batch")
+        listener.note(f"{idle} of {ranks.world} ranks have no batch to run; give a smaller `batch`")
     with listener.steps("calibrate", calls * share.total, calls * done, "samples", calls):
         stored = calibrate_pipeline(pipe, instrumented, observed, samples, settings, listener.advance)
     if settings.moments and ranks.rank == 0:
         parameters = dict(captured.program.graph_module.named_parameters())
         ratio = split_half_ratio(captured.sites, stored.statistics, parameters)
         if ratio is None:
-            listener.note("one batch is too little to see whether the statistics have settled; give more --samples")
+            listener.note("one batch is too little to see whether the statistics have settled; give more `samples`")
         elif ratio > SETTLED:
             listener.note(
                 f"the statistics have not settled: weights from one half of the samples have {ratio:.1f} times "
-                "the error on the other half; more --samples, of more kinds, will help"
+                "the error on the other half; more `samples`, of more kinds, will help"
             )
     return stored

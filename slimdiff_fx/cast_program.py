@@ -36,7 +36,7 @@ def require_float32(program: Program, runtime: str) -> None:
         ExportError: names the runtime that takes no other.
     """
     if {value.dtype for value in program.graph_module.parameters() if value.is_floating_point()} - {torch.float32}:
-        raise ExportError(f"{runtime} takes a float32 program; load the model with --dtype float32")
+        raise ExportError(f'{runtime} takes a float32 program; load the model with `dtype="float32"`')
 
 
 def cast_program(program: Program, dtype: torch.dtype) -> Program:

@@ -25,6 +25,7 @@ from passes.errors import (
     UsageError,
 )
 from slimdiff_fx import cli_options as opt
+from slimdiff_fx.option_words import in_options
 from slimdiff_fx.policy_options import LatencyOptions, choose_policy, is_by_score
 from slimdiff_fx.quiet_logging import quiet_logging
 
@@ -88,7 +89,7 @@ def _guarded(command: _Command) -> _Command:
 
 def _complain(message: str) -> None:
     # Not through rich: it would wrap the line and read brackets as markup.
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {in_options(' '.join(message.split()))}", file=sys.stderr)
 
 
 def _console() -> Console:

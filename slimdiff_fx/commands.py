@@ -85,12 +85,12 @@ class CalibrationOptions:
     variant: str | None = None
 
     def __post_init__(self) -> None:
-        check_count("--samples", self.samples)
-        check_count("--steps", self.steps)
-        check_count("--observe-steps", self.observe_steps)
-        check_count("--batch", self.batch)
-        check_number("--guidance", self.guidance)
-        check_seed("--seed", self.seed)
+        check_count("samples", self.samples)
+        check_count("steps", self.steps)
+        check_count("observe_steps", self.observe_steps)
+        check_count("batch", self.batch)
+        check_number("guidance", self.guidance)
+        check_seed("seed", self.seed)
 
     def inputs(self, model: str) -> dict[str, Path | None]:
         """Give what is read, by option; see `slimdiff_fx.command_outputs`.
@@ -138,7 +138,7 @@ def slim_command(
     """Do the main job and say what came out."""
     start = time.perf_counter()
     seconds: dict[str, float] = {}
-    check_count("--pictures", pictures, least=0)
+    check_count("pictures", pictures, least=0)
     if sweep and not pictures:
         raise UsageError("--sweep measures while pictures are drawn: give --pictures too")
     checkpoint = slim_checkpoint(out)

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from torch._guards import tracing
 from torch.fx.graph import CodeGen
 
+from passes.arguments import check_kind
 from passes.capture import capture
 from passes.dynamo_graph import DynamoGraph, unlift
 from passes.errors import PlanError
@@ -41,6 +42,9 @@ def compile_backend(plan: SlimPlan, inner: str | Backend = "inductor", *, check:
         What `torch.compile` takes as `backend`. What it compiles raises PlanError where the graph is not the plan's
         model, and UsageError at sizes that the graph does not hold for.
     """
+    check_kind("plan", plan, SlimPlan, "the plan that slimdiff_fx.analyze gives, or result.plan")
+    if not callable(inner):
+        check_kind("inner", inner, str, 'the name of a backend, such as "inductor", or a function')
     return _SlimBackend(plan, inner, check)
 
 

@@ -77,9 +77,9 @@ class ExportOptions:
         Raises:
             UsageError: says which.
         """
-        check_count("--samples", self.samples)
-        check_count("--steps", self.steps)
-        check_seed("--seed", self.seed)
+        check_count("samples", self.samples)
+        check_count("steps", self.steps)
+        check_seed("seed", self.seed)
         if format != "onnx" and (self.opset is not None or self.target is not None):
             raise UsageError(f"--opset and --target are of ONNX; leave them out with --format {format}")
         if format == "executorch" and self.dtype != "float32":

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from passes.arguments import check_kind
 from passes.errors import ExportError, UsageError
 from passes.program import Program
 from slimdiff_fx.atomic_write import replaced_files
@@ -63,6 +64,8 @@ def export_onnx(
         CheckpointError: the file can't be written.
         UsageError: no such target or operator set.
     """
+    check_kind("program", program, Program, "the program that slimdiff_fx.capture or convert gives, or result.program")
+    check_kind("path", path, (str, Path), "the file to write")
     place = export_place(path, "onnx")
     own = _weight_dtype(program)
     wanted = own if dtype is None else dtype

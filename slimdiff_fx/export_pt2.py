@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from passes.arguments import check_kind
 from passes.errors import ExportError
 from passes.lower import lower
 from passes.program import Program
@@ -46,6 +47,8 @@ def export_pt2(
         ExportError: saving or loading failed, or the loaded program's result is out of tolerance.
         CheckpointError: the file can't be written.
     """
+    check_kind("program", program, Program, "the program that slimdiff_fx.capture or convert gives, or result.program")
+    check_kind("path", path, (str, Path), "the file to write")
     place = export_place(path, "pt2")
     own = next((parameter.dtype for parameter in program.graph_module.parameters()), torch.float32)
     target = own if dtype is None else dtype

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from diffusers.utils import convert_unet_state_dict_to_peft
 from torch import Tensor
 
+from passes.arguments import check_kind
 from passes.errors import PlanError, UsageError
 from passes.plan import SitePlan, SlimPlan
 
@@ -60,6 +61,8 @@ def slice_lora(state_dict: Mapping[str, Tensor], plan: SlimPlan) -> dict[str, Te
         UsageError: keys of another format, or an adapter that isn't a plain LoRA, at a site that was cut.
         PlanError: the adapter is of another model, or the plan solved for new weights and doesn't say by which map.
     """
+    check_kind("state_dict", state_dict, Mapping, "the adapter's tensors by key")
+    check_kind("plan", plan, SlimPlan, "the plan that the slim model was made by, or result.plan")
     return slice_values(as_peft(state_dict), linear_cuts(plan))
 
 

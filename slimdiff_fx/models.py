@@ -117,9 +117,9 @@ def _device(device: str) -> torch.device:
         place = torch.device(device)
         torch.empty(0, device=place)
     except Exception as error:  # each backend has its own way to say that it isn't there
-        raise UsageError(f"device {device!r} can't be used here ({first_line(error)}); try --device cpu") from error
+        raise UsageError(f'device {device!r} can\'t be used here ({first_line(error)}); try `device="cpu"`') from error
     if place.type == "meta":
-        raise UsageError("device 'meta' holds no values, so nothing can be seen there; try --device cpu")
+        raise UsageError("device 'meta' holds no values, so nothing can be seen there; try `device=\"cpu\"`")
     return torch.device("cpu") if place.type == "cpu" else place  # it has no number that means anything
 
 

@@ -77,7 +77,8 @@ def check_output_file(
     for each in (place, *beside):
         if each.exists() and not overwrite:
             raise OutputError(
-                f"{path if each == place else each} exists; choose another output, or pass --overwrite to replace it"
+                f"{path if each == place else each} exists; choose another output, or pass `overwrite=True` to replace "
+                "it"
             )
     refuse_foreign_file(place, kind)
     return place

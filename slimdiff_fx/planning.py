@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 from diffusers import DiffusionPipeline
 
+from passes.arguments import check_kind
 from passes.compensation import COMPENSATIONS, Compensation
 from passes.criteria import choose, needs_attention_weights
 from passes.errors import UsageError
@@ -28,6 +30,20 @@ from slimdiff_fx.option_checks import check_count
 from slimdiff_fx.runtimes import require
 
 
+def check_policy(policy: object) -> None:
+    """Refuse what is no policy; None is as much as the default error allows.
+
+    Raises:
+        UsageError: says what there is.
+    """
+    if policy is None:
+        return
+    number = policy if isinstance(policy, float) and 0 < policy < 1 else 0.9
+    check_kind(
+        "policy", policy, (*get_args(Policy), KeepLatency), f"a policy, such as slimdiff_fx.KeepParams({number:g})"
+    )
+
+
 @dataclass(frozen=True)
 class Planning:
     """How statistics become a plan; see `passes.methods.analyze`."""
@@ -42,8 +58,8 @@ class Planning:
         if self.sequential is None:
             return
         if self.method == "threshold" and self.compensation in (None, "none"):
-            raise UsageError("--sequential solves for new weights: give --compensate with --method threshold")
-        check_count("--sequential", self.sequential, least=2)
+            raise UsageError('`sequential` solves for new weights: give `compensation` with `method="threshold"`')
+        check_count("sequential", self.sequential, least=2)
 
     def check(self) -> None:
         """Refuse what no model can be planned by, or timed on this machine: before anything is done.
@@ -52,8 +68,7 @@ class Planning:
             UsageError: an unknown policy, criterion or compensation.
             ExportError: the runtime lacks something.
         """
-        if self.policy is not None and not isinstance(self.policy, Policy | KeepLatency):
-            raise UsageError(f"{self.policy!r} is no policy; give one such as KeepParams(0.8), see slimdiff_fx.slim")
+        check_policy(self.policy)
         if self.compensation not in (None, *COMPENSATIONS):
             raise UsageError(f"unknown compensation {self.compensation!r}; there are {', '.join(COMPENSATIONS)}")
         choose(self.criterion)

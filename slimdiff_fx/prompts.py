@@ -99,10 +99,10 @@ def choose_samples(prompts: Sequence[str], samples: int, seed: int) -> tuple[Cyc
     Raises:
         UsageError: no prompts, or fewer than one sample asked for.
     """
-    check_count("--samples", samples)
-    check_seed("--seed", seed)
+    check_count("samples", samples)
+    check_seed("seed", seed)
     if not prompts:
-        raise UsageError("there are no prompts to calibrate on; give --prompts FILE or --images DIR")
+        raise UsageError("there are no prompts to calibrate on; give `prompts` or `images`")
     order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed)).tolist()
     chosen = Cycled(tuple(prompts[place] for place in order[:samples]), samples)
     note = None

@@ -23,7 +23,7 @@ from slimdiff_fx.first_line import first_line
 # A rank that makes no denoiser call for so long hangs, or is lost on another machine.
 PATIENCE = timedelta(minutes=30)
 _LOOK_EVERY = 0.2  # seconds
-_GO_ON = "the same command with --resume goes on from what the ranks had written"
+_GO_ON = "the same command with `resume` goes on from what the ranks had written"
 # Ranks of one agent of torchrun are processes of one machine, whose ids say which are alive.
 _AGENT = "GROUP_RANK"
 
@@ -134,13 +134,13 @@ def own_device(device: str, local_rank: int) -> str:
     if kind == "cpu":
         return device
     if kind != "cuda":
-        raise UsageError(f"several ranks run on cpu or cuda, not on {device!r}; give --device cpu or cuda")
+        raise UsageError(f'several ranks run on cpu or cuda, not on {device!r}; give `device="cpu"` or cuda')
     if index:
-        raise UsageError(f"each rank takes a GPU of its own, so {device!r} can't be for all; give --device cuda")
+        raise UsageError(f'each rank takes a GPU of its own, so {device!r} can\'t be for all; give `device="cuda"`')
     if not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch finds no GPU here; give --device cpu")
+        raise UsageError('`device="cuda"`: torch finds no GPU here; give `device="cpu"`')
     if not dist.is_nccl_available():
-        raise UsageError("--device cuda: this build of torch has no NCCL, by which ranks on GPUs talk; use another")
+        raise UsageError('`device="cuda"`: this build of torch has no NCCL, by which ranks on GPUs talk; use another')
     if local_rank >= torch.cuda.device_count():
         raise UsageError(
             f"rank {local_rank} of this machine would take cuda:{local_rank}, and there are "

@@ -22,7 +22,7 @@ from slimdiff_fx.trajectory import NoisyPictures, Sample, given_pictures, in_pla
 
 # Rows of the rehearsed call: what depends on the batch shows at two.
 _ROWS = 2
-_INSTEAD = "calibrate on --calibrate-on trajectory"
+_INSTEAD = 'give `calibrate_on="trajectory"`'
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,8 @@ class Sampling:
         Raises:
             UsageError: steps below 1, or guidance that is no number, negative or not finite.
         """
-        check_count("--steps", steps)
-        check_number("--guidance", guidance)
+        check_count("steps", steps)
+        check_number("guidance", guidance)
         return replace(
             self,
             steps=self.steps if steps is None else steps,
@@ -106,11 +106,11 @@ def step_count(pipe: DiffusionPipeline, sampling: Sampling) -> int:
         raise UsageError(f"{type(pipe).__name__} isn't called with a number of steps; give a pipeline that denoises")
     steps = parameter.default if sampling.steps is None else sampling.steps
     if not isinstance(steps, int):
-        raise UsageError(f"{type(pipe).__name__} has no number of steps of its own; give --steps")
+        raise UsageError(f"{type(pipe).__name__} has no number of steps of its own; give `steps`")
     trained = getattr(pipe.scheduler.config, "num_train_timesteps", None)
     if isinstance(trained, int) and steps > trained:
         raise UsageError(
-            f"--steps is {steps}, and {type(pipe.scheduler).__name__} has {trained} timesteps; give at most {trained}"
+            f"`steps` is {steps}, and {type(pipe.scheduler).__name__} has {trained} timesteps; give at most {trained}"
         )
     return steps
 

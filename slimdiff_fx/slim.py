@@ -12,6 +12,7 @@ import torch
 from diffusers import DiffusionPipeline, ModelMixin
 from torch import nn
 
+from passes.arguments import check_kind
 from passes.calibrate import Batch, calibrate
 from passes.compensation import Compensation
 from passes.errors import UsageError
@@ -35,7 +36,8 @@ from slimdiff_fx.first_line import first_line
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.outcome import measure_latency
 from slimdiff_fx.listener import SILENT, Listener, timed
-from slimdiff_fx.planning import Planning, plan_from
+from slimdiff_fx.planning import Planning, check_policy, plan_from
+from slimdiff_fx.progress_bar import BarListener
 from slimdiff_fx.ranks import ALONE, Ranks
 from slimdiff_fx.reference import make_reference
 from slimdiff_fx.rehearse import rehearse
@@ -74,7 +76,8 @@ def slim(
     check: bool = True,
     in_place: bool = False,
     ranks: Ranks = ALONE,
-    listener: Listener = SILENT,
+    progress: bool = True,
+    listener: Listener | None = None,
 ) -> SlimResult:
     """Slim a pipeline's denoiser, with no training.
 
@@ -107,7 +110,8 @@ def slim(
             says so when it is called; the slim model and program share theirs, and the pipelines their other parts.
         ranks: processes that share the calibration, see `slimdiff_fx.ranks.joined_ranks`. Each has to call this with
             the same arguments, and gets the same statistics and plan.
-        listener: told about stages and progress.
+        progress: show a bar, unless the pipeline's `set_progress_bar_config(disable=True)` turned bars off.
+        listener: told about stages and progress, in place of the bar.
 
     Returns:
         The slim program, eager model and pipeline, with the plan and what was measured.
@@ -115,6 +119,11 @@ def slim(
     Raises:
         SlimDiffError: see `passes.errors`; nothing is changed in what was passed, with `in_place` neither.
     """
+    check_kind("pipe_or_model", pipe_or_model, (DiffusionPipeline, nn.Module), "a pipeline that from_pretrained loaded")
+    check_policy(policy)
+    if listener is None:
+        shown = progress and ranks.rank == 0
+        listener = BarListener(getattr(pipe_or_model, "_progress_bar_config", {})) if shown else SILENT
     seconds: dict[str, float] = {}
     # refuse what contradicts itself before hours of calibration
     chosen_method = choose_method(method, policy, criterion, compensation)

@@ -50,7 +50,7 @@ class SlimIPAdapterMixin:
         if narrow is not None:
             raise UsageError(
                 f"{narrow!r} has narrower heads, and an IP-Adapter brings keys and values for whole ones; slim with "
-                "--method obs, which removes whole heads, or use the IP-Adapter on the dense model"
+                '`method="obs"`, which removes whole heads, or use the IP-Adapter on the dense model'
             )
         plan: SlimPlan = self.plan_from_dense()  # type: ignore[attr-defined]
         return linear_cuts(plan)

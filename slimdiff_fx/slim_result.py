@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from slimdiff_fx.latency.outcome import Latency
 from slimdiff_fx.reference import Reference
 from slimdiff_fx.statistics_file import StoredStatistics
 from slimdiff_fx.summary import Summary
+from slimdiff_fx.tables import change, short
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,36 @@ class SlimResult:
     analysis: Mapping[str, Any] | None = None
     replan: Callable[[Policy], SlimPlan] | None = field(default=None, repr=False, compare=False)
     reference: Reference | None = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        lines = (f"  {label:<14} {text}" for label, text in self._figures())
+        return "\n".join([self._title(), *lines])
+
+    def _repr_html_(self) -> str:
+        """Show the same as a table, in notebooks."""
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{escape(label)}</th><td style='text-align:left'>{escape(text)}</td></tr>"
+            for label, text in self._figures()
+        )
+        return f"<table><caption style='text-align:left'>{escape(self._title())}</caption>{rows}</table>"
+
+    def _title(self) -> str:
+        place = (
+            type(self.model).__name__
+            if self.pipe is None
+            else f"{type(self.model).__name__} in {type(self.pipe).__name__}"
+        )
+        return f"SlimResult: {place}, by {self.plan.policy.get('method', 'a plan of its own')}"
+
+    def _figures(self) -> list[tuple[str, str]]:
+        """Give four lines, of label and text."""
+        found, expected, proof = self.summary, self.plan.predicted.get("relative_mse"), self.validation
+        return [
+            ("parameters", _change(found.params, found.params_kept)),
+            ("multiply-adds", _change(found.macs, found.macs_kept)),
+            ("error", "none expected" if expected is None else f"{expected:.1e} expected, relative squared"),
+            ("proof", "left out" if proof is None else f"slim equals masked dense to {proof.relative_error:.1e}"),
+        ]
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Save a pipeline folder that `DiffusionPipeline.from_pretrained` loads; see `slimdiff_fx.checkpoint`.
@@ -93,3 +125,7 @@ class SlimResult:
         from slimdiff_fx.hub import push_result
 
         return push_result(self, repo_id, private=private, token=token, create_pr=create_pr)
+
+
+def _change(dense: int, slim: int) -> str:
+    return f"{short(dense)} → {short(slim)} ({change(slim / dense if dense else 1.0)})"

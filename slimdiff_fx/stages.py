@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from passes.arguments import check_kind
 from passes.calibrate import calibrate
 from passes.capture import capture as capture_module
 from passes.compensation import Compensation
@@ -26,6 +27,7 @@ from passes.validate import validate
 from slimdiff_fx.denoisers import DenoiserInputs, capture_denoiser
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.refine import plan_within_latency
+from slimdiff_fx.planning import check_policy
 
 __all__ = ["analyze", "calibrate", "capture", "convert", "lower", "prepare"]
 
@@ -39,9 +41,10 @@ def capture(model: nn.Module, inputs: DenoiserInputs | None = None, **sizes: Any
         sizes: example sizes for that: batch, height, width, tokens, seed.
 
     Raises:
-        UsageError: a class that isn't supported.
+        UsageError: no module, or of a class that isn't supported.
         CaptureError: it can't be captured.
     """
+    check_kind("model", model, nn.Module, "a diffusers denoiser, such as pipe.unet or pipe.transformer")
     if inputs is None:
         return capture_denoiser(model, **sizes)
     return capture_module(
@@ -59,7 +62,11 @@ def prepare(
         timesteps: the scheduler's range, [0, timesteps).
         moments: take second moments, which every method but "threshold" needs.
         attention_weights: measure what the criteria "entropy" and "confidence" need.
+
+    Raises:
+        UsageError: something else than a program.
     """
+    check_kind("program", program, Program, "the program that slimdiff_fx.capture gives")
     return instrument(
         program, find_sites(program), timesteps=timesteps, moments=moments, attention_weights=attention_weights
     )
@@ -84,9 +91,12 @@ def analyze(
         compensation: for "threshold": "none", "bias" or "lstsq".
 
     Raises:
+        UsageError: something else than an instrumented program, or than a policy.
         CalibrationError: nothing was observed yet.
         BudgetError: the budget can't be met; says the least that can.
     """
+    check_kind("prepared", prepared, Instrumented, "what slimdiff_fx.prepare(program) gives, after calibration")
+    check_policy(policy)
     statistics = prepared.statistics()
     if not statistics.calls:
         raise CalibrationError("nothing was observed yet; run slimdiff_fx.calibrate(prepared, batches) first")
@@ -128,10 +138,13 @@ def convert(program: Program, plan: SlimPlan, *, check: bool = True) -> Program:
         The slim program. It owns its weights: neither `program`, its model nor the plan changes with it.
 
     Raises:
+        UsageError: something else than a program and a plan.
         PlanError: the plan is of another model.
         CouplingError: a removal would reach beyond its site.
         ValidationError: the result isn't equal.
     """
+    check_kind("program", program, Program, "the program that slimdiff_fx.capture gives")
+    check_kind("plan", plan, SlimPlan, "the plan that slimdiff_fx.analyze gives")
     slimmed = owned(rewrite(program, plan))
     if not check:
         return slimmed

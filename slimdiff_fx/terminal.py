@@ -24,6 +24,7 @@ from rich.table import Column
 from rich.text import Text
 
 from slimdiff_fx.listener import Listener
+from slimdiff_fx.option_words import in_options
 from slimdiff_fx.pace import Pace
 
 _WIDE = 100  # columns
@@ -88,7 +89,7 @@ class TerminalListener(Listener):
 
     def note(self, text: str) -> None:
         """Print a note."""
-        self.console.print(f"[yellow]note[/yellow] {text}", highlight=False)
+        self.console.print(f"[yellow]note[/yellow] {in_options(text)}", highlight=False)
 
     @contextmanager
     def steps(self, name: str, total: int, done: int, unit: str, each: int = 1) -> Iterator[None]:

@@ -132,7 +132,7 @@ def chosen_steps(steps: int, observe: int | None, seed: int) -> frozenset[int]:
     Raises:
         UsageError: `observe` is below 1.
     """
-    check_count("--observe-steps", observe)
+    check_count("observe_steps", observe)
     if observe is None or observe >= steps:
         return frozenset(range(steps))
     generator = torch.Generator().manual_seed(seed)
@@ -165,7 +165,7 @@ def given_pictures(pipe: DiffusionPipeline, samples: Sequence[Sample]) -> dict[s
         return {}
     files = [sample.image.file for sample in samples if sample.image is not None]
     if len(files) < len(samples):
-        raise UsageError(f"{type(pipe).__name__} needs pictures to calibrate on; give --images DIR")
+        raise UsageError(f"{type(pipe).__name__} needs pictures to calibrate on; give `images`")
     return picture_inputs(pipe, files)
 
 
@@ -222,7 +222,7 @@ class NoisyPictures:
         if latents.shape[2:] != sample.shape[2:] or latents.shape[1] > sample.shape[1]:
             raise UsageError(
                 f"pictures of {height} by {width} become latents of {list(latents.shape[1:])}, and the denoiser takes "
-                f"{list(sample.shape[1:])}; calibrate on --calibrate-on trajectory"
+                f'{list(sample.shape[1:])}; give `calibrate_on="trajectory"`'
             )
         return latents
 

@@ -97,7 +97,7 @@ def choose_variant(model: str, files: Mapping[str, Iterable[str]], asked: str | 
     if len(common) == 1:
         return common.pop()
     if common:
-        raise UsageError(f"{model} has its weights as several variants, {_listed(common)}; choose one with --variant")
+        raise UsageError(f"{model} has its weights as several variants, {_listed(common)}; choose one with `variant`")
     each = "; ".join(f"{name} has {_listed(variants)}" for name, variants in needy.items())
     raise CheckpointError(
         f"{model}: no one variant has all weights ({each}); load it in Python, component by component, and save it anew"
@@ -122,7 +122,7 @@ def _asked(model: str, found: Mapping[str, _Weights], asked: str) -> str:
             raise UsageError(f"{model}: {name} has {_listed(weights.safe)}, and neither {asked} nor plain weights")
     if not any(asked in weights.safe for weights in found.values()):
         others = {each for weights in found.values() for each in weights.safe if each is not None}
-        there = f"there is {_listed(others)}" if others else "there is none, so leave --variant out"
+        there = f"there is {_listed(others)}" if others else "there is none, so leave `variant` out"
         raise UsageError(f"{model} has no weights of the variant {asked!r}; {there}")
     return asked
 

@@ -47,14 +47,14 @@ class KeepLatency:
     uniform: bool = False
 
     def __post_init__(self) -> None:
-        check_fraction("keep-latency", self.fraction)
+        check_fraction("KeepLatency", self.fraction)
         check_normalization(self.normalize)
         check_align(self.align)
         runtime(self.backend)
         for name, value in {**self.sizes, "threads": self.threads}.items():
-            check_count(f"the latency's {name}", value)
+            check_count(f"KeepLatency.{name}", value)
         if self.threads is not None and self.threads > MOST_THREADS:
-            raise UsageError(f"the latency's threads is {self.threads}; give at most {MOST_THREADS}")
+            raise UsageError(f"`KeepLatency.threads` is {self.threads}; give at most {MOST_THREADS}")
 
     @property
     def sizes(self) -> dict[str, int | None]:

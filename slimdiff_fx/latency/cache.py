@@ -103,9 +103,7 @@ class LatencyCache:
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CheckpointError(
-                f"could not make {self.file.parent}: {error.strerror}; give --latency-cache"
-            ) from error
+            raise CheckpointError(f"could not make {self.file.parent}: {error.strerror}; give `cache`") from error
         with locked(self.file):
             self._entries = {**self._read(), key: value}
             with replaced_file(self.file) as partial:

@@ -55,7 +55,7 @@ def check_int8(format: str, mode: str) -> None:
     if modes is None:
         raise UsageError(f"no export format {format!r}; int8 is offered with {', '.join(INT8_MODES)}")
     if mode not in modes:
-        raise UsageError(f"--int8 {mode} is not offered with --format {format}; there {_are(modes)}")
+        raise UsageError(f'`int8="{mode}"` is not offered with `format="{format}"`; there {_are(modes)}')
 
 
 def export_int8(
