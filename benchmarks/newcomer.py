@@ -159,7 +159,8 @@ def cells_of(notebook: Mapping[str, Any]) -> str:
 
 def _text_of(output: Mapping[str, Any]) -> str:
     if output["output_type"] == "stream":
-        return "".join(output["text"])
+        # Bars and warnings of other libraries go to stderr, as they do for the other steps.
+        return "".join(output["text"]) if output["name"] == "stdout" else ""
     return "".join(output.get("data", {}).get("text/plain", ())) + "\n"
 
 

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
+from importlib import metadata
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -29,14 +29,21 @@ from slimdiff_fx.option_words import in_options
 from slimdiff_fx.policy_options import LatencyOptions, choose_policy, is_by_score
 from slimdiff_fx.quiet_logging import quiet_logging
 
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     name="slimdiff-fx",
     help="Slim diffusion denoisers with no training, by what their activations carry.",
-    no_args_is_help=True,
-    add_completion=False,
+    context_settings=_SETTINGS,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
 )
+_HINT = """\
+Most people need one line:
+
+  slimdiff-fx slim MODEL -o DIR
+
+MODEL is a diffusers pipeline folder, a hub id, or `emoji`, which is built in.
+DIR is the folder to write. `slimdiff-fx --help` lists the other commands."""
 _Command = TypeVar("_Command", bound=Callable[..., None])
 _INTERRUPTED = 130
 # What another option, file or folder would mend; everything else went wrong on the way, and exits with 1.
@@ -50,6 +57,25 @@ def main() -> None:
     if os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE") == "PASSIVE":
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # GNU's: some microseconds, as operators follow one another
     app()
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        versions = (f"{name} {metadata.version(name)}" for name in ("slimdiff-fx", "torch", "diffusers"))
+        print(", ".join(versions))  # asks the packages' records: importing them takes seconds
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    """Slim diffusion denoisers with no training, by what their activations carry."""
+    if context.invoked_subcommand is None:
+        print(_HINT)
 
 
 def _guarded(command: _Command) -> _Command:
@@ -99,11 +125,11 @@ def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 128)
 
 
-@app.command()
+@app.command(context_settings=_SETTINGS)
 @_guarded
 def slim(
     model: opt.Model,
-    out: opt.OutFolder,
+    *,
     prompts: opt.Prompts = None,
     images: opt.Images = None,
     calibrate_on: opt.CalibrateOnOption = None,
@@ -112,11 +138,15 @@ def slim(
     observe_steps: opt.ObserveSteps = None,
     guidance: opt.Guidance = None,
     seed: opt.Seed = 0,
-    method: opt.MethodOption = None,
+    timestep_weights: opt.TimestepWeightsOption = opt.TimestepWeights.uniform,
+    batch: opt.Batch = 16,
     tau: opt.Tau = None,
     keep_params: opt.KeepParamsOption = None,
     keep_macs: opt.KeepMacsOption = None,
     keep_latency: opt.KeepLatencyOption = None,
+    max_error: opt.MaxErrorOption = None,
+    align: opt.AlignOption = None,
+    uniform: opt.Uniform = False,
     backend: opt.Backend = None,
     latency_batch: opt.LatencyBatch = None,
     latency_height: opt.LatencyHeight = None,
@@ -124,26 +154,23 @@ def slim(
     latency_tokens: opt.LatencyTokens = None,
     latency_threads: opt.LatencyThreads = None,
     latency_cache: opt.LatencyCache = None,
-    max_error: opt.MaxErrorOption = None,
-    align: opt.AlignOption = None,
-    uniform: opt.Uniform = False,
+    method: opt.MethodOption = None,
     criterion: opt.Criterion = None,
     normalize: opt.NormalizeOption = opt.Normalize.max,
     compensate: opt.CompensateOption = None,
     sequential: opt.Sequential = None,
-    timestep_weights: opt.TimestepWeightsOption = opt.TimestepWeights.uniform,
     moments_folder: opt.MomentsFolder = None,
-    batch: opt.Batch = 16,
+    device: opt.Device = "auto",
+    dtype: opt.LoadDtype = opt.Dtype.auto,
+    variant: opt.Variant = None,
+    resume: opt.Resume = False,
+    out: opt.OutFolder,
     pictures: opt.Pictures = 8,
     sweep: opt.Sweep = 0,
-    device: opt.Device = "cpu",
-    dtype: opt.LoadDtype = opt.Dtype.float32,
-    variant: opt.Variant = None,
     overwrite: opt.Overwrite = False,
-    resume: opt.Resume = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Calibrate, analyze, rewrite, validate, save, report: the main job."""
+    """Slim a pipeline: calibrate, analyze, rewrite, validate, draw, save. This is the main job."""
     from slimdiff_fx import commands
     from slimdiff_fx.calibration_checkpoint import resumable
 
@@ -199,26 +226,27 @@ def slim(
         )
 
 
-@app.command()
+@app.command(context_settings=_SETTINGS)
 @_guarded
 def inspect(
     model: opt.Model,
-    device: opt.Device = "cpu",
-    dtype: opt.LoadDtype = opt.Dtype.float32,
+    *,
+    device: opt.Device = "auto",
+    dtype: opt.LoadDtype = opt.Dtype.auto,
     variant: opt.Variant = None,
     debug: opt.Debug = False,
 ) -> None:
-    """List every site: heads, widths, params, MACs; and what is left whole, with the reason."""
+    """List every site with its size and cost, and what is left whole with the reason."""
     from slimdiff_fx import commands
 
     commands.inspect_command(model, device, dtype.value, _console(), variant)
 
 
-@app.command()
+@app.command(context_settings=_SETTINGS)
 @_guarded
 def calibrate(
     model: opt.Model,
-    out: opt.OutFile,
+    *,
     prompts: opt.Prompts = None,
     images: opt.Images = None,
     calibrate_on: opt.CalibrateOnOption = None,
@@ -230,13 +258,14 @@ def calibrate(
     moments: opt.MomentsOption = True,
     attention_weights: opt.AttentionWeights = False,
     timestep_weights: opt.TimestepWeightsOption = opt.TimestepWeights.uniform,
-    moments_folder: opt.MomentsFolder = None,
     batch: opt.Batch = 16,
-    device: opt.Device = "cpu",
-    dtype: opt.LoadDtype = opt.Dtype.float32,
+    moments_folder: opt.MomentsFolder = None,
+    device: opt.Device = "auto",
+    dtype: opt.LoadDtype = opt.Dtype.auto,
     variant: opt.Variant = None,
-    overwrite: opt.Overwrite = False,
     resume: opt.Resume = False,
+    out: opt.OutFile,
+    overwrite: opt.Overwrite = False,
     debug: opt.Debug = False,
 ) -> None:
     """Watch the denoiser run on a calibration set, and write the statistics (.safetensors)."""
@@ -271,17 +300,19 @@ def calibrate(
         )
 
 
-@app.command()
+@app.command(context_settings=_SETTINGS)
 @_guarded
 def plan(
     model: opt.Model,
-    statistics: Annotated[Path, typer.Option("--statistics", callback=opt.expanded, help="What `calibrate` wrote.")],
-    out: opt.OutFile,
-    method: opt.MethodOption = None,
+    *,
+    statistics: opt.Statistics,
     tau: opt.Tau = None,
     keep_params: opt.KeepParamsOption = None,
     keep_macs: opt.KeepMacsOption = None,
     keep_latency: opt.KeepLatencyOption = None,
+    max_error: opt.MaxErrorOption = None,
+    align: opt.AlignOption = None,
+    uniform: opt.Uniform = False,
     backend: opt.Backend = None,
     latency_batch: opt.LatencyBatch = None,
     latency_height: opt.LatencyHeight = None,
@@ -289,15 +320,14 @@ def plan(
     latency_tokens: opt.LatencyTokens = None,
     latency_threads: opt.LatencyThreads = None,
     latency_cache: opt.LatencyCache = None,
-    max_error: opt.MaxErrorOption = None,
-    align: opt.AlignOption = None,
-    uniform: opt.Uniform = False,
+    method: opt.MethodOption = None,
     criterion: opt.Criterion = None,
     normalize: opt.NormalizeOption = opt.Normalize.max,
     compensate: opt.CompensateOption = None,
-    device: opt.Device = "cpu",
-    dtype: opt.LoadDtype = opt.Dtype.float32,
+    device: opt.Device = "auto",
+    dtype: opt.LoadDtype = opt.Dtype.auto,
     variant: opt.Variant = None,
+    out: opt.OutFile,
     overwrite: opt.Overwrite = False,
     debug: opt.Debug = False,
 ) -> None:
@@ -339,15 +369,16 @@ def plan(
     )
 
 
-@app.command()
+@app.command(context_settings=_SETTINGS)
 @_guarded
 def apply(
     model: opt.Model,
-    plan: Annotated[Path, typer.Option("--plan", callback=opt.expanded, help="What `plan` wrote.")],
-    out: opt.OutFolder,
-    device: opt.Device = "cpu",
-    dtype: opt.LoadDtype = opt.Dtype.float32,
+    *,
+    plan: opt.Plan,
+    device: opt.Device = "auto",
+    dtype: opt.LoadDtype = opt.Dtype.auto,
     variant: opt.Variant = None,
+    out: opt.OutFolder,
     overwrite: opt.Overwrite = False,
     debug: opt.Debug = False,
 ) -> None:
@@ -357,40 +388,23 @@ def apply(
     commands.apply_command(model, plan, out, device, dtype.value, overwrite, _console(), variant)
 
 
-@app.command()
+@app.command(context_settings=_SETTINGS)
 @_guarded
 def export(
     model: opt.Model,
-    format: Annotated[opt.Format, typer.Option("--format", help="What to export to.")],
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", callback=opt.expanded, help="File to write; in the pipeline's folder by default."),
-    ] = None,
-    dtype: Annotated[opt.Dtype, typer.Option("--dtype", help="Precision of the exported weights.")] = opt.Dtype.float32,
-    target: Annotated[
-        opt.Target | None,
-        typer.Option("--target", help="ONNX for any runtime (default), or with operators only ONNX Runtime has."),
-    ] = None,
-    opset: Annotated[
-        int | None, typer.Option("--opset", min=18, max=25, help="ONNX operator set, 18 to 25; 20 by default.")
-    ] = None,
-    int8: Annotated[
-        opt.Int8 | None,
-        typer.Option(
-            "--int8", help="Quantize: onnx static or dynamic, openvino weights, pt2, aoti, executorch static."
-        ),
-    ] = None,
-    prompts: opt.Prompts = None,
-    samples: Annotated[
-        int | None, typer.Option("--samples", min=1, help="With --int8 static: how many prompts. [8]")
-    ] = None,
-    steps: opt.Steps = None,
-    seed: opt.Seed = 0,
-    residuals: Annotated[
-        list[opt.Residuals] | None,
-        typer.Option("--residuals", help="Make inputs of what these add inside the UNet; can be given twice."),
-    ] = None,
+    *,
+    int8: opt.Int8Option = None,
+    prompts: opt.Int8Prompts = None,
+    samples: opt.Int8Samples = None,
+    steps: opt.Int8Steps = None,
+    seed: opt.Int8Seed = 0,
     variant: opt.Variant = None,
+    format: opt.ExportFormat,
+    out: opt.ExportFile = None,
+    dtype: opt.ExportDtype = opt.Dtype.auto,
+    target: opt.ExportTarget = None,
+    opset: opt.Opset = None,
+    residuals: opt.ExportResiduals = None,
     overwrite: opt.Overwrite = False,
     debug: opt.Debug = False,
 ) -> None:
@@ -412,20 +426,16 @@ def export(
     export_command.export_command(model, format.value, out, options, overwrite, _console())
 
 
-@app.command()
+@app.command(context_settings=_SETTINGS)
 @_guarded
 def report(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", callback=opt.expanded, help="Folder that `slim` or `apply` wrote.")
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", callback=opt.expanded, help="Page to write; report.html in the folder by default."),
-    ] = None,
+    folder: opt.ReportFolder,
+    *,
+    out: opt.Page = None,
     overwrite: opt.Overwrite = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Write one self-contained HTML page on what was slimmed, that opens with no network."""
+    """Make the page on a slim folder anew: one file that opens with no network."""
     from slimdiff_fx.page.write_page import write_page
 
     file = write_page(folder, out, overwrite=overwrite)

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from passes.errors import UsageError
 from passes.program import Program
+from slimdiff_fx.auto_choice import AUTO
 from slimdiff_fx.captured import capture_pipeline
 from slimdiff_fx.command_outputs import check_file_output, note_edited
 from slimdiff_fx.input_sizes import input_sizes
@@ -28,6 +29,9 @@ from slimdiff_fx.quantize.int8_report import Int8Report
 from slimdiff_fx.ranks import refuse_ranks
 from slimdiff_fx.sampling import denoiser_name
 from slimdiff_fx.terminal import TerminalListener
+
+# These take a program in bfloat16 as it is; the others begin with float32.
+_ANY_DTYPE = ("pt2", "aoti")
 
 if TYPE_CHECKING:
     from slimdiff_fx.export_tensorrt import TensorRTReport
@@ -48,7 +52,7 @@ class ExportOptions:
     """The options of an export, as the user gave them; None where nothing was given.
 
     Attributes:
-        dtype: precision of the exported weights.
+        dtype: precision of the exported weights; "auto" is the checkpoint's own where the format has it, else float32.
         opset: ONNX operator set.
         target: ONNX for any runtime, or with operators only ONNX Runtime has.
         int8: how to quantize, see `slimdiff_fx.quantize.export_int8`.
@@ -60,7 +64,7 @@ class ExportOptions:
         variant: of the weight files to load.
     """
 
-    dtype: str = "float32"
+    dtype: str = AUTO
     opset: int | None = None
     target: str | None = None
     int8: str | None = None
@@ -82,7 +86,7 @@ class ExportOptions:
         check_seed("seed", self.seed)
         if format != "onnx" and (self.opset is not None or self.target is not None):
             raise UsageError(f"--opset and --target are of ONNX; leave them out with --format {format}")
-        if format == "executorch" and self.dtype != "float32":
+        if format == "executorch" and self.dtype not in (AUTO, "float32"):
             raise UsageError("--format executorch writes float32; leave --dtype out")
         if self.int8 is not None:
             if self.residuals:
@@ -90,7 +94,7 @@ class ExportOptions:
                     "--int8 is calibrated on plain sampling, which gives no residuals; leave --residuals out"
                 )
             check_int8(format, self.int8)
-            if self.dtype != "float32":
+            if self.dtype not in (AUTO, "float32"):
                 raise UsageError(f"--int8 quantizes float32 weights; leave --dtype {self.dtype} out")
         elif (self.prompts, self.samples, self.steps) != (None, None, None):
             raise UsageError("--prompts, --samples and --steps say what int8 is calibrated on; give --int8 with them")
@@ -115,7 +119,8 @@ def export_command(
     start = time.perf_counter()
     listener = TerminalListener(console, ("load", "capture", "export"))
     with listener.stage("load"):
-        loaded = load_pipeline(model, variant=options.variant)
+        own = options.dtype == AUTO and options.int8 is None and format in _ANY_DTYPE
+        loaded = load_pipeline(model, variant=options.variant, dtype=AUTO if own else "float32")
     note_edited(loaded.edited, listener)
     inside = loaded.folder if loaded.folder is not None and model != EMOJI else Path()
     file = inside / _default_name(denoiser_name(loaded.pipe), format, options) if out is None else out
@@ -138,7 +143,7 @@ def export_command(
         from slimdiff_fx.export_tensorrt import export_tensorrt
 
         with listener.stage("export"):
-            tensorrt = export_tensorrt(captured.program, file, dtype=DTYPES[options.dtype])
+            tensorrt = export_tensorrt(captured.program, file, dtype=DTYPES.get(options.dtype))
         _tell_tensorrt(tensorrt, console)
     else:
         with listener.stage("export"):
@@ -184,7 +189,7 @@ def _check_output(model: str, format: str, file: Path, options: ExportOptions, o
 
 
 def _export(program: Program, format: str, file: Path, options: ExportOptions) -> ParityReport:
-    dtype = DTYPES[options.dtype]
+    dtype = DTYPES.get(options.dtype)
     if format == "onnx":
         from slimdiff_fx.export_onnx import OPSET, export_onnx
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import nn
 
 from passes.errors import CheckpointError, SlimDiffError, UsageError
 from passes.refuse_quantized import is_quantized
+from slimdiff_fx.auto_choice import AUTO, chosen_device, chosen_dtype, stored_dtype
 from slimdiff_fx.first_line import first_line
 from slimdiff_fx.hub import hub_files
 from slimdiff_fx.output_paths import expand
@@ -63,16 +63,18 @@ def load_pipeline(
 
     Args:
         model: folder, hub id, or "emoji".
-        device: as torch names it.
-        dtype: "float32", "float16" or "bfloat16"; weights stored in another are cast.
+        device: as torch names it, or "auto".
+        dtype: "float32", "float16" or "bfloat16"; weights stored in another are cast. "auto" is what they are stored
+            in, and float32 for float16 on a CPU; see `slimdiff_fx.auto_choice`.
         variant: of the weight files, such as "fp16"; None takes plain ones, and the variant there is if there are none.
 
     Raises:
         UsageError: unknown dtype or device, or no such variant.
         CheckpointError: no such pipeline, no network, damaged files, or weights that aren't finite. Names the file.
     """
-    if dtype not in DTYPES:
-        raise UsageError(f"unknown dtype {dtype!r}; there are {', '.join(DTYPES)}")
+    if dtype not in DTYPES and dtype != AUTO:
+        raise UsageError(f"unknown dtype {dtype!r}; there are {AUTO}, {', '.join(DTYPES)}")
+    device = chosen_device(device)
     place = _device(device)
     folder = _local_folder(model)
     edited: tuple[str, ...] = ()
@@ -83,7 +85,7 @@ def load_pipeline(
         check_name(variant)
     try:
         with quiet_libraries():
-            pipe = _from_folder_or_hub(model, folder, variant, DTYPES[dtype])
+            pipe = _from_folder_or_hub(model, folder, variant, dtype, device)
             check_weights(pipe, model)
             pipe.to(place)
     except SlimDiffError:
@@ -137,8 +139,18 @@ def _local_folder(model: str) -> Path | None:
     )
 
 
-def _from_folder_or_hub(model: str, folder: Path | None, variant: str | None, dtype: torch.dtype) -> DiffusionPipeline:
-    load = functools.partial(DiffusionPipeline.from_pretrained, dtype=dtype, use_safetensors=True)
+def _from_folder_or_hub(
+    model: str, folder: Path | None, variant: str | None, dtype: str, device: str
+) -> DiffusionPipeline:
+    def load(place: str, *, variant: str | None) -> DiffusionPipeline:
+        chosen = dtype
+        if dtype == AUTO:
+            # Of the hub's files the same are loaded again below, from the local cache.
+            local = folder or Path(DiffusionPipeline.download(model, variant=variant, use_safetensors=True))
+            denoiser = denoiser_in(local)
+            chosen = chosen_dtype(None if denoiser is None else stored_dtype(local / denoiser, variant), device)
+        return DiffusionPipeline.from_pretrained(place, variant=variant, dtype=DTYPES[chosen], use_safetensors=True)
+
     if folder is not None:
         return load(str(folder), variant=variant)
     try:

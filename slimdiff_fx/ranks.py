@@ -18,6 +18,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from passes.errors import RankError, SilentRankError, SlimDiffError, UsageError
+from slimdiff_fx.auto_choice import chosen_device
 from slimdiff_fx.first_line import first_line
 
 # A rank that makes no denoiser call for so long hangs, or is lost on another machine.
@@ -95,8 +96,8 @@ def joined_ranks(device: str = "cpu") -> Iterator[Ranks]:
     checkpoints stay whole. Of an error that ends them all, one rank tells; the others raise `SilentRankError`.
 
     Args:
-        device: "cpu" talks by gloo. "cuda" talks by NCCL, and rank takes the GPU of its number on its machine. A
-            single process may name any device.
+        device: "auto" is "cuda" where there are GPUs, else "cpu". "cpu" talks by gloo. "cuda" talks by NCCL, and a rank
+            takes the GPU of its number on its machine. A single process may name any device.
 
     Yields:
         This process's place.
@@ -105,6 +106,7 @@ def joined_ranks(device: str = "cpu") -> Iterator[Ranks]:
         UsageError: several ranks can't use the device.
         RankError: they can't reach one another, or one was lost.
     """
+    device = chosen_device(device)
     if started_ranks() == 1:
         yield Ranks(device=device)
         return

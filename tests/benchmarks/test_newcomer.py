@@ -115,6 +115,7 @@ def test_a_notebook_s_cells_and_texts() -> None:
                 "cell_type": "code",
                 "source": ["print(a); a"],
                 "outputs": [
+                    {"output_type": "stream", "name": "stderr", "text": ["100%"]},
                     {"output_type": "stream", "name": "stdout", "text": ["1\n"]},
                     {"output_type": "execute_result", "data": {"text/plain": ["11"], "text/html": ["<b>"]}},
                 ],

@@ -79,8 +79,8 @@ def test_one_call_gives_the_same(toy_pipeline, tmp_path, clock):
         (("--latency-batch", 4), "--latency-batch says what to time"),
         (("--keep-latency", 0.9, "--backend", "abacus"), "no backend 'abacus'"),
         (("--keep-latency", 0.9, "--keep-macs", 0.9), "given together"),
-        (("--keep-latency", 1.2), "keep-latency is 1.2"),
-        (("--keep-latency", 0.9, "--latency-batch", 0), "the latency's batch is 0"),
+        (("--keep-latency", 1.2), "--keep-latency is 1.2"),
+        (("--keep-latency", 0.9, "--latency-batch", 0), "--latency-batch is 0"),
     ],
 )
 def test_what_contradicts_itself_is_refused_at_once(options, message, toy_pipeline, tmp_path):

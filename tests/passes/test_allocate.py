@@ -148,7 +148,7 @@ def test_budgets_that_nothing_meets_say_what_can(case: Case, policy: type[KeepPa
 
 @pytest.mark.parametrize("tau", [-0.1, 1.1, float("nan"), float("inf")])
 def test_thresholds_out_of_range(tau: float) -> None:
-    with pytest.raises(UsageError, match=r"tau is .*\[0, 1\]"):
+    with pytest.raises(UsageError, match=r"`Threshold` is .*\[0, 1\]"):
         Threshold(tau)
 
 

@@ -84,5 +84,5 @@ def test_attention_weights_that_were_not_measured_are_asked_for(criterion: str |
     light = replace(STATISTICS, sites={**STATISTICS.sites, "x.attn": sums})
     score([HEADS, NEURONS], light)
     score([NEURONS], light, criterion)  # no attention, nothing missing
-    with pytest.raises(UsageError, match="calibrate again with --attention-weights"):
+    with pytest.raises(UsageError, match="calibrate again with `attention_weights=True`"):
         score([HEADS, NEURONS], light, criterion)

@@ -143,7 +143,7 @@ def test_like_blocks_stay_alike_within_an_error() -> None:
 
 
 def test_a_threshold_knows_no_common_size() -> None:
-    with pytest.raises(UsageError, match="leave --uniform out"):
+    with pytest.raises(UsageError, match="leave `uniform` out"):
         choose_method("threshold", KeepParams(0.9, uniform=True))
 
 

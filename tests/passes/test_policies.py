@@ -53,7 +53,7 @@ LATENCY = CostTable("latency", "nanoseconds", 100, {})
 
 @pytest.mark.parametrize("fraction", [0.0, -0.5, 1.01, float("nan"), float("inf")])
 def test_shares_of_a_table_out_of_range(fraction: float) -> None:
-    with pytest.raises(UsageError, match="keep-latency is"):
+    with pytest.raises(UsageError, match="`KeepLatency` is"):
         KeepCost(fraction, LATENCY)
 
 

@@ -71,7 +71,7 @@ def test_occupied_folder_is_refused_without_overwrite(tmp_path):
     folder.mkdir()
     with replaced_folder(folder, overwrite=False) as partial:
         (partial / "one").write_text("1")
-    with pytest.raises(CheckpointError, match="--overwrite"), replaced_folder(folder, overwrite=False):
+    with pytest.raises(CheckpointError, match="`overwrite=True`"), replaced_folder(folder, overwrite=False):
         pass
     with pytest.raises(CheckpointError, match="is a file"), replaced_folder(folder / "one", overwrite=True):
         pass

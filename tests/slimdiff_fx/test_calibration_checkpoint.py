@@ -34,7 +34,7 @@ def test_nothing_to_resume_from_is_no_error(checkpoint):
 
 def test_checkpoints_of_another_number_of_ranks_are_refused(checkpoint):
     own_checkpoint(checkpoint, Ranks(2, 3)).touch()
-    with pytest.raises(CheckpointError, match=r"were written by 3 ranks, and this run has 1.*--resume"):
+    with pytest.raises(CheckpointError, match=r"were written by 3 ranks, and this run has 1.*without `resume`"):
         find_checkpoint(checkpoint)
     checkpoint.touch()
     assert find_checkpoint(checkpoint)

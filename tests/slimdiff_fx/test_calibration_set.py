@@ -41,7 +41,7 @@ def test_any_iterable_of_prompts_will_do(pipe, kind):
 
 
 def test_prompts_hold_no_pictures(pipe):
-    with pytest.raises(UsageError, match="give --images DIR"):
+    with pytest.raises(UsageError, match="give `images`"):
         gather_samples(pipe, prompts=("rose",), images=None, samples=1, seed=0, calibrate_on="pictures")
 
 

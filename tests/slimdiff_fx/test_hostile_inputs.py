@@ -96,10 +96,10 @@ def test_numbers_of_a_calibration(tmp_path, command, option, value, message):
             for option in ("--keep-params", "--keep-macs", "--keep-latency", "--max-error", "--tau")
             for value in ("nan", "inf", "-inf", "-0.5")
         ),
-        (("--keep-params", "1.5"), "keep-params is 1.5; it must be above 0 and at most 1"),
-        (("--keep-latency", "0.9", "--latency-batch", "-1"), "the latency's batch is -1"),
+        (("--keep-params", "1.5"), "--keep-params is 1.5; it must be above 0 and at most 1"),
+        (("--keep-latency", "0.9", "--latency-batch", "-1"), "--latency-batch is -1"),
         (("--keep-latency", "0.9", "--latency-threads", "1000000000"), "threads is 1000000000; give at most 1024"),
-        (("--keep-latency", "0.9", "--latency-height", BEYOND), "the latency's height doesn't fit into 64 bits"),
+        (("--keep-latency", "0.9", "--latency-height", BEYOND), "--latency-height doesn't fit into 64 bits"),
         (("--sequential", "1"), "--sequential is 1; give at least 2"),
         (("--sequential", "-2"), "--sequential is -2"),
         (("--sequential", BEYOND), "--sequential doesn't fit"),
@@ -125,21 +125,21 @@ def test_numbers_of_an_export(tmp_path, option):
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({"samples": 0}, "--samples is 0"),
-        ({"samples": 2.5}, "--samples is 2.5; give a whole number"),
-        ({"samples": True}, "--samples is True"),
-        ({"seed": 2**64}, "--seed doesn't fit"),
-        ({"seed": "1"}, "--seed is '1'"),
-        ({"batch": -1}, "--batch is -1"),
-        ({"steps": 0}, "--steps is 0"),
-        ({"steps": 1001}, "--steps is 1001, and .* has 1000 timesteps; give at most 1000"),
-        ({"observe_steps": 0}, "--observe-steps is 0"),
-        ({"guidance": math.nan}, "--guidance is nan"),
-        ({"guidance": "7"}, "--guidance is 7; give a finite number"),
+        ({"samples": 0}, "`samples` is 0"),
+        ({"samples": 2.5}, "`samples` is 2.5; give a whole number"),
+        ({"samples": True}, "`samples` is True"),
+        ({"seed": 2**64}, "`seed` doesn't fit"),
+        ({"seed": "1"}, "`seed` is '1'"),
+        ({"batch": -1}, "`batch` is -1"),
+        ({"steps": 0}, "`steps` is 0"),
+        ({"steps": 1001}, "`steps` is 1001, and .* has 1000 timesteps; give at most 1000"),
+        ({"observe_steps": 0}, "`observe_steps` is 0"),
+        ({"guidance": math.nan}, "`guidance` is nan"),
+        ({"guidance": "7"}, "`guidance` is 7; give a finite number"),
         ({"timestep_weights": [1.0, math.nan] + [1.0] * 8}, "finite numbers"),
         ({"timestep_weights": [math.inf] * 10}, "finite numbers"),
         ({"timestep_weights": ["a"] * 10}, "finite numbers"),
-        ({"sequential": 1}, "--sequential is 1"),
+        ({"sequential": 1}, "`sequential` is 1"),
         ({"policy": 0.5}, "0.5 is no policy"),
         ({"criterion": "beauty"}, "unknown criterion"),
         ({"method": "threshold", "compensation": "prayer"}, "unknown compensation"),
@@ -164,7 +164,7 @@ def test_policies_of_no_number(policy, value):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, "0.5", None])
 def test_thresholds_of_no_number(value):
-    with pytest.raises(UsageError, match=rf"tau is {value}; it must be in"):
+    with pytest.raises(UsageError, match=rf"`Threshold` is {value}; it must be in"):
         slimdiff_fx.Threshold(value)
 
 
@@ -292,7 +292,7 @@ def unconditional():
         (dit, {"prompts": ["²"]}, "class label '²' is no number"),
         (dit, {"prompts": ["9" * 40]}, "is no number"),
         (unconditional, {"prompts": ["a"]}, "DDPMPipeline takes no prompts; leave --prompts out"),
-        (unconditional, {"steps": 2000}, "--steps is 2000, and DDPMScheduler has 1000 timesteps"),
+        (unconditional, {"steps": 2000}, "`steps` is 2000, and DDPMScheduler has 1000 timesteps"),
         (toys.img2img, {"prompts": ["a"]}, "StableDiffusionImg2ImgPipeline needs pictures to calibrate on"),
         (toys.inpainting, {"prompts": ["a"]}, "StableDiffusionInpaintPipeline needs pictures to calibrate on"),
         (toys.instructed, {"prompts": ["a"]}, "StableDiffusionInstructPix2PixPipeline needs pictures"),
@@ -352,7 +352,7 @@ def captured():
             for policy in (slimdiff_fx.KeepParams(1e-9), slimdiff_fx.KeepMacs(0.01))
             for method in ("best", "slimdiff", "obs", "threshold")
         ),
-        ({"sequential": 99}, UsageError, "--sequential is 99; give 2 to"),
+        ({"sequential": 99}, UsageError, "`sequential` is 99; give 2 to"),
         ({"policy": KeepLatency(0.9, "eager", height=10**15)}, UsageError, "can't be made|captured for"),
         ({"policy": KeepLatency(0.9, "eager", batch=10**15)}, UsageError, "can't be made"),
     ],

@@ -106,7 +106,7 @@ def test_only_its_own_kind_and_nothing_are_replaced(kind: str, tmp_path: Path) -
     assert check_output_file(file, described, overwrite=True) == file
     WRITERS[min(own)](file)
     assert check_output_file(file, described, overwrite=True) == file
-    with pytest.raises(OutputError, match="exists; choose another output, or pass --overwrite"):
+    with pytest.raises(OutputError, match="exists; choose another output, or pass `overwrite=True`"):
         check_output_file(file, described, overwrite=False)
     WRITERS["notes"](file)
     before = tree(tmp_path)

@@ -54,7 +54,7 @@ def test_it_is_written_with_a_record_and_replaced_whole(saved: Path) -> None:
     assert listed["which.txt"].bytes == 3
     # printf old | sha256sum
     assert listed["which.txt"].sha256 == "cba06b5736faf67e54b07b561eae94395e774c517a7d910a54369e1263ccfbd4"
-    with pytest.raises(OutputError, match="--overwrite"):
+    with pytest.raises(OutputError, match="`overwrite=True`"):
         write(saved)
     write(saved, overwrite=True)
     assert (saved / "which.txt").read_text() == "new"

@@ -199,7 +199,7 @@ def test_unconditional_pipelines_need_no_captions_and_take_no_prompts(tmp_path):
     samples = gather(pipe, folder)
     assert [sample.condition for sample in samples] == ["", ""]
     rehearse(pipe, samples, CalibrationSettings(Sampling(steps=2)))
-    with pytest.raises(UsageError, match="DDPMPipeline takes no prompts; leave --prompts out"):
+    with pytest.raises(UsageError, match="DDPMPipeline takes no prompts; leave `prompts` out"):
         gather_samples(pipe, prompts=["a"], images=None, samples=1, seed=0)
 
 
@@ -208,7 +208,9 @@ def test_noise_is_not_added_where_the_denoiser_is_given_something_else(pictures)
     samples = gather(toys.text_to_image(), pictures)
     flow = StableDiffusionPipeline(**parts, requires_safety_checker=False)
     flow.scheduler = FlowMatchEulerDiscreteScheduler()
-    with pytest.raises(UsageError, match=r"FlowMatchEulerDiscreteScheduler's schedule .*--calibrate-on trajectory"):
+    with pytest.raises(
+        UsageError, match=r"FlowMatchEulerDiscreteScheduler's schedule .*give `calibrate_on=\"trajectory\"`"
+    ):
         rehearse(flow, samples, CalibrationSettings(SAMPLING))
 
 
@@ -226,7 +228,9 @@ def test_timesteps_that_are_none_of_the_schedule_s_are_noticed(pictures):
                 self.unet.forward = plain
 
     pipe = InLogarithms(**toys.text_to_image().components, requires_safety_checker=False)
-    with pytest.raises(UsageError, match=r"-0.25 for a timestep, which is none of .* --calibrate-on trajectory"):
+    with pytest.raises(
+        UsageError, match=r"-0.25 for a timestep, which is none of .*give `calibrate_on=\"trajectory\"`"
+    ):
         rehearse(pipe, gather(pipe, pictures), CalibrationSettings(SAMPLING))
     rehearse(pipe, gather(pipe, pictures, calibrate_on="trajectory"), CalibrationSettings(SAMPLING))
 
@@ -252,9 +256,9 @@ def test_drawing_gives_pictures_and_masks(pictures):
 
 
 def test_without_pictures_the_pipeline_to_slim_instead_is_named():
-    with pytest.raises(UsageError, match=r"give --images DIR; or slim AutoPipelineForText2Image.from_pipe\(pipe\)"):
+    with pytest.raises(UsageError, match=r"give `images`; or slim AutoPipelineForText2Image.from_pipe\(pipe\)"):
         gather_samples(toys.img2img(), prompts=["a"], images=None, samples=1, seed=0)
-    with pytest.raises(UsageError, match=r"InstructPix2PixPipeline needs pictures to calibrate on; give --images DIR$"):
+    with pytest.raises(UsageError, match=r"InstructPix2PixPipeline needs pictures to calibrate on; give `images`$"):
         gather_samples(toys.instructed(), prompts=["a"], images=None, samples=1, seed=0)
 
 

@@ -52,9 +52,9 @@ def test_more_samples_than_prompts_cycle_and_say_so():
 
 
 def test_no_prompts_and_no_samples_are_refused():
-    with pytest.raises(UsageError, match="--prompts FILE"):
+    with pytest.raises(UsageError, match="give `prompts` or `images`"):
         choose_samples([], 5, seed=0)
-    with pytest.raises(UsageError, match="--samples is 0"):
+    with pytest.raises(UsageError, match="`samples` is 0"):
         choose_samples(["a"], 0, seed=0)
 
 

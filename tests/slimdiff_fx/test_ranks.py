@@ -102,7 +102,7 @@ def test_waiting_ends_when_all_have_come(pair):
 
 
 def test_a_rank_that_does_not_move_is_given_up_by_name(pair):
-    with pytest.raises(RankError, match=r"rank 1 has not called.*--resume"):
+    with pytest.raises(RankError, match=r"rank 1 has not called.*`resume`"):
         wait_for_all(pair[0], timedelta(seconds=0.5))
 
 
@@ -110,7 +110,7 @@ def test_a_dead_rank_is_named_at_once(pair, dead, monkeypatch):
     monkeypatch.setenv("GROUP_RANK", "0")
     pair[0].store.set("process/1", f"0:{dead}")
     assert lost_ranks(pair[0]) == [1]
-    with pytest.raises(RankError, match=r"rank 1 was lost.*--resume"):
+    with pytest.raises(RankError, match=r"rank 1 was lost.*`resume`"):
         wait_for_all(pair[0])
 
 

@@ -35,7 +35,7 @@ def test_defaults_beside_the_pipeline_come_before_its_own_and_after_the_users(tm
     (tmp_path / "sampling.json").write_text("[]")
     with pytest.raises(CheckpointError, match="garbled"):
         read_sampling(tmp_path)
-    with pytest.raises(UsageError, match="--steps is 0"):
+    with pytest.raises(UsageError, match="`steps` is 0"):
         Sampling().given(0, None)
 
 

@@ -79,7 +79,7 @@ def test_a_sample_of_steps_is_observed_and_the_rest_is_not_run(pipe):
     assert [time for _, time in seen] == [everything[step][1] for step in chosen]
     assert all(torch.equal(one, everything[step][0]) for (one, _), step in zip(seen, chosen, strict=True))
     assert len(advanced) == max(chosen) + 1 == max(observed_steps(pipe, SAMPLING, 2, 5)) + 1
-    with pytest.raises(UsageError, match="--observe-steps is 0"):
+    with pytest.raises(UsageError, match="`observe_steps` is 0"):
         chosen_steps(4, 0, 5)
 
 

@@ -141,9 +141,9 @@ def test_sites_are_timed_where_they_are_offered(align: int | None) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fraction": 0}, "keep-latency is 0"),
+        ({"fraction": 0}, "`KeepLatency` is 0"),
         ({"fraction": 0.5, "backend": "abacus"}, "no backend 'abacus'; choose one of eager"),
-        ({"fraction": 0.5, "threads": 0}, "the latency's threads is 0"),
+        ({"fraction": 0.5, "threads": 0}, r"`KeepLatency\.threads` is 0"),
         ({"fraction": 0.5, "align": 0}, "align is 0"),
     ],
 )

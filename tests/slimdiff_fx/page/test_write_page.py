@@ -39,7 +39,7 @@ def test_the_command_writes_the_page_into_the_folder(folder: Path) -> None:
 def test_another_file_is_not_replaced_unasked(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     out.write_text("mine")
-    with pytest.raises(CheckpointError, match="--overwrite"):
+    with pytest.raises(CheckpointError, match="`overwrite=True`"):
         write_page(folder, out)
     with pytest.raises(OutputError, match=r"page\.html is not a page of slimdiff_fx"):
         write_page(folder, out, overwrite=True)
@@ -47,7 +47,7 @@ def test_another_file_is_not_replaced_unasked(folder: Path, tmp_path: Path) -> N
     out.unlink()
     write_page(folder, out)
     out.write_text(f"{out.read_text()}<!-- an older one -->")
-    with pytest.raises(CheckpointError, match="--overwrite"):
+    with pytest.raises(CheckpointError, match="`overwrite=True`"):
         write_page(folder, out)
     write_page(folder, out, overwrite=True)
     assert out.read_text().startswith("<!doctype html>")
