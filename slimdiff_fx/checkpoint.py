@@ -17,6 +17,7 @@ from torch import nn
 from passes.errors import UsageError
 from slimdiff_fx.check_saved import check_saved_pipeline, refuse_unsavable
 from slimdiff_fx.compare import PICTURE_FILE
+from slimdiff_fx.headline import Headline
 from slimdiff_fx.manifest import MANIFEST_FILE
 from slimdiff_fx.model_card import CARD_FILE, DENSE_CARD_FILE, model_card
 from slimdiff_fx.output_paths import follow
@@ -75,10 +76,12 @@ def save_result(
             # Second moments are large, and what they were for is in the weights.
             light = replace(result.statistics, statistics=result.statistics.statistics.light())
             save_statistics(light, partial / STATISTICS_FILE)
-        report = {**(report if report is not None else build_report(result)), "size": _size_of(pipe, partial, result)}
+        report = report if report is not None else build_report(result)
         analysis = result.analysis
         if changed:
             report, analysis, files = without_figures(report), without_measured(analysis), {}
+        headline = Headline.from_report(report).on_disk(_weight_bytes(partial / denoiser_name(pipe)))
+        report = {**report, "headline": headline.to_dict()}
         (partial / REPORT_FILE).write_text(json.dumps(report, indent=1), encoding="utf-8")
         if analysis is not None:
             (partial / ANALYSIS_FILE).write_text(json.dumps(analysis, separators=(",", ":")), encoding="utf-8")
@@ -103,13 +106,8 @@ def _leave_page(folder: Path, name: str) -> None:
         file.unlink(missing_ok=True)
 
 
-def _size_of(pipe: DiffusionPipeline, folder: Path, result: SlimResult) -> dict[str, int]:
-    """Give the bytes of the denoiser's weight files, and what the dense one's would be, stored alike."""
-    slim = sum(
-        file.stat().st_size for file in (folder / denoiser_name(pipe)).glob("diffusion_pytorch_model*.safetensors")
-    )
-    kept = result.summary.params_kept
-    return {"dense": round(slim * result.summary.params / kept) if kept else slim, "slim": slim}
+def _weight_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("diffusion_pytorch_model*.safetensors"))
 
 
 def save_pipeline(pipe: DiffusionPipeline, folder: Path) -> None:

@@ -75,7 +75,6 @@ def report_entries(comparison: Comparison | None, seed: int) -> dict[str, Any]:
     """Put what was measured into JSON values, for the report."""
     if comparison is None:
         return {"measured": None, "pictures": None}
-    decibels = comparison.psnr()
     return {
         "measured": {"relative_mse": comparison.relative_mse, "prompts": len(comparison.conditions)},
         "pictures": {
@@ -83,10 +82,15 @@ def report_entries(comparison: Comparison | None, seed: int) -> dict[str, Any]:
             "folder": PICTURE_FOLDER,
             "seed": seed,
             "conditions": list(comparison.conditions),
-            "psnr_db": [None if math.isinf(value) else round(value, 2) for value in decibels],
-            "mean_psnr_db": round(mean_psnr(decibels), 2),
+            "psnr_db": [_json(value) for value in comparison.psnr()],
+            "mean_psnr_db": _json(mean_psnr(comparison.psnr())),
         },
     }
+
+
+def _json(decibels: float) -> float | None:
+    # JSON has no infinity.
+    return None if math.isinf(decibels) else round(decibels, 2)
 
 
 def picture_files(comparison: Comparison) -> dict[str, bytes]:

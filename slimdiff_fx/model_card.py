@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import ModelCard, ModelCardData
 
 from slimdiff_fx.picture_inputs import needs_picture
+from slimdiff_fx.pictures import mean_words
 from slimdiff_fx.sampling import condition
 
 CARD_FILE = "README.md"
@@ -76,7 +77,7 @@ def model_card(
     body = _BODY.format(
         title=base.split("/")[-1] if base else type(pipe).__name__,
         base=f"[{base}](https://huggingface.co/{base})" if base else "a diffusers pipeline",
-        picture=f"![dense above, slim below, from the same seeds]({picture})\n\n" if picture else "",
+        picture=f"![dense left, slim right, from the same seeds]({picture})\n\n" if picture else "",
         plan=_plan_table(report),
         figures=_figures(report),
     )
@@ -142,6 +143,10 @@ def _figures(report: Mapping[str, Any]) -> str:
     if measured.get("relative_mse") is not None:
         drawn = f"while the dense model drew {measured['prompts']} pictures"
         lines.append(f"- measured {drawn}: {measured['relative_mse']:.1e}")
+    pictures = report.get("pictures") or {}
+    if "mean_psnr_db" in pictures:
+        words, of = mean_words(pictures["psnr_db"], pictures["mean_psnr_db"])
+        lines.append(f"- PSNR of slim pictures against dense ones: {words} ({of})")
     validation = report.get("validation")
     if validation is not None:
         lines.append(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from slimdiff_fx.headline import Headline
+
 if TYPE_CHECKING:
     from slimdiff_fx.slim_result import SlimResult
 
@@ -26,7 +28,7 @@ def build_report(result: SlimResult, **further: Any) -> dict[str, Any]:
             denoiser takes (see `slimdiff_fx.call_latency`).
     """
     validation = result.validation
-    return {
+    report = {
         "format": 1,
         "policy": dict(result.plan.policy),
         "predicted": dict(result.plan.predicted) or None,
@@ -53,11 +55,12 @@ def build_report(result: SlimResult, **further: Any) -> dict[str, Any]:
         },
         **further,
     }
+    return {**report, "headline": Headline.of(report).to_dict()}
 
 
 def without_figures(report: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out of a report what was measured or expected of weights that have been changed since, and say so."""
-    gone = dict.fromkeys(("predicted", "validation", "measured", "pictures", "latency", "call"))
+    gone = dict.fromkeys(("predicted", "validation", "measured", "pictures", "latency", "call", "headline"))
     return {**report, **gone, "weights_changed": True}
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from slimdiff_fx.page.write_page import write_page
 from tests.browser import browser, prefer, resize, screenshot
 
-WIDTH, HEIGHT = 1120, 1960
+WIDTH, HEIGHT = 1120, 1660
 
 
 def main() -> None:

@@ -6,16 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from slimdiff_fx.headline import Headline, Timed, excess_words, what_to_do
+from slimdiff_fx.pictures import mean_words
 from slimdiff_fx.tables import change, short, size
-from slimdiff_fx.verdict import (
-    asked_error,
-    error_excess,
-    excess_words,
-    expected_error,
-    latency_change,
-    measured_error,
-    what_to_do,
-)
 
 _METHODS = {
     "best": "best, the least expected error",
@@ -33,8 +26,8 @@ class Figure:
         label: what.
         value: how much.
         note: what that was from.
-        mark: what is to be said of it, such as that it is more than was asked for.
-        over: whether that needs something to be done.
+        mark: that it is above what was asked for, and by how much.
+        over: whether that is so much that something is to be done.
     """
 
     label: str
@@ -45,24 +38,26 @@ class Figure:
 
 
 def key_figures(report: Mapping[str, Any], analysis: Mapping[str, Any] | None = None) -> list[Figure]:
-    """Pick what a reader asks first: sizes, and how far slim is from dense."""
-    summary = report["summary"]
-    figures = [
-        _change("Attention and feed-forward weights", summary["site_params"], summary["site_params_kept"]),
-        _change("Parameters of the denoiser", summary["params"], summary["params_kept"]),
-        _change("Multiply-adds a forward", summary["macs"], summary["macs_kept"]),
-    ]
-    sizes = report.get("size")
-    if sizes:
-        dense, slim = sizes["dense"], sizes["slim"]
-        figures.insert(0, Figure("Denoiser on disk", change(slim / dense), f"{size(dense)} → {size(slim)}"))
-    latency = _latency(report, analysis)
+    """Pick what a reader asks first: sizes, latency, and how far slim is from dense. What isn't known isn't there."""
+    headline = Headline.from_report(report)
+    figures = []
+    if headline.bytes_dense is not None and headline.bytes_slim is not None:
+        dense, slim = headline.bytes_dense, headline.bytes_slim
+        figures.append(Figure("Denoiser on disk", change(slim / dense), f"{size(dense)} → {size(slim)}, stored alike"))
+    latency = headline.latency or _swept(analysis)
     if latency is not None:
-        figures.insert(1, latency)
-    figures += _error(report)
+        figures.append(Figure("Latency", change(latency.ratio), latency.words()))
+    figures += [
+        _change("Parameters", headline.params, headline.params_kept),
+        _change("Multiply-adds", headline.macs, headline.macs_kept),
+    ]
+    figures += _error(headline, report)
     pictures = report.get("pictures") or {}
-    if pictures.get("mean_psnr_db") is not None:
-        figures.append(Figure("Pictures, mean PSNR", f"{pictures['mean_psnr_db']:.1f} dB", "slim against dense"))
+    if "mean_psnr_db" in pictures:
+        words, note = mean_words(pictures["psnr_db"], pictures["mean_psnr_db"])
+        figures.append(Figure("Slim pictures, PSNR", words, note))
+    summary = report["summary"]
+    figures.append(_change("Attention and feed-forward", summary["site_params"], summary["site_params_kept"]))
     validation = report.get("validation")
     if validation:
         note = f"relative difference; at most {exponent(validation['tolerance'])} allowed"
@@ -108,39 +103,32 @@ def exponent(value: float) -> str:
     return f"{digits}×10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
 
 
-def _error(report: Mapping[str, Any]) -> list[Figure]:
+def _error(headline: Headline, report: Mapping[str, Any]) -> list[Figure]:
     """Give the prediction's error, as far as it is known, marked where it is more than was asked for."""
-    asked, expected, measured = asked_error(report), expected_error(report), measured_error(report)
-    value = expected if measured is None else measured
+    value = headline.expected if headline.measured is None else headline.measured
     if value is None:
         return []
-    notes = ["relative squared"]
-    if measured is None:
-        notes.append("expected")
+    if headline.measured is None:
+        notes = ["relative squared, expected"]
     else:
-        notes.append(f"while {report['measured']['prompts']} pictures were drawn")
-        if expected is not None:
-            notes.append(f"{exponent(expected)} expected")
-    if asked is not None:
-        notes.append(f"{exponent(asked)} asked")
-    excess = error_excess(report)
+        notes = [f"relative squared, measured while {report['measured']['prompts']} pictures were drawn"]
+        notes += [] if headline.expected is None else [f"{exponent(headline.expected)} expected"]
+    notes += [] if headline.asked is None else [f"{exponent(headline.asked)} asked"]
+    excess = headline.excess
     mark = None if excess is None else excess_words(excess)
-    advice = None if excess is None else what_to_do(excess)
-    if advice is not None:
-        mark = f"{mark}. {advice}"
-    return [Figure("Error of the prediction", exponent(value), ", ".join(notes), mark, over=advice is not None)]
+    over = excess is not None and what_to_do(excess) is not None
+    return [Figure("Error of the prediction", exponent(value), "; ".join(notes), mark, over)]
 
 
-def _latency(report: Mapping[str, Any], analysis: Mapping[str, Any] | None) -> Figure | None:
-    """Give the chosen plan's latency, as a budget of it, one call in the pipeline or the sweep has measured it."""
-    timed = latency_change(report)
-    if timed is None:
-        sweep = (analysis or {}).get("measured") or {"points": ()}
-        found = next((point for point in sweep["points"] if point["at"] is None), None)
-        if found is None:
-            return None
-        timed = found["latency_ratio"], f"{found['dense_ms']:.1f} → {found['slim_ms']:.1f} ms on {sweep['backend']}"
-    return Figure("Latency", change(timed[0]), timed[1])
+def _swept(analysis: Mapping[str, Any] | None) -> Timed | None:
+    """Give the chosen plan's latency, if the sweep over other sizes has measured it."""
+    sweep = (analysis or {}).get("measured") or {"points": ()}
+    found = next((point for point in sweep["points"] if point["at"] is None), None)
+    return (
+        None
+        if found is None
+        else Timed(found["dense_ms"], found["slim_ms"], found["latency_ratio"], f"on {sweep['backend']}")
+    )
 
 
 def _change(label: str, dense: int, slim: int) -> Figure:

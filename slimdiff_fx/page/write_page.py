@@ -12,12 +12,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from passes.errors import CheckpointError
 from slimdiff_fx.atomic_write import replaced_file
+from slimdiff_fx.headline import Headline, what_to_do
 from slimdiff_fx.output_paths import expand, follow
 from slimdiff_fx.own_files import PAGE, check_output_file
 from slimdiff_fx.page.depth_map import depth_map
 from slimdiff_fx.page.embedded_pictures import read_pairs, read_sheet
 from slimdiff_fx.page.figures import how_made, key_figures
 from slimdiff_fx.page.missing import find_missing
+from slimdiff_fx.pictures import psnr_words
 from slimdiff_fx.site_names import short_name
 from slimdiff_fx.tables import short
 
@@ -91,6 +93,7 @@ def _context(folder: Path, report: Mapping[str, Any], analysis: Mapping[str, Any
     entry = report.get("pictures") or {}
     pairs = read_pairs(folder, entry)
     sites = report["summary"]["sites"]
+    headline = Headline.from_report(report)
     return {
         "model": report["model"],
         "report": report,
@@ -99,7 +102,8 @@ def _context(folder: Path, report: Mapping[str, Any], analysis: Mapping[str, Any
         "pairs": pairs,
         "sheet": None if pairs else read_sheet(folder, entry),
         "seed": entry.get("seed"),
-        "mean_psnr": entry.get("mean_psnr_db"),
+        "mean_psnr": psnr_words(entry["mean_psnr_db"]) if "mean_psnr_db" in entry else None,
+        "advice": what_to_do(headline.excess) if headline.excess is not None else None,
         "has_errors": _has_errors(analysis),
         "sites": [{**site, "short": short_name(site["name"])} for site in sites],
         "map": depth_map([site["name"] for site in sites]),
@@ -148,6 +152,7 @@ def _render(context: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["short"] = short
+    environment.filters["psnr"] = psnr_words
     assets = resources.files("slimdiff_fx.page") / "assets"
     scripts = "\n".join((assets / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     style = (assets / "page.css").read_text(encoding="utf-8")

@@ -25,6 +25,7 @@ from passes.plan import SlimPlan
 from passes.policies import KeepMacs, KeepParams, Policy
 from passes.rewrite import rewrite
 from passes.sites import find_sites
+from slimdiff_fx.pictures import Comparison, mean_psnr
 from tests.toy_block import build, capture_block, site_of, toy
 
 SCALE = Scale(samples=4, steps=2, prompts=2, timesteps=2, pictures=2, picture_steps=2)
@@ -145,6 +146,10 @@ def test_distances_and_likeness_of_equal_pictures() -> None:
     pictures = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
     assert likeness(pictures, pictures) == {"psnr": 100.0, "ssim": pytest.approx(1)}
     assert likeness(pictures, 255 - pictures)["psnr"] < 10
+    half = torch.cat([pictures[:2], 255 - pictures[2:]])
+    one, other = ([Image.fromarray(each.permute(1, 2, 0).numpy()) for each in every] for every in (pictures, half))
+    of_reports = mean_psnr(Comparison(("",) * 4, tuple(one), tuple(other)).psnr())
+    assert likeness(pictures, half)["psnr"] == pytest.approx(of_reports, rel=1e-9), "as reports have it"
     features = torch.randn(8, 1280)
     same, far = distances(features, features), distances(features, features + 3)
     assert same["fid"] == pytest.approx(0, abs=1e-2)

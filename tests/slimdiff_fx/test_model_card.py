@@ -53,7 +53,7 @@ def test_card_has_what_the_report_has(result, tmp_path) -> None:
     assert (data.base_model, data.license) == ("owner/model", "creativeml-openrail-m")
     for part in (
         "# model, slimmed",
-        "![dense above, slim below, from the same seeds](pictures.png)",
+        "![dense left, slim right, from the same seeds](pictures.png)",
         "the method `best`, 90% of the params kept",
         "expected: 9.4e-04",
         "measured while the dense model drew 8 pictures: 1.2e-03",

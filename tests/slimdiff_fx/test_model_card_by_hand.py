@@ -104,7 +104,7 @@ def test_the_licence_is_the_dense_pipeline_s(tmp_path: Path, text: str | None, l
 
 
 def test_the_picture_is_there_or_not() -> None:
-    assert "![dense above, slim below, from the same seeds](p.png)\n\n## How to load it" in card(picture="p.png").text
+    assert "![dense left, slim right, from the same seeds](p.png)\n\n## How to load it" in card(picture="p.png").text
     assert "![" not in card().text
     assert "as it was.\n\n## How to load it" in card().text
 
@@ -159,6 +159,10 @@ def test_how_it_was_planned(policy: dict[str, Any], words: str) -> None:
             ["- measured while the dense model drew 6 pictures: 3.4e-04"],
         ),
         (
+            {"pictures": {"psnr_db": [21.5, None, 30.5], "mean_psnr_db": 26.0}},
+            ["- PSNR of slim pictures against dense ones: 26.0 dB (mean of 2 pictures; 1 more is equal)"],
+        ),
+        (
             {"validation": {"relative_error": 7e-7, "dtype": "float64"}},
             ["- slim against the dense model with the removed parts at zero: 7.0e-07 in float64"],
         ),
@@ -177,7 +181,10 @@ def test_what_was_measured(report: dict[str, Any], lines: list[str]) -> None:
 @dataclass(frozen=True)
 class _Latency:
     backend: str
+    threads: int
+    measured: float
     dense_ms: float
+    slim_ms: float
 
 
 def _result(**changes: Any) -> SlimResult:
@@ -197,7 +204,9 @@ def _result(**changes: Any) -> SlimResult:
 def test_the_report_of_everything() -> None:
     settings = {"conditions": ["a", "b", "a"], "images": ["one"], "steps": 5}
     result = _result(
-        statistics=SimpleNamespace(settings=settings), latency=_Latency("ort", 2.5), seconds={"capture": 1.23456}
+        statistics=SimpleNamespace(settings=settings),
+        latency=_Latency("ort", 2, 0.8, 2.5, 2.0),
+        seconds={"capture": 1.23456},
     )
     report = build_report(result, model="owner/model")
     assert json.loads(json.dumps(report)) == report
@@ -214,7 +223,14 @@ def test_the_report_of_everything() -> None:
         "dtype": "float32",
         "inputs": ["[2, 4]", "[1, 4]"],
     }
-    assert report["latency"] == {"backend": "ort", "dense_ms": 2.5}
+    assert report["latency"] == {"backend": "ort", "threads": 2, "measured": 0.8, "dense_ms": 2.5, "slim_ms": 2.0}
+    assert report["headline"]["latency"] == {
+        "dense_ms": 2.5,
+        "slim_ms": 2.0,
+        "ratio": 0.8,
+        "where": "on ort, 2 threads",
+    }
+    assert (report["headline"]["params"], report["headline"]["params_kept"]) == (1000, 900)
     assert report["seconds"] == {"capture": 1.235}
     environment = report["environment"]
     assert environment["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
