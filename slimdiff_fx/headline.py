@@ -133,7 +133,7 @@ def what_to_do(excess: float) -> str | None:
     """Say what to do about an error above what was asked for; None up to `MILD` times."""
     if excess <= MILD:
         return None
-    return "Try more --samples or a smaller --max-error; look at the pictures."
+    return "Try more samples or ask for less error; look at the pictures."
 
 
 def _threads(count: int) -> str:

@@ -100,7 +100,7 @@ def test_an_error_over_what_was_asked_is_marked(
     assert len(_texts(opened, ".figures .over-asked")) == plain
     advice = _texts(opened, ".figures .advice")
     assert len(advice) == advised
-    assert all("more --samples or a smaller --max-error" in text for text in advice)
+    assert all("more samples or ask for less error" in text for text in advice)
 
 
 @pytest.mark.parametrize("width", [360, 390, 414, 768])

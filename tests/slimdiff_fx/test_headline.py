@@ -75,4 +75,4 @@ def test_only_what_is_far_over_needs_something_done() -> None:
     assert excess_words(2.34) == "2.3 times what was asked"
     assert excess_words(1.01) == "a little over what was asked"
     assert what_to_do(MILD) is None
-    assert "more --samples or a smaller --max-error" in (what_to_do(MILD + 0.01) or "")
+    assert "more samples or ask for less error" in (what_to_do(MILD + 0.01) or "")
