@@ -17,7 +17,7 @@ _OTHERWISE = {
     "cache": "--latency-cache",
     **{f"KeepLatency.{size}": f"--latency-{size}" for size in ("batch", "height", "width", "tokens", "threads")},
 }
-_ARGUMENT = re.compile(r"`(?P<name>[A-Za-z_]+(?:\.[a-z_]+)?)(?:=(?P<value>[^`]+))?`")
+_ARGUMENT = re.compile(r"`(?P<name>[A-Za-z_][A-Za-z0-9_]*(?:\.[a-z_]+)?)(?:=(?P<value>[^`]+))?`")
 
 
 def in_options(message: str) -> str:

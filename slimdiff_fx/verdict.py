@@ -21,6 +21,9 @@ def verdict(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines.append(("multiply-adds", _counts(headline.macs, headline.macs_kept, "a call")))
     if headline.latency is not None:
         lines.append(("latency", f"{change(headline.latency.ratio):>7}  {headline.latency.words()}"))
+    budget = report.get("latency")
+    if budget:
+        lines.append(("", f"{budget['expected']:.3f} of the dense one expected, {budget['measured']:.3f} measured"))
     lines += _error(headline, report)
     pictures = report.get("pictures")
     if pictures and "mean_psnr_db" in pictures:

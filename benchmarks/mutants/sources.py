@@ -45,6 +45,7 @@ SAVING_AND_LOADING = tuple(
 # Tests beside the one that has the source's name; without one of its name, a source must stand here.
 OTHER_TESTS: dict[str, tuple[str, ...]] = {
     "passes/allocate.py": ("tests/passes/test_alignment.py",),
+    "passes/arguments.py": ("tests/slimdiff_fx/test_newcomers_words.py",),
     "passes/attention_sites.py": ("tests/passes/test_sites.py", "tests/passes/test_rewrite.py"),
     "passes/attention_walk.py": ("tests/passes/test_sites.py", "tests/passes/test_rewrite.py"),
     "passes/compensation.py": (

@@ -39,7 +39,7 @@ def test_slim_meets_the_latency_and_reports_it(toy_pipeline, tmp_path, clock):
     assert latency["expected"] <= 0.9
     assert latency["measured"] == pytest.approx(latency["expected"], abs=1e-4)
     assert latency["slim_ms"] < latency["dense_ms"]
-    assert f"expected {latency['expected']:.3f} of the dense one, measured {latency['measured']:.3f}" in printed
+    assert f"{latency['expected']:.3f} of the dense one expected, {latency['measured']:.3f} measured" in printed
     assert report["policy"]["budget"] == {"latency": 0.9}
     assert report["policy"]["align"] == 8
     cost = report["predicted"]["cost"]

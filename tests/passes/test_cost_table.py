@@ -75,5 +75,5 @@ def test_a_cost_that_sites_are_no_part_of_can_t_be_met(method: str) -> None:
 
 
 def test_a_share_out_of_range_is_named() -> None:
-    with pytest.raises(UsageError, match=r"keep-steps is 1\.5"):
+    with pytest.raises(UsageError, match=r"`KeepSteps` is 1\.5"):
         KeepCost(1.5, steps(1))

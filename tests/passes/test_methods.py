@@ -266,9 +266,9 @@ def test_a_site_error_is_exact_on_what_was_sampled() -> None:
     ("method", "policy", "criterion", "how", "message"),
     [
         ("better", None, None, None, "unknown method 'better'; there are best"),
-        ("best", Threshold(0.1), None, None, "is for --method threshold"),
-        ("obs", KeepParams(0.5), "entropy", None, "is for --method threshold"),
-        ("slimdiff", KeepParams(0.5), None, "bias", "is for --method threshold"),
+        ("best", Threshold(0.1), None, None, 'is for `method="threshold"`'),
+        ("obs", KeepParams(0.5), "entropy", None, 'is for `method="threshold"`'),
+        ("slimdiff", KeepParams(0.5), None, "bias", 'is for `method="threshold"`'),
         ("obs", None, None, None, "say how much"),
         ("obs", MaxError(0.1), None, None, "predicts nothing"),
         ("threshold", MaxError(0.1), None, None, "predicts nothing"),

@@ -34,7 +34,7 @@ def test_hub_id_with_no_network(monkeypatch):
 def test_no_prompts(pipeline, tmp_path):
     (pipeline / "captions.json").unlink()
     line = run("slim", pipeline, "-o", tmp_path / "out", *QUICK, expect=2)
-    assert "--prompts FILE or --images DIR" in line
+    assert "give --prompts or --images" in line
     assert only(tmp_path, "pipeline")
 
 

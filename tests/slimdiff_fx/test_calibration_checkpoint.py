@@ -112,4 +112,4 @@ def test_an_interruption_says_whether_it_can_be_resumed(checkpoint, left, writes
     with pytest.raises(KeyboardInterrupt) as raised:
         run()
     assert (raised.type is Resumable) == holds
-    assert ("--resume" in str(raised.value)) == holds
+    assert ("`resume`" in str(raised.value)) == holds

@@ -34,7 +34,11 @@ def test_further_files_and_the_report_are_saved_as_given(result, tmp_path) -> No
     files = {PICTURE_FILE: b"a picture", "folder/more.txt": b"more"}
     save_result(result, tmp_path / "slim", report=report, files=files)
     folder = tmp_path / "slim"
-    assert json.loads((folder / "report.json").read_text()) == report
+    saved = json.loads((folder / "report.json").read_text())
+    assert saved.pop("headline")["bytes_slim"] == sum(
+        file.stat().st_size for file in (folder / "unet").glob("diff*.safetensors")
+    )
+    assert saved == report
     assert (folder / PICTURE_FILE).read_bytes() == b"a picture"
     assert (folder / "folder" / "more.txt").read_bytes() == b"more"
     text = ModelCard.load(folder / "README.md").text

@@ -140,7 +140,7 @@ def test_numbers_of_an_export(tmp_path, option):
         ({"timestep_weights": [math.inf] * 10}, "finite numbers"),
         ({"timestep_weights": ["a"] * 10}, "finite numbers"),
         ({"sequential": 1}, "`sequential` is 1"),
-        ({"policy": 0.5}, "0.5 is no policy"),
+        ({"policy": 0.5}, r"`policy` is 0\.5; give a policy, such as slimdiff_fx\.KeepParams\(0\.5\)"),
         ({"criterion": "beauty"}, "unknown criterion"),
         ({"method": "threshold", "compensation": "prayer"}, "unknown compensation"),
         ({"calibrate_on": "noise"}, "there are trajectory and pictures"),
@@ -158,13 +158,13 @@ def test_arguments_of_slim(options, error):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 0.0, "0.5", None, True])
 @pytest.mark.parametrize("policy", [slimdiff_fx.KeepParams, slimdiff_fx.KeepMacs, slimdiff_fx.MaxError, KeepLatency])
 def test_policies_of_no_number(policy, value):
-    with pytest.raises(UsageError, match=rf" is {value}; it must be"):
+    with pytest.raises(UsageError, match=rf" is {value!r}; it must be"):
         policy(value)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, "0.5", None])
 def test_thresholds_of_no_number(value):
-    with pytest.raises(UsageError, match=rf"`Threshold` is {value}; it must be in"):
+    with pytest.raises(UsageError, match=rf"`Threshold` is {value!r}; it must be in"):
         slimdiff_fx.Threshold(value)
 
 
@@ -291,7 +291,7 @@ def unconditional():
         (dit, {"prompts": [-1]}, "class label -1 is out of range"),
         (dit, {"prompts": ["²"]}, "class label '²' is no number"),
         (dit, {"prompts": ["9" * 40]}, "is no number"),
-        (unconditional, {"prompts": ["a"]}, "DDPMPipeline takes no prompts; leave --prompts out"),
+        (unconditional, {"prompts": ["a"]}, "DDPMPipeline takes no prompts; leave `prompts` out"),
         (unconditional, {"steps": 2000}, "`steps` is 2000, and DDPMScheduler has 1000 timesteps"),
         (toys.img2img, {"prompts": ["a"]}, "StableDiffusionImg2ImgPipeline needs pictures to calibrate on"),
         (toys.inpainting, {"prompts": ["a"]}, "StableDiffusionInpaintPipeline needs pictures to calibrate on"),

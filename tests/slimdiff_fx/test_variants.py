@@ -65,7 +65,7 @@ def test_plain_weights_are_taken_and_else_the_variant_that_all_have(unet, encode
             UsageError,
             "no weights .*'ema'; there is fp16",
         ),
-        ("{}.safetensors", "{}.safetensors", "fp16", UsageError, "there is none, so leave --variant out"),
+        ("{}.safetensors", "{}.safetensors", "fp16", UsageError, "there is none, so leave `variant` out"),
         ("{}.safetensors", "{}.safetensors", "../x", UsageError, "a variant is a word such as fp16"),
         ("{}.safetensors", "{}.safetensors", "", UsageError, "a variant is a word such as fp16"),
         (

@@ -72,7 +72,7 @@ def test_another_budget_asks_for_no_error() -> None:
 
 
 def test_a_budget_of_latency_says_what_it_timed() -> None:
-    budget = {"backend": "ort", "threads": 1, "measured": 0.75, "dense_ms": 20.0, "slim_ms": 15.0}
+    budget = {"backend": "ort", "threads": 1, "expected": 0.76, "measured": 0.75, "dense_ms": 20.0, "slim_ms": 15.0}
     assert ("latency", " −25.0%  20.0 → 15.0 ms on ort, 1 thread") in verdict(_report(latency=budget))
 
 
