@@ -45,11 +45,12 @@ def write_page(folder: Path, out: Path | None = None, *, overwrite: bool = False
         CheckpointError: there is no report, it is garbled, or the page can't be written.
     """
     folder = expand(folder)
-    page = page_of(folder)
+    _report_of(folder)
     file = folder / PAGE_FILE if out is None else expand(out)
     # Beside what it is made from it is in its place.
     inputs = {} if follow(file).parent == follow(folder) else {"DIR": folder}
     check_output_file(file, PAGE, overwrite=overwrite or out is None, inputs=inputs)
+    page = page_of(folder)
     with replaced_file(file) as partial:
         partial.write_text(page, encoding="utf-8")
     return file
@@ -65,9 +66,7 @@ def page_of(folder: Path, name: str | None = None) -> str:
     Raises:
         CheckpointError: there is no report, or it is garbled.
     """
-    report = _read(folder / _REPORT)
-    if report is None:
-        raise CheckpointError(f"there is no {_REPORT} in {folder}; give the folder that `slimdiff-fx slim` wrote")
+    report = _report_of(folder)
     analysis = _read(folder / _ANALYSIS)
     try:
         return _render(_context(folder, {"model": name or folder.name, **report}, analysis))
@@ -75,6 +74,13 @@ def page_of(folder: Path, name: str | None = None) -> str:
         raise CheckpointError(
             f"{folder}: {_REPORT} or {_ANALYSIS} lacks or garbles {error}; slim again to write them anew"
         ) from error
+
+
+def _report_of(folder: Path) -> dict[str, Any]:
+    report = _read(folder / _REPORT)
+    if report is None:
+        raise CheckpointError(f"there is no {_REPORT} in {folder}; give the folder that `slimdiff-fx slim` wrote")
+    return report
 
 
 def _read(file: Path) -> dict[str, Any] | None:

@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from passes.costs import program_macs, program_params, site_macs, site_params, unit_macs, unit_params
 from passes.sites import find_sites
+from tests.families import EVERY_FAMILY
 from tests.hand_modules import HEAD_DIM, HEADS, NEURONS, WIDTH, Attention, FeedForward, captured
 from tests.plans import captured as captured_family
-from tests.toy_denoisers import FAMILIES
 
 BATCH, TOKENS = 2, 5
 
@@ -34,7 +33,7 @@ def test_attention_by_hand() -> None:
     assert site_macs(program, site) == HEADS * unit_macs(program, site) == program_macs(program)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@EVERY_FAMILY
 def test_macs_are_half_the_flops_that_torch_counts(family: str) -> None:
     program = captured_family(family, 0)
     # fused attention on the CPU is not counted; written out, it is

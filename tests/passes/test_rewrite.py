@@ -14,6 +14,7 @@ from passes.rewrite import changed_sites, mend_constants, rewrite, slice_linears
 from passes.site import Producer, Site
 from passes.site_nodes import Constant
 from passes.sites import find_sites
+from tests.families import of_families
 from tests.passes.hand_graphs import NEURONS, WIDTH, FusedAttention, Gated, attention_site, feed_forward_site
 from tests.plans import captured, plan_of, random_plan
 
@@ -134,7 +135,7 @@ def test_program_is_left_as_it_was() -> None:
         assert torch.equal(parameter, weights[name][1])
 
 
-@pytest.mark.parametrize("family", ["unet_sd15", "unet_sd21", "unet_unconditional", "pixart", "dit"])
+@of_families(["unet_sd15", "unet_sd21", "unet_unconditional", "pixart", "dit"])
 def test_recorded_shapes_are_the_true_ones(family: str) -> None:
     program = captured(family)
     slim = rewrite(program, random_plan(program, seed=7, touched=1.0))

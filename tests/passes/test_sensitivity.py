@@ -15,11 +15,12 @@ from passes.rewrite import rewrite
 from passes.sensitivity import Prober, Sensitivity, _joined, sensitivity_from
 from passes.sites import find_sites
 from passes.updates import is_changed
+from tests.families import of_families
 from tests.plans import captured, plan_of, updated_plan
 from tests.toy_block import samples, toy
 
 
-@pytest.mark.parametrize("family", ["unet_sd15", "unet_unconditional", "pixart", "dit"])
+@of_families(["unet_sd15", "unet_unconditional", "pixart", "dit"], ["unet_unconditional"])
 def test_the_measured_error_is_that_of_the_slim_program(family: str) -> None:
     program = captured(family)
     plan = updated_plan(program, 3)

@@ -16,6 +16,7 @@ from passes.program import Program
 from passes.rewrite import rewrite
 from passes.sites import find_sites
 from passes.validate import TOLERANCES, relative_error, validate
+from tests.families import of_families
 from tests.plans import captured, plan_of, random_plan
 
 FAMILY = "unet_sd15"
@@ -55,7 +56,7 @@ def test_default_inputs_are_not_the_captured_ones(program: Program) -> None:
     assert first[0].std() > 0.5
 
 
-@pytest.mark.parametrize("family", ["unet_sdxl", "unet_unconditional", "pixart", "dit"])
+@of_families(["unet_sdxl", "unet_unconditional", "pixart", "dit"])
 def test_default_inputs_suit_every_family(family: str) -> None:
     program = captured(family)
     for args, kwargs in fresh_inputs(program):

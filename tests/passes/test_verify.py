@@ -12,6 +12,7 @@ from passes.errors import VerificationError
 from passes.program import Program
 from passes.sites import find_sites, locate
 from passes.verify import verify
+from tests.families import of_families
 from tests.hand_modules import NEURONS, WIDTH, Attention, FeedForward, captured
 from tests.plans import captured as captured_family
 
@@ -20,7 +21,7 @@ def _program() -> Program:
     return captured(Attention()).copy()
 
 
-@pytest.mark.parametrize("family", ["unet_sdxl", "pixart"])
+@of_families(["unet_sdxl", "pixart"])
 def test_a_sound_program_passes(family: str) -> None:
     program = captured_family(family)
     verify(program, find_sites(program))

@@ -45,6 +45,7 @@ def _compiled(model: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, int]:
     return result, torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
+@pytest.mark.slow
 def test_like_blocks_share_a_graph(slims: tuple[nn.Module, nn.Module, tuple[Tensor, ...]]) -> None:
     uniform, _, args = slims
     with torch.no_grad():

@@ -19,6 +19,7 @@ from slimdiff_fx.denoisers import capture_denoiser
 from slimdiff_fx.export_onnx import export_onnx
 from slimdiff_fx.onnx_runtime import onnx_runner
 from slimdiff_fx.parity import call_flat, example_tensors, untraced_inputs
+from tests.families import EVERY_FAMILY
 from tests.old_exports import ONNX
 from tests.plans import random_plan
 from tests.toy_denoisers import FAMILIES, unet_sd15
@@ -182,7 +183,7 @@ def test_slim_unet(slim_unet: Program, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [None, torch.float16], ids=["fp32", "fp16"])
-@pytest.mark.parametrize("family", FAMILIES)
+@EVERY_FAMILY
 def test_every_family(family: str, dtype: torch.dtype | None, tmp_path: Path) -> None:
     program = capture_denoiser(FAMILIES[family](1, torch.float32))
     slim = rewrite(program, random_plan(program, 1))

@@ -147,6 +147,7 @@ def test_pictures_inside_the_network_are_parts_of_the_input() -> None:
     assert [tuple(uneven[at].shape[2:]) for at in (0, -1)] == [(15, 7), (8, 4)]
 
 
+@pytest.mark.slow
 def test_a_file_for_one_size_says_it() -> None:
     sizes = fixed_sizes(captured("unet_unconditional", 0, torch.float32))
     assert sizes.to_dict() == {"inputs": {"sample": [2, 3, 8, 8], "timestep": [2]}, "sizes": {}}
