@@ -26,7 +26,7 @@ no training. Everything else is as it was.
 
 {picture}## How to load it
 
-With slimdiff_fx installed, as any pipeline; nothing in the folder can run code.
+With slimdiff_fx installed, as any pipeline; nothing in the folder is run when it is loaded.
 
 ```python
 from diffusers import DiffusionPipeline
