@@ -3,7 +3,7 @@
 Each class is its diffusers class plus two configuration entries. `slim_units`: which sites were cut, from how many
 units to how many, and how wide their heads are; `slim_plan`: the digest of the plan that did it. The model is built
 dense, on no memory when diffusers loads it, and its linears are replaced by smaller ones before weights come in.
-Nothing is pickled and nothing in a folder can run code.
+Nothing is pickled, and nothing in a folder is run when it is loaded.
 """
 
 from __future__ import annotations
