@@ -111,12 +111,12 @@ def test_slim_on_a_terminal(toy_pipeline: Path, tmp_path: Path) -> None:
     text = _plain(written)
     assert code == 0, text
     for shown in (
-        "1/8 load",
-        "3/8 calibrate",
-        "8/8 save",
+        "1/9 load",
+        "3/9 calibrate",
+        "9/9 save",
         "/4 samples",
         "4 samples, ",
-        "then validate, draw, save",
+        "then validate, draw, time, save",
         "whole denoiser",
     ):
         assert shown in text
