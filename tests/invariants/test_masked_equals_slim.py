@@ -18,7 +18,7 @@ from passes.sites import find_sites
 from passes.validate import validate
 from slimdiff_fx.apply_plan import apply_plan
 from slimdiff_fx.denoisers import describe
-from tests.families import EVERY_FAMILY, FAMILIES_WITH_TEXT
+from tests.families import EVERY_FAMILY
 from tests.plans import captured, plan_of
 from tests.toy_denoisers import FAMILIES
 
@@ -53,7 +53,7 @@ def _sites(program: Program) -> dict[str, Site]:
     return {site.name: site for site in find_sites(program)}
 
 
-@FAMILIES_WITH_TEXT
+@EVERY_FAMILY
 @settings(max_examples=10, **_COMMON)
 @given(seed=MODEL_SEEDS, data=st.data())
 def test_masked_equals_slim(family: str, seed: int, data: st.DataObject) -> None:

@@ -90,10 +90,14 @@ def test_a_bound_that_changes_the_result_is_enforced() -> None:
         program(torch.randn(8, 4))  # type: ignore[operator]
 
 
-def test_a_size_that_the_graph_cannot_do_is_refused() -> None:
+@pytest.mark.slow
+def test_a_size_that_halves_do_not_fit_is_refused() -> None:
     program = captured_family("unet_unconditional", 0)
     with pytest.raises(UsageError, match=r"sample\.size\(2\) % 2 == 0 \(a multiple of 2\)"):
         program(program.args[0][:, :, :7], *program.args[1:])
+
+
+def test_a_size_that_the_graph_cannot_do_is_refused() -> None:
     program = captured_family("unet_sd15", 0)
     sample, *rest = program.args
     with pytest.raises(UsageError, match="'sample' is"):

@@ -8,13 +8,14 @@ from passes.errors import ExportError
 from passes.lower import lower
 from passes.program import Program
 from slimdiff_fx.denoisers import describe
+from tests.families import of_families
 from tests.hand_modules import WIDTH, Attention, captured
 from tests.plans import captured as captured_family
 from tests.toy_denoisers import FAMILIES
 
 
 # What is peculiar to lowering: the upsampler's batches and a text (sd15), layouts (unconditional), masks (pixart).
-@pytest.mark.parametrize("family", ["unet_sd15", "unet_unconditional", "pixart"])
+@of_families(["unet_sd15", "unet_unconditional", "pixart"])
 def test_lowered_programs_take_any_batch_and_size(family: str) -> None:
     program = captured_family(family)
     graph = str(program.graph)

@@ -60,7 +60,11 @@ def planned(family: str, policy: Policy, method: str, how: Compensation | None =
 @pytest.mark.parametrize(
     ("method", "family"),
     [
-        pytest.param(method, family, marks=[pytest.mark.slow] if (method, family) == ("best", "unet_sd15") else [])
+        pytest.param(
+            method,
+            family,
+            marks=[pytest.mark.slow] if family == "unet_sd15" and method in ("best", "slimdiff") else [],
+        )
         for method in METHODS
         for family in FAMILIES
     ],

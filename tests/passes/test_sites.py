@@ -8,7 +8,7 @@ import torch
 from passes.errors import PlanError
 from passes.site import Producer
 from passes.sites import find_sites, find_unsupported, locate, locate_all
-from tests.families import FAMILIES_WITH_TEXT
+from tests.families import EVERY_FAMILY
 from tests.hand_modules import HEAD_DIM, HEADS, NEURONS, WIDTH, Attention, FeedForward, captured
 from tests.plans import captured as captured_family
 
@@ -23,7 +23,7 @@ COUNTS = {
 }
 
 
-@FAMILIES_WITH_TEXT
+@EVERY_FAMILY
 def test_every_family_has_its_sites(family: str) -> None:
     program = captured_family(family, 0)
     sites = find_sites(program)

@@ -11,6 +11,7 @@ from passes.program import Program
 from slimdiff_fx.drop_identities import drop_identities
 from slimdiff_fx.merged_attention import ATTEND, merge_attention
 from slimdiff_fx.parity import call_flat, untraced_inputs
+from tests.families import of_families
 from tests.plans import captured
 
 SDPA = torch.ops.aten.scaled_dot_product_attention.default
@@ -20,7 +21,7 @@ def _count(program: Program, target: object) -> int:
     return sum(node.target is target for node in program.graph.nodes)
 
 
-@pytest.mark.parametrize("family", ["unet_sd15", "unet_unconditional", "pixart", "dit"])
+@of_families(["unet_sd15", "unet_unconditional", "pixart", "dit"])
 def test_merged_equals_program(family: str) -> None:
     program = captured(family)
     before = program.graph_module.code

@@ -12,7 +12,7 @@ from torch import nn
 from passes.program import Program
 from slimdiff_fx.denoisers import DenoiserInputs, describe
 from tests.shared_captures import SharedCaptures
-from tests.toy_denoisers import unet_sd15
+from tests.toy_denoisers import pixart
 
 
 def _capture(shared: SharedCaptures, inputs: DenoiserInputs) -> Program:
@@ -21,7 +21,7 @@ def _capture(shared: SharedCaptures, inputs: DenoiserInputs) -> Program:
 
 def _model(seed: int = 0, **sizes: Any) -> DenoiserInputs:
     """Describe a model: always the same one, but for its weights."""
-    model = unet_sd15(0)
+    model = pixart(0)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -59,7 +59,7 @@ def _patched(model: nn.Module) -> None:
 
 
 def _set(model: nn.Module) -> None:
-    next(part for part in model.modules() if isinstance(part, nn.GroupNorm)).eps = 0.1
+    next(part for part in model.modules() if isinstance(part, nn.LayerNorm)).eps = 0.1
 
 
 def _cast(model: nn.Module) -> None:
