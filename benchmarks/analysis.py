@@ -20,12 +20,12 @@ from rich.console import Console
 from benchmarks.measure import RESULTS, Watch, machine, resident, write_result
 from benchmarks.scale import CONFIGS, DTYPES, build
 from passes.errors import SlimDiffError, UsageError
-from passes.fresh_inputs import fresh_inputs
 from passes.instrument import instrument
 from passes.moments import moment_bytes
 from passes.planner import Planner
 from passes.policies import KeepParams
-from passes.program import Program
+from passes.program.fresh_inputs import fresh_inputs
+from passes.program.program import Program
 from passes.sensitivity import Prober
 from passes.site_errors import Recipe
 from passes.sites import find_sites

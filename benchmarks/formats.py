@@ -22,7 +22,7 @@ from benchmarks.readme_blocks import write_block
 from benchmarks.readme_tables import README
 from passes.costs import program_params
 from passes.errors import ExportError, SlimDiffError, UsageError
-from passes.program import Program
+from passes.program.program import Program
 from slimdiff_fx.captured import CapturedDenoiser, capture_pipeline
 from slimdiff_fx.export_aoti import export_aoti
 from slimdiff_fx.export_executorch import export_executorch

@@ -30,7 +30,7 @@ from passes.errors import SlimDiffError, UsageError
 from passes.offered_sizes import sizes_offered
 from passes.plan import SlimPlan
 from passes.policies import KeepCost
-from passes.program import Program
+from passes.program.program import Program
 from slimdiff_fx.captured import CapturedDenoiser, capture_model
 from slimdiff_fx.checkpoint import load_plan
 from slimdiff_fx.latency.bench import Effort

@@ -30,7 +30,7 @@ from benchmarks.measure import RESULTS, Watch, interleave, machine, paired_ratio
 from benchmarks.scale import CONFIGS, build
 from benchmarks.uniform_plan import uniform_plan
 from passes.errors import SlimDiffError, UsageError
-from passes.program import Program
+from passes.program.program import Program
 from passes.rewrite import rewrite
 from passes.sites import find_sites
 from slimdiff_fx.denoisers import capture_denoiser, describe

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 
 from benchmarks.measure import Timing, interleave, machine, paired_ratio
 from passes.instrument import Instrumented, instrument
-from passes.program import Program
+from passes.program.program import Program
 from passes.sites import find_sites
 from slimdiff_fx.parity import example_tensors, input_nodes
 

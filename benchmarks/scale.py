@@ -21,7 +21,7 @@ from passes.costs import program_macs, program_params
 from passes.lower import lower
 from passes.plan import SlimPlan
 from passes.policies import KeepParams
-from passes.program import Program
+from passes.program.program import Program
 from passes.rewrite import rewrite
 from passes.sites import find_sites, find_unsupported
 from passes.validate import validate

@@ -11,7 +11,7 @@ from passes.offered_sizes import Size, sizes_offered
 from passes.optimize import Option, allocate_within_cost
 from passes.plan import SlimPlan
 from passes.policies import KeepCost
-from passes.program import Program
+from passes.program.program import Program
 from passes.site import Site
 from slimdiff_fx.latency.shaped_plan import shaped_plan
 

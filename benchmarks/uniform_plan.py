@@ -12,7 +12,7 @@ from passes.errors import UsageError
 from passes.fingerprint import fingerprint
 from passes.plan import SitePlan, SlimPlan
 from passes.policies import KeepMacs, KeepParams
-from passes.program import Program
+from passes.program.program import Program
 from passes.site import Site
 
 

@@ -24,7 +24,7 @@ from passes.policies import (
     Policy,
     Threshold,
 )
-from passes.program import Program
+from passes.program.program import Program
 from passes.site import Site
 from passes.statistics import Statistics
 

@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from passes.attention_walk import VIEWS, follow_mask, trace_back, trace_forward
-from passes.program import Program
+from passes.program.program import Program
 from passes.site import Producer, Site, Unsupported
 from passes.site_nodes import Constant, SiteNodes
 from passes.walk import Ownership, Refused, common_path, linear_of, shape_of, upwards

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from passes.program import Program
+from passes.program.program import Program
 from passes.site_nodes import Constant
 from passes.walk import Refused, linear_of, passes_on, readers, shape_of
 

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 from passes.check_capture import check_capture
 from passes.errors import CaptureError
-from passes.guards import (
+from passes.program.guards import (
     Sizes,
     doubled,
     input_symbols,
@@ -26,12 +26,12 @@ from passes.guards import (
     resized,
     widen,
 )
-from passes.ownership import named_tensors
-from passes.program import Program
+from passes.program.ownership import named_tensors
+from passes.program.program import Program
+from passes.program.size_limits import simplified
 from passes.raise_modules import raise_modules
 from passes.refuse_quantized import refuse_quantized
 from passes.resample_sizes import ResampleSizes
-from passes.size_limits import simplified
 from passes.ties import dynamic_axes, tie_inputs
 from passes.value_numbers import value_number
 from passes.walk import is_fixed

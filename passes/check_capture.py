@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from passes.errors import CaptureError, UsageError
-from passes.fresh_inputs import small_input
-from passes.program import Program
+from passes.program.fresh_inputs import small_input
+from passes.program.program import Program
 
 Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
 

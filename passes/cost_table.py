@@ -9,7 +9,7 @@ from typing import Any
 
 from passes import costs
 from passes.plan import SitePlan
-from passes.program import Program
+from passes.program.program import Program
 from passes.site import Site
 from passes.sites import locate_all
 

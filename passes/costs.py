@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from passes.plan import SitePlan
-from passes.program import Program
+from passes.program.program import Program
 from passes.site import Site
 from passes.site_nodes import SiteNodes
 from passes.sites import locate

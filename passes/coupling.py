@@ -15,12 +15,12 @@ import torch_pruning
 from torch import Tensor, fx, nn
 
 from passes.errors import CouplingError
-from passes.program import Program
+from passes.program.program import Program
+from passes.program.sizes import SMALL
 from passes.region import cut_region
 from passes.site import Site
 from passes.site_nodes import SiteNodes
 from passes.sites import locate
-from passes.small_sizes import SMALL
 
 # (linear's path, "out" or "in") -> the channels that go.
 Reach = dict[tuple[str, str], set[int]]

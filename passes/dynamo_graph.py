@@ -18,7 +18,7 @@ from torch.export import Dim
 from torch.fx.node import map_arg
 
 from passes.errors import PlanError
-from passes.graph_modules import assemble
+from passes.program.module_tree import assemble
 from passes.walk import is_fixed
 
 # Where a lifted tensor came from reads like L['self']._modules['conv_in']._parameters['weight'].

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from passes.program import Program
+from passes.program.program import Program
 from passes.site import Producer, Site, Unsupported
 from passes.site_nodes import Constant, SiteNodes
 from passes.walk import Ownership, Refused, common_path, is_dropout, linear_of, passes_on, readers, shape_of

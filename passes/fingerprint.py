@@ -12,7 +12,7 @@ from torch import Tensor
 
 from passes.errors import PlanError
 from passes.plan import SlimPlan
-from passes.program import Program
+from passes.program.program import Program
 from passes.site import Site
 
 SAMPLES = 4

@@ -16,7 +16,7 @@ from passes.moment_sums import Storage
 from passes.moments import moment_shapes
 from passes.observers import DEFAULT_OBSERVERS, ObserverFactory, UnitObserver, Weighing
 from passes.probes import PROBES, Probes
-from passes.program import Program
+from passes.program.program import Program
 from passes.site import Kind, Site
 from passes.site_nodes import SiteNodes
 from passes.sites import locate_each

@@ -12,7 +12,7 @@ from torch.fx.experimental import _config as symbolic_shapes
 from passes.arguments import check_kind
 from passes.errors import ExportError
 from passes.lowered_guards import shown_guards
-from passes.program import Program
+from passes.program.program import Program
 from passes.ties import tied_places
 from passes.walk import concrete
 

@@ -8,9 +8,19 @@ from typing import Any
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_map
 
-from passes.guards import Sizes, doubled, input_names, input_symbols, least_pictures, pictures, probes, resized, widen
-from passes.program import Program
-from passes.size_limits import simplified
+from passes.program.guards import (
+    Sizes,
+    doubled,
+    input_names,
+    input_symbols,
+    least_pictures,
+    pictures,
+    probes,
+    resized,
+    widen,
+)
+from passes.program.program import Program
+from passes.program.size_limits import simplified
 from passes.value_numbers import value_number
 
 
@@ -25,7 +35,7 @@ def shown_guards(program: Program, exported: ExportedProgram) -> tuple[str, ...]
         exported: the outcome.
 
     Returns:
-        Guards, as `passes.guards` takes them.
+        Guards, as `passes.program.guards` takes them.
     """
     lowered = exported.module(check_guards=False)
     nodes = iter([node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"])

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from passes.errors import CouplingError
 from passes.plan import SlimPlan
-from passes.program import Program
+from passes.program.program import Program
 from passes.rewrite import changed_sites
 from passes.site import Site
 from passes.site_nodes import implied_scale

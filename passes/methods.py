@@ -22,7 +22,7 @@ from passes.errors import UsageError
 from passes.plan import SlimPlan
 from passes.planner import Planner
 from passes.policies import Budget, KeepCost, MaxError, Policy, Threshold
-from passes.program import Program
+from passes.program.program import Program
 from passes.site import Site
 from passes.site_errors import OnSite, Recipe, untold
 from passes.statistics import Statistics

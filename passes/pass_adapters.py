@@ -11,7 +11,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from passes.instrument import instrument
 from passes.masking import mask
 from passes.plan import SlimPlan
-from passes.program import Program
+from passes.program.program import Program
 from passes.raise_modules import raise_modules
 from passes.rewrite import changed_sites, rewrite
 from passes.sites import find_sites

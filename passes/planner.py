@@ -19,7 +19,7 @@ from passes.fingerprint import fingerprint
 from passes.optimize import Option, allocate_within_cost, allocate_within_error
 from passes.plan import SitePlan, SlimPlan
 from passes.policies import Budget, MaxError
-from passes.program import Program
+from passes.program.program import Program
 from passes.site import Site
 from passes.site_errors import OnSite, Recipe, SiteErrors, nearest, untold
 from passes.statistics import Statistics

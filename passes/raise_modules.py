@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from passes.errors import CaptureError
-from passes.graph_modules import assemble
+from passes.program.module_tree import assemble
 
 aten = torch.ops.aten
 

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_map
 
 from passes.errors import CouplingError
-from passes.small_sizes import SMALL, concrete_shape, concrete_size
+from passes.program.sizes import SMALL, concrete_shape, concrete_size
 
 
 def refresh_shapes(module: fx.GraphModule, nodes: Sequence[fx.Node]) -> None:

@@ -8,7 +8,7 @@ from passes.allocate import price_list, unmet
 from passes.methods import RECIPES, Method
 from passes.offered_sizes import sizes_offered
 from passes.policies import KeepCost, KeepMacs, KeepParams
-from passes.program import Program
+from passes.program.program import Program
 from passes.site import Site
 
 

@@ -13,7 +13,7 @@ from passes.coupling import check_coupling
 from passes.errors import CouplingError, PlanError
 from passes.fingerprint import check_fingerprint
 from passes.plan import SlimPlan
-from passes.program import Program
+from passes.program.program import Program
 from passes.refresh_shapes import refresh_shapes
 from passes.region import region_nodes
 from passes.site import Producer, Site
@@ -36,7 +36,7 @@ def rewrite(program: Program, plan: SlimPlan) -> Program:
 
     Returns:
         A new program. Weights of untouched modules are shared with `program`, new ones with the plan; sliced ones are
-        new. `passes.ownership.owned` gives it its own.
+        new. `passes.program.ownership.owned` gives it its own.
 
     Raises:
         PlanError: the plan is of another model, or its updates don't fit.

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from passes.errors import CalibrationError
 from passes.plan import SitePlan
-from passes.program import Program
+from passes.program.program import Program
 from passes.site import Site
 from passes.site_nodes import implied_scale
 from passes.sites import locate_all

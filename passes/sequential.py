@@ -12,7 +12,7 @@ from passes.errors import UsageError
 from passes.masking import mask
 from passes.moments import sums_of
 from passes.plan import SitePlan, SlimPlan
-from passes.program import Program
+from passes.program.program import Program
 from passes.sensitivity import Prober
 from passes.site import Site
 from passes.statistics import Statistics

@@ -14,7 +14,7 @@ from passes.error_curves import Choice, ErrorCurve, leverage_curve, narrows, rem
 from passes.known_moments import UNKNOWN
 from passes.moments import covariance, sums_of
 from passes.plan import SitePlan
-from passes.program import Program
+from passes.program.program import Program
 from passes.sensitivity import Prober, Sensitivity, sensitivity_from
 from passes.site import Site
 from passes.statistics import Statistics

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, fx
 
 from passes.plan import SitePlan
-from passes.program import Program
+from passes.program.program import Program
+from passes.program.specialize import set_shapes
 from passes.region import cut_region
 from passes.rewrite import mend_constants, slice_linears, slim_site
 from passes.site import Site
 from passes.site_nodes import SiteNodes
-from passes.specialize import set_shapes
 
 
 def site_program(
@@ -25,7 +25,7 @@ def site_program(
     Which units are kept makes no difference to what this is for: weights are the dense model's rows, inputs are random.
 
     Args:
-        program: a specialized program (see `passes.specialize`); it is only read.
+        program: a specialized program (see `passes.program.specialize`); it is only read.
         site: a site of it.
         nodes: the site's nodes there.
         units: heads or neurons that stay.

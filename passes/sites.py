@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from passes.attention_sites import find_attention
 from passes.errors import PlanError
 from passes.feed_forward_sites import find_feed_forward
-from passes.program import Program
+from passes.program.program import Program
 from passes.site import Site, Unsupported
 from passes.site_nodes import Constant, SiteNodes
 

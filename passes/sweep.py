@@ -13,7 +13,7 @@ from passes.errors import BudgetError
 from passes.plan import SitePlan
 from passes.planner import Planner
 from passes.policies import KeepParams, Normalization, Threshold
-from passes.program import Program
+from passes.program.program import Program
 from passes.site import Site
 
 # Shares of the sites' weights that are asked to go: 0 to 96%.

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from passes.errors import VerificationError
-from passes.program import Program
-from passes.shapes import propagate_shapes
+from passes.program.program import Program
+from passes.program.shapes import propagate_shapes
 from passes.site import Site
 from passes.sites import find_sites
 from passes.walk import sizes_of

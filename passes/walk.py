@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from passes.program import Program
+from passes.program.program import Program
 
 aten = torch.ops.aten
 

@@ -13,8 +13,8 @@ from torch import nn
 from passes.arguments import check_kind
 from passes.errors import PlanError
 from passes.fingerprint import check_parameters
-from passes.ownership import own_tensors
 from passes.plan import SitePlan, SlimPlan
+from passes.program.ownership import own_tensors
 from passes.rewrite import slice_linears
 from passes.site import Producer, Site
 from passes.updates import check_updates, is_changed, linear_paths, put_updates

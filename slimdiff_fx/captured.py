@@ -12,7 +12,7 @@ from torch import Tensor
 from passes.capture import capture
 from passes.errors import UsageError
 from passes.instrument import TIMESTEPS, Instrumented, instrument
-from passes.program import Program
+from passes.program.program import Program
 from passes.settled import SETTLED, split_half_ratio
 from passes.site import Site
 from passes.sites import find_sites

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 from passes.errors import ExportError
-from passes.program import Program
+from passes.program.program import Program
 from slimdiff_fx.merged_attention import ATTEND
 
 _WAVES = (torch.ops.aten.sin.default, torch.ops.aten.cos.default)

@@ -15,9 +15,9 @@ from passes.arguments import check_kind
 from passes.capture import capture
 from passes.dynamo_graph import DynamoGraph, unlift
 from passes.errors import PlanError
-from passes.guards import check_inputs
 from passes.plan import SlimPlan
-from passes.program import Program
+from passes.program.guards import check_inputs
+from passes.program.program import Program
 from passes.rewrite import rewrite
 from passes.validate import validate
 

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from passes.capture import capture
 from passes.errors import UsageError
-from passes.program import Program
+from passes.program.program import Program
 from passes.refuse_quantized import refuse_quantized
 from slimdiff_fx.altered_models import refuse_altered
 from slimdiff_fx.denoiser_wrappers import (

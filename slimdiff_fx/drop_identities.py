@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import fx
 
-from passes.program import Program
+from passes.program.program import Program
 
 aten = torch.ops.aten
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from passes.errors import UsageError
-from passes.program import Program
+from passes.program.program import Program
 from slimdiff_fx.auto_choice import AUTO
 from slimdiff_fx.captured import capture_pipeline
 from slimdiff_fx.command_outputs import check_file_output, note_edited, took

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from passes.arguments import check_kind
 from passes.errors import ExportError, UsageError
-from passes.program import Program
+from passes.program.program import Program
 from slimdiff_fx.atomic_write import replaced_files
 from slimdiff_fx.input_sizes import input_sizes
 from slimdiff_fx.onnx_graph import onnx_graph, save_graph

@@ -12,7 +12,7 @@ from torch import Tensor
 from passes.arguments import check_kind
 from passes.errors import ExportError
 from passes.lower import lower
-from passes.program import Program
+from passes.program.program import Program
 from slimdiff_fx.atomic_write import replaced_file
 from slimdiff_fx.cast_program import cast_program
 from slimdiff_fx.input_sizes import SIZES, input_sizes

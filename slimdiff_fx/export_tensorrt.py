@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from passes.errors import ExportError
-from passes.program import Program
+from passes.program.program import Program
 from slimdiff_fx.export_onnx import export_onnx
 from slimdiff_fx.onnx_runtime import onnx_runner
 from slimdiff_fx.onnxruntime_sessions import PROVIDERS, require_onnxruntime

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from passes.guards import holds, input_names
-from passes.program import Program
-from passes.size_limits import SizeLimit, size_limit
+from passes.program.guards import holds, input_names
+from passes.program.program import Program
+from passes.program.size_limits import SizeLimit, size_limit
 from slimdiff_fx.parity import example_tensors, input_nodes, symbol_roles, unflatten
 from slimdiff_fx.parity import input_names as file_names
 

@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline
 from passes.errors import UsageError
 from passes.plan import SlimPlan
 from passes.policies import KeepParams, Threshold
-from passes.program import Program
+from passes.program.program import Program
 from slimdiff_fx.latency.bench import Effort, opened
 from slimdiff_fx.latency.target import Target, guided_batch, make_target
 from slimdiff_fx.listener import SILENT, Listener

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from passes.program import Program
+from passes.program.program import Program
 
 aten = torch.ops.aten
 _SDPA = aten.scaled_dot_product_attention.default

@@ -17,7 +17,7 @@ import torch
 
 from passes.errors import ExportError, SlimDiffError
 from passes.lower import lower
-from passes.program import Program
+from passes.program.program import Program
 from slimdiff_fx.cast_program import cast_program
 from slimdiff_fx.drop_identities import drop_identities
 from slimdiff_fx.first_line import first_line

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from passes.errors import ExportError
-from passes.program import Program
+from passes.program.program import Program
 from slimdiff_fx.export_onnx import export_onnx
 from slimdiff_fx.first_line import first_line
 from slimdiff_fx.onnx_runtime import NUMPY, import_onnxruntime, quiet_onnxruntime

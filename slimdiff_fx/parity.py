@@ -11,9 +11,9 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from passes.errors import ExportError, UsageError
-from passes.guards import check_inputs
-from passes.ownership import is_as_validated
-from passes.program import Program
+from passes.program.guards import check_inputs
+from passes.program.ownership import is_as_validated
+from passes.program.program import Program
 
 Runner = Callable[[Sequence[Tensor]], Tensor]
 BATCHES = (1, 3, 65)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from passes.errors import UsageError, ValidationError
-from passes.fresh_inputs import small_input
-from passes.ownership import weights_digest
-from passes.program import Program
+from passes.program.fresh_inputs import small_input
+from passes.program.ownership import weights_digest
+from passes.program.program import Program
 from passes.validate import TOLERANCES, relative_error
 from slimdiff_fx.denoisers import DenoiserInputs
 
@@ -31,7 +31,7 @@ class Reference:
         args: the input's positional part.
         kwargs: its keywords.
         prediction: what was predicted.
-        weights: digest of the denoiser's weights, see `passes.ownership.weights_digest`.
+        weights: digest of the denoiser's weights, see `passes.program.ownership.weights_digest`.
     """
 
     call: nn.Module

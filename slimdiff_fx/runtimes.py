@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import UsageError
-from passes.program import Program
+from passes.program.program import Program
 from slimdiff_fx.export_aoti import export_aoti
 from slimdiff_fx.export_openvino import convert, import_openvino, openvino_runner
 from slimdiff_fx.onnxruntime_sessions import PROVIDERS, prepare_onnxruntime, require_onnxruntime

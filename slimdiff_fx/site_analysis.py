@@ -14,7 +14,7 @@ from passes.criteria import CRITERIA, DEFAULT_CRITERION, choose, score
 from passes.plan import SlimPlan
 from passes.planner import Planner
 from passes.policies import Normalization
-from passes.program import Program
+from passes.program.program import Program
 from passes.site import Site
 from passes.statistics import Statistics
 from passes.sweep import TAUS, SweepPoint, sweep_budgets, sweep_thresholds

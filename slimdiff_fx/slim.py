@@ -18,10 +18,10 @@ from passes.compensation import Compensation
 from passes.errors import UsageError
 from passes.instrument import instrument
 from passes.methods import RECIPES, Method, choose_method, planner_for
-from passes.ownership import owned, sealed, share_tensors, weights_digest
 from passes.plan import SlimPlan
 from passes.policies import Policy
-from passes.program import Program
+from passes.program.ownership import owned, sealed, share_tensors, weights_digest
+from passes.program.program import Program
 from passes.rewrite import rewrite
 from passes.sequential import Observe, solve_sequentially
 from passes.site import Site

@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline, ModelMixin
 
 from passes.plan import SlimPlan
 from passes.policies import Policy
-from passes.program import Program
+from passes.program.program import Program
 from passes.validate import ValidationReport
 from slimdiff_fx.latency.outcome import Latency
 from slimdiff_fx.reference import Reference

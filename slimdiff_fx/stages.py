@@ -16,11 +16,11 @@ from passes.instrument import TIMESTEPS, Instrumented, instrument
 from passes.lower import lower
 from passes.methods import RECIPES, Method, choose_method, planner_for
 from passes.methods import analyze as analyze_statistics
-from passes.ownership import owned, sealed
 from passes.plan import SlimPlan
 from passes.planner import Planner
 from passes.policies import Policy
-from passes.program import Program
+from passes.program.ownership import owned, sealed
+from passes.program.program import Program
 from passes.rewrite import rewrite
 from passes.sites import find_sites
 from passes.validate import validate

@@ -7,7 +7,7 @@ from typing import Any
 
 from passes.costs import entry_cost, program_macs, program_params, site_macs, site_params
 from passes.plan import SitePlan, SlimPlan
-from passes.program import Program
+from passes.program.program import Program
 from passes.site import Kind, Site, Unsupported
 from passes.sites import locate_all
 

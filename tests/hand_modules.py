@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from passes.capture import capture
-from passes.program import Program
+from passes.program.program import Program
 
 HEADS, HEAD_DIM, NEURONS = 4, 4, 12
 WIDTH = HEADS * HEAD_DIM

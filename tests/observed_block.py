@@ -8,7 +8,7 @@ import torch
 
 from passes.calibrate import calibrate
 from passes.instrument import instrument
-from passes.program import Program
+from passes.program.program import Program
 from passes.site import Site
 from passes.sites import find_sites
 from passes.statistics import Statistics

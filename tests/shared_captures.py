@@ -20,8 +20,8 @@ import slimdiff_fx.captured
 import slimdiff_fx.denoisers
 import slimdiff_fx.stages
 from passes.capture import capture
-from passes.ownership import named_tensors, share_tensors
-from passes.program import Program
+from passes.program.ownership import named_tensors, share_tensors
+from passes.program.program import Program
 
 # A toy; larger models are captured by few tests, and would stay in memory.
 _MOST_PARAMETERS = 12_000_000

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from passes.capture import capture
-from passes.program import Program
+from passes.program.program import Program
 from passes.site import Site
 from passes.sites import find_sites
 

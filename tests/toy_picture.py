@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from passes.capture import capture
-from passes.program import Program
+from passes.program.program import Program
 
 CHANNELS, WIDTH = 3, 16
 

@@ -57,7 +57,7 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
     "passes/error_curves.py": ("tests/passes/test_methods.py", "tests/passes/test_alignment.py"),
     "passes/errors.py": ("tests/passes/test_rewrite.py", "tests/passes/test_instrument.py"),
     "passes/feed_forward_sites.py": ("tests/passes/test_sites.py", "tests/passes/test_rewrite.py"),
-    "passes/graph_modules.py": ("tests/passes/test_program.py", "tests/passes/test_raise_modules.py"),
+    "passes/program/module_tree.py": ("tests/passes/program/test_program.py", "tests/passes/test_raise_modules.py"),
     "passes/ledger.py": (
         "tests/passes/test_moments.py",
         "tests/passes/test_observers.py",
@@ -75,11 +75,11 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
     ),
     "passes/planner.py": ("tests/passes/test_methods.py", "tests/passes/test_alignment.py"),
     "passes/policies.py": ("tests/passes/test_allocate.py",),
-    "passes/shapes.py": ("tests/passes/test_specialize.py", "tests/passes/test_verify.py"),
+    "passes/program/shapes.py": ("tests/passes/program/test_specialize.py", "tests/passes/test_verify.py"),
     "passes/site.py": ("tests/passes/test_sites.py", "tests/passes/test_region.py", "tests/passes/test_rewrite.py"),
     "passes/site_nodes.py": ("tests/passes/test_rewrite.py", "tests/passes/test_moments.py"),
     "passes/site_program.py": (
-        "tests/passes/test_specialize.py",
+        "tests/passes/program/test_specialize.py",
         "tests/slimdiff_fx/latency/test_latency_table.py",
     ),
     "passes/sweep.py": ("tests/slimdiff_fx/test_site_analysis.py",),
@@ -115,7 +115,7 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
 
 def sources(root: Path = ROOT) -> list[str]:
     """Give the paths of all files that are mutated, from the root of the project."""
-    passes = sorted(path.relative_to(root).as_posix() for path in root.glob("passes/*.py") if path.stem != "__init__")
+    passes = sorted(path.relative_to(root).as_posix() for path in root.glob("passes/**/*.py") if path.stem != "__init__")
     return [*passes, *SAVING_AND_LOADING]
 
 

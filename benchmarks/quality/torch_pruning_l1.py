@@ -12,7 +12,7 @@ from benchmarks.quality.arena import Arena
 from benchmarks.uniform_plan import plan_uniformly
 from passes.plan import SlimPlan
 from passes.policies import KeepParams
-from passes.program import Program
+from passes.program.program import Program
 from passes.region import cut_region
 from passes.site import Site
 from passes.site_nodes import SiteNodes

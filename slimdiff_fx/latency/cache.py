@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from passes.errors import CheckpointError
-from passes.program import Program
+from passes.program.program import Program
 from slimdiff_fx import __version__
 from slimdiff_fx.atomic_write import replaced_file
 from slimdiff_fx.file_lock import locked

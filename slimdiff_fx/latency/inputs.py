@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from passes.errors import UsageError
-from passes.guards import check_inputs
-from passes.program import Program
+from passes.program.guards import check_inputs
+from passes.program.program import Program
 from slimdiff_fx.first_line import first_line
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.parity import example_tensors, input_nodes, symbol_roles, unflatten

@@ -11,7 +11,7 @@ from diffusers import ModelMixin
 
 from passes.errors import UsageError
 from passes.plan import SlimPlan
-from passes.program import Program
+from passes.program.program import Program
 from slimdiff_fx.latency.bench import Clock, Effort, clock_of, opened
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.target import make_target

@@ -17,7 +17,7 @@ from passes.cost_table import CostTable
 from passes.errors import BudgetError
 from passes.plan import SlimPlan
 from passes.policies import KeepCost
-from passes.program import Program
+from passes.program.program import Program
 from passes.site import Site
 from slimdiff_fx.latency.bench import Effort
 from slimdiff_fx.latency.budget import KeepLatency

@@ -9,7 +9,7 @@ from torch import Tensor
 from passes.fingerprint import fingerprint
 from passes.offered_sizes import Size
 from passes.plan import SitePlan, SlimPlan
-from passes.program import Program
+from passes.program.program import Program
 from passes.site import Site
 from passes.updates import slim_shapes
 

@@ -13,7 +13,7 @@ from passes.cost_table import CostTable
 from passes.error_curves import narrows
 from passes.offered_sizes import Size
 from passes.policies import KeepCost
-from passes.program import Program
+from passes.program.program import Program
 from passes.site import Kind, Site
 from passes.site_program import signature, site_program
 from slimdiff_fx.latency.bench import Bench, Effort, opened

@@ -9,13 +9,13 @@ from typing import Any
 from diffusers import ModelMixin
 
 from passes.plan import SlimPlan
-from passes.program import Program
+from passes.program.program import Program
+from passes.program.specialize import specialize
 from passes.rewrite import rewrite
 from passes.site import Site
 from passes.site_nodes import SiteNodes
 from passes.site_program import site_program
 from passes.sites import locate_all
-from passes.specialize import specialize
 from slimdiff_fx.denoisers import describe
 from slimdiff_fx.latency.inputs import inputs_at
 from slimdiff_fx.runtimes import Contestant

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from passes.errors import ExportError, UsageError
-from passes.program import Program
+from passes.program.program import Program
 from slimdiff_fx.parity import Runner, call_flat, untraced_inputs
 
 # Relative squared error of the prediction. Beyond it pictures change visibly: with a tenth of it they still show the

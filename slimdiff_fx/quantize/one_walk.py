@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from passes.graph_modules import assemble
 from passes.instrument import PREFIX, Instrumented, instrument
-from passes.program import Program
+from passes.program.module_tree import assemble
+from passes.program.program import Program
 from passes.site import Site
 from slimdiff_fx.quantize.pt2e import convert_pt2e, insert_pt2e_observers
 

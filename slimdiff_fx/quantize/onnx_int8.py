@@ -11,7 +11,7 @@ import onnx
 from torch import Tensor
 
 from passes.errors import ExportError, UsageError
-from passes.program import Program
+from passes.program.program import Program
 from slimdiff_fx.atomic_write import replaced_files
 from slimdiff_fx.export_onnx import OPSET, TARGETS
 from slimdiff_fx.first_line import first_line

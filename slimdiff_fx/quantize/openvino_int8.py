@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from passes.errors import ExportError
-from passes.program import Program
+from passes.program.program import Program
 from slimdiff_fx.atomic_write import replaced_files
 from slimdiff_fx.export_openvino import convert, import_openvino, openvino_runner
 from slimdiff_fx.first_line import first_line

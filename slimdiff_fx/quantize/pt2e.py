@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from passes.errors import ExportError, SlimDiffError, UsageError
 from passes.lower import lower
-from passes.program import Program
+from passes.program.program import Program
 from slimdiff_fx.first_line import first_line
 from slimdiff_fx.parity import unflatten
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from passes.costs import program_macs, program_params, unit_macs, unit_params
-from passes.fresh_inputs import fresh_inputs
 from passes.masking import mask
 from passes.plan import SlimPlan
-from passes.program import Program
+from passes.program.fresh_inputs import fresh_inputs
+from passes.program.program import Program
 from passes.rewrite import rewrite
 from passes.site import Site
 from passes.sites import find_sites

@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from passes.costs import entry_cost, program_macs, program_params, site_macs, site_params
-from passes.fresh_inputs import fresh_inputs
 from passes.plan import SlimPlan
+from passes.program.fresh_inputs import fresh_inputs
 from passes.rewrite import rewrite
 from passes.sites import find_sites
 from passes.validate import validate

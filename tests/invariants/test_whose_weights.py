@@ -14,8 +14,8 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 import slimdiff_fx
-from passes.ownership import weights_digest
 from passes.plan import SlimPlan
+from passes.program.ownership import weights_digest
 from slimdiff_fx.captured import capture_pipeline
 from slimdiff_fx.slim import carry_out
 from tests.toy_adapters import random_lora

@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 
 from passes.attention_walk import trace_back, trace_forward
-from passes.program import Program
+from passes.program.program import Program
 from passes.site_nodes import Constant
 
 ATEN = torch.ops.aten

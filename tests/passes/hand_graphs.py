@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-from passes.program import Program
+from passes.program.program import Program
 from passes.site import Producer, Site
 from passes.site_nodes import SiteNodes
 

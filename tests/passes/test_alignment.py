@@ -14,7 +14,7 @@ from passes.errors import BudgetError, UsageError
 from passes.methods import METHODS, analyze
 from passes.plan import SlimPlan
 from passes.policies import KeepCost, KeepMacs, KeepParams, MaxError, Policy, Threshold
-from passes.program import Program
+from passes.program.program import Program
 from passes.rewrite import rewrite
 from passes.site import Site
 from passes.sites import find_sites

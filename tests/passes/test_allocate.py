@@ -14,7 +14,7 @@ from passes.errors import BudgetError, CalibrationError, PlanError, UsageError
 from passes.instrument import instrument
 from passes.plan import SlimPlan
 from passes.policies import KeepMacs, KeepParams, Normalization, Policy, Threshold
-from passes.program import Program
+from passes.program.program import Program
 from passes.site import Site
 from passes.sites import find_sites
 from tests.toy_block import build, capture_block, samples, site_of, toy

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from passes.attention_sites import find_attention
-from passes.program import Program
+from passes.program.program import Program
 from passes.site import Producer, Site, Unsupported
 
 ATEN = torch.ops.aten

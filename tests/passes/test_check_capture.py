@@ -11,7 +11,7 @@ from torch.export import Dim
 from passes.capture import capture
 from passes.check_capture import check_capture
 from passes.errors import CaptureError
-from passes.program import Program
+from passes.program.program import Program
 
 SHAPE = (2, 64, 4)
 

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from passes.costs import entry_cost, program_macs, program_params, site_macs, tensor_bytes, unit_macs, unit_params
 from passes.plan import SitePlan
-from passes.program import Program
+from passes.program.program import Program
 from passes.site import Producer, Site
 from passes.site_nodes import SiteNodes
 

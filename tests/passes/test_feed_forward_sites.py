@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from passes.feed_forward_sites import find_feed_forward
-from passes.program import Program
+from passes.program.program import Program
 from passes.site import Producer, Site, Unsupported
 
 ATEN = torch.ops.aten

@@ -12,7 +12,7 @@ from torch import Tensor
 from passes.errors import CalibrationError, UsageError
 from passes.instrument import instrument
 from passes.observers import NeuronObserver
-from passes.program import Program
+from passes.program.program import Program
 from passes.site import Site
 from passes.sites import find_sites
 from passes.statistics import merge

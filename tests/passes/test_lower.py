@@ -6,7 +6,7 @@ from torch import nn
 
 from passes.errors import ExportError
 from passes.lower import lower
-from passes.program import Program
+from passes.program.program import Program
 from slimdiff_fx.denoisers import describe
 from tests.families import of_families
 from tests.hand_modules import WIDTH, Attention, captured

@@ -19,7 +19,7 @@ from passes.methods import METHODS, RECIPES, Method, analyze, choose_method, pla
 from passes.moments import KEY, QUERY, SECOND
 from passes.plan import SlimPlan
 from passes.policies import KeepCost, KeepMacs, KeepParams, MaxError, Policy, Threshold
-from passes.program import Program
+from passes.program.program import Program
 from passes.rewrite import rewrite
 from passes.site_errors import SiteErrors
 from passes.sites import find_sites

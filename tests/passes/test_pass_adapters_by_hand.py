@@ -10,7 +10,7 @@ import passes.pass_adapters
 from passes.errors import ValidationError, VerificationError
 from passes.pass_adapters import InstrumentPass, MaskPass, RaisePass, RewritePass, VerifyPass
 from passes.plan import SlimPlan
-from passes.program import Program
+from passes.program.program import Program
 from passes.rewrite import rewrite
 from tests.plans import plan_of
 from tests.toy_block import build, samples, toy

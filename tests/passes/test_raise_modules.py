@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from passes.capture import capture
-from passes.program import Program
+from passes.program.program import Program
 
 
 def _captured(module: nn.Module, *args: Any, **options: Any) -> Program:

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from passes.errors import CouplingError
-from passes.program import Program
+from passes.program.program import Program
 from passes.region import cut_region, holds_tensor, region_nodes
 from passes.site import Producer, Site
 from passes.site_nodes import SiteNodes

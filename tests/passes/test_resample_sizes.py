@@ -9,7 +9,7 @@ from torch.nn import functional
 from passes.capture import capture
 from passes.errors import UsageError
 from passes.lower import lower
-from passes.program import Program
+from passes.program.program import Program
 from passes.resample_sizes import ResampleSizes
 
 SIZES = [(8, 12), (7, 9), (5, 5), (9, 6), (1, 4), (1, 1), (3, 2)]

@@ -16,7 +16,7 @@ from passes.coupling import check_coupling
 from passes.errors import CouplingError, PlanError, SlimDiffError, ValidationError, VerificationError
 from passes.masking import mask
 from passes.plan import SitePlan, SlimPlan
-from passes.program import Program
+from passes.program.program import Program
 from passes.rewrite import mend_constants, rewrite, slim_site
 from passes.site import Producer, Site
 from passes.site_nodes import Constant

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from passes.errors import CalibrationError
 from passes.plan import SitePlan
-from passes.program import Program
+from passes.program.program import Program
 from passes.sensitivity import Prober, sensitivity_from
 from passes.site import Producer, Site
 from tests.toy_block import samples, site_of, toy

@@ -15,7 +15,7 @@ from passes.masking import mask
 from passes.methods import analyze
 from passes.plan import SitePlan, SlimPlan
 from passes.policies import KeepParams
-from passes.program import Program
+from passes.program.program import Program
 from passes.rewrite import rewrite
 from passes.sequential import solve_sequentially
 from passes.site import Site

@@ -10,7 +10,7 @@ from passes.compensation import Compensation, compensate
 from passes.instrument import instrument
 from passes.masking import mask
 from passes.plan import SitePlan, SlimPlan
-from passes.program import Program
+from passes.program.program import Program
 from passes.sequential import solve_sequentially
 from passes.site import Site
 from passes.statistics import Statistics

@@ -18,7 +18,7 @@ from passes.methods import analyze
 from passes.moments import sums_of
 from passes.plan import SitePlan, SlimPlan
 from passes.policies import KeepParams
-from passes.program import Program
+from passes.program.program import Program
 from passes.rewrite import rewrite
 from passes.sequential import solve_sequentially
 from passes.site import Site

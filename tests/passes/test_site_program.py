@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from passes.program import Program
+from passes.program.program import Program
 from passes.region import cut_region
 from passes.site import Producer, Site
 from passes.site_nodes import Constant, SiteNodes

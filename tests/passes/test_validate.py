@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from passes.errors import PlanError, UsageError, ValidationError
-from passes.fresh_inputs import fresh_inputs
 from passes.masking import mask
 from passes.plan import SlimPlan
-from passes.program import Program
+from passes.program.fresh_inputs import fresh_inputs
+from passes.program.program import Program
 from passes.rewrite import rewrite
 from passes.sites import find_sites
 from passes.validate import TOLERANCES, relative_error, validate

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from passes.errors import ValidationError
 from passes.fingerprint import fingerprint
 from passes.plan import SitePlan, SlimPlan
-from passes.program import Program
+from passes.program.program import Program
 from passes.rewrite import rewrite
 from passes.sites import find_sites
 from passes.validate import describe_inputs, relative_error, validate

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from passes.errors import VerificationError
-from passes.program import Program
+from passes.program.program import Program
 from passes.sites import find_sites, locate
 from passes.verify import verify
 from tests.families import of_families

@@ -10,7 +10,7 @@ from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from passes.program import Program
+from passes.program.program import Program
 from passes.walk import (
     Ownership,
     common_path,

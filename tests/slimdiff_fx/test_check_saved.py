@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import slimdiff_fx
 from passes.errors import CheckpointError, ValidationError
-from passes.ownership import weights_digest
+from passes.program.ownership import weights_digest
 from slimdiff_fx.captured import capture_pipeline
 from slimdiff_fx.check_saved import check_saved
 from slimdiff_fx.page.write_page import write_page

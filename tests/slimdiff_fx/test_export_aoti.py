@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from passes.errors import CheckpointError, ExportError
-from passes.program import Program
+from passes.program.program import Program
 from slimdiff_fx.export_aoti import export_aoti
 from tests.old_exports import PT2
 from tests.toy_block import build, capture_block

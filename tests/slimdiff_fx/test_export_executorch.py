@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from passes.errors import ExportError
-from passes.program import Program
+from passes.program.program import Program
 from passes.rewrite import rewrite
 from slimdiff_fx.denoisers import capture_denoiser
 from slimdiff_fx.export_executorch import export_executorch, sizes_of

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from passes.capture import capture
 from passes.errors import CheckpointError, ExportError
-from passes.program import Program
+from passes.program.program import Program
 from passes.rewrite import rewrite
 from slimdiff_fx.denoisers import capture_denoiser
 from slimdiff_fx.export_onnx import export_onnx

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.capture import capture
-from passes.program import Program
+from passes.program.program import Program
 from slimdiff_fx.drop_identities import drop_identities
 from slimdiff_fx.merged_attention import ATTEND, merge_attention
 from slimdiff_fx.parity import call_flat, untraced_inputs

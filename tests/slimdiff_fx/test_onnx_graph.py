@@ -16,7 +16,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from passes.errors import UsageError
-from passes.program import Program
+from passes.program.program import Program
 from passes.rewrite import rewrite
 from passes.sites import find_sites
 from passes.updates import slim_shapes

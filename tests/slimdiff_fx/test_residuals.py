@@ -17,7 +17,7 @@ from diffusers import (
 
 import slimdiff_fx
 from passes.errors import UsageError
-from passes.fresh_inputs import fresh_inputs
+from passes.program.fresh_inputs import fresh_inputs
 from passes.validate import validate
 from slimdiff_fx.captured import capture_pipeline
 from slimdiff_fx.denoiser_call import translate_call

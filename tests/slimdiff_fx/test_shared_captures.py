@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from passes.program import Program
+from passes.program.program import Program
 from slimdiff_fx.denoisers import DenoiserInputs, describe
 from tests.shared_captures import SharedCaptures
 from tests.toy_denoisers import pixart

@@ -8,7 +8,7 @@ from diffusers import DiffusionPipeline
 
 import slimdiff_fx
 from passes.errors import UsageError
-from passes.ownership import weights_digest
+from passes.program.ownership import weights_digest
 from slimdiff_fx.denoisers import describe
 from slimdiff_fx.taken_over import take_over
 from tests.toy_denoisers import FAMILIES

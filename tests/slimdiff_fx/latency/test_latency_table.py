@@ -12,9 +12,9 @@ import torch
 
 from passes.errors import CheckpointError, UsageError
 from passes.methods import METHODS, RECIPES, Method, analyze
+from passes.program.specialize import specialize
 from passes.site_program import signature, site_program
 from passes.sites import find_sites, locate_all
-from passes.specialize import specialize
 from slimdiff_fx.latency.bench import Effort, opened
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.cache import VARIABLE, cache_folder

@@ -8,7 +8,7 @@ from torch import Tensor, fx
 
 from passes.calibrate import Batch, calibrate
 from passes.instrument import instrument
-from passes.program import Program
+from passes.program.program import Program
 from passes.sites import find_sites
 from slimdiff_fx.denoisers import capture_denoiser
 from slimdiff_fx.parity import call_flat, random_inputs, unflatten

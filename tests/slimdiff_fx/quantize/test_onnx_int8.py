@@ -13,7 +13,7 @@ from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
 from passes.errors import ExportError, UsageError
-from passes.program import Program
+from passes.program.program import Program
 from passes.rewrite import rewrite
 from slimdiff_fx.denoisers import capture_denoiser
 from slimdiff_fx.input_sizes import SIZES

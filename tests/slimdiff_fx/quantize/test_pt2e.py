@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from passes.errors import ExportError, UsageError
-from passes.program import Program
+from passes.program.program import Program
 from passes.rewrite import rewrite
 from slimdiff_fx.denoisers import capture_denoiser
 from slimdiff_fx.parity import call_flat, random_inputs, untraced_inputs

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
-from passes.guards import check_inputs
-from passes.program import Program
-from passes.shapes import propagate_shapes
+from passes.program.guards import check_inputs
+from passes.program.program import Program
+from passes.program.shapes import propagate_shapes
 
 
 def specialize(

@@ -7,7 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-from passes.small_sizes import SMALL, concrete_shape, concrete_size
+from passes.program.sizes import SMALL, concrete_shape, concrete_size
 
 
 def _symbolic(*shape: int) -> FakeTensor:

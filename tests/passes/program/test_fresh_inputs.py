@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from passes.errors import UsageError
-from passes.fresh_inputs import BATCHES, fresh_inputs
-from passes.program import Program
+from passes.program.fresh_inputs import BATCHES, fresh_inputs
+from passes.program.program import Program
 from tests.passes.hand_graphs import Gated, hand_program
 
 

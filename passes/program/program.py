@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from passes.graph_modules import copy_graph_module
-from passes.guards import check_inputs
+from passes.program.guards import check_inputs
+from passes.program.module_tree import copy_graph_module
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Program:
         kwargs: example keyword inputs.
         dynamic_shapes: as `torch.export` takes it, for lowering.
         timestep: name of the placeholder that holds the timestep ([] or [B]), or None.
-        guards: which sizes the graph holds for, as expressions over the inputs (see `passes.guards`).
-        validated: digest of the weights that were validated (see `passes.ownership`); None where none were.
+        guards: which sizes the graph holds for, as expressions over the inputs (see `passes.program.guards`).
+        validated: digest of the weights that were validated (see `passes.program.ownership`); None where none were.
     """
 
     graph_module: fx.GraphModule

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from passes.program import Program
+from passes.program.program import Program
 
 
 def own_tensors(module: nn.Module) -> None:

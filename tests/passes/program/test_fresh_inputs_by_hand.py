@@ -11,8 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from passes.errors import UsageError
-from passes.fresh_inputs import fresh_inputs, small_input
-from passes.program import Program
+from passes.program.fresh_inputs import fresh_inputs, small_input
+from passes.program.program import Program
 
 
 def program_of(*tensors: Any, duck: bool = False, **more: Any) -> Program:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from passes.guards import holds
+from passes.program.guards import holds
 
 # Sizes are tried up to here. Networks halve a picture six times at most, and their sequences have bounds far above.
 TRIED = 512

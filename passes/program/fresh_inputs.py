@@ -10,8 +10,8 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from passes.errors import UsageError
-from passes.guards import check_inputs
-from passes.program import Program
+from passes.program.guards import check_inputs
+from passes.program.program import Program
 
 Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from passes.guards import (
+from passes.program.guards import (
     doubled,
     holds,
     input_symbols,

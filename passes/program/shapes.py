@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_map
 
-from passes.program import Program
+from passes.program.program import Program
 from passes.walk import concrete
 
 _META = torch.device("meta")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from passes.size_limits import SizeLimit, simplified, size_limit
+from passes.program.size_limits import SizeLimit, simplified, size_limit
 
 H, W = "L['sample'].size()[2]", "L['sample'].size()[3]"
 

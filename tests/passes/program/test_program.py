@@ -7,7 +7,7 @@ import torch
 
 from passes.errors import UsageError
 from passes.instrument import instrument
-from passes.program import Program
+from passes.program.program import Program
 from tests.hand_modules import Attention, FeedForward, captured
 from tests.plans import captured as captured_family
 from tests.toy_block import samples, toy

@@ -10,8 +10,8 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from passes.program import Program
-from passes.shapes import propagate_shapes
+from passes.program.program import Program
+from passes.program.shapes import propagate_shapes
 
 ATEN = torch.ops.aten
 

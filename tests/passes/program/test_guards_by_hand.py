@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from passes.errors import UsageError
-from passes.guards import check_inputs, doubled, holds, input_symbols, probes, ranges, resized, widen
+from passes.program.guards import check_inputs, doubled, holds, input_symbols, probes, ranges, resized, widen
 
 
 def test_one_and_beyond_each_bound_and_pairs_that_are_equal_or_double() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from passes.errors import UsageError
-from passes.program import Program
+from passes.program.program import Program
 from passes.verify import verify
 
 ATEN = torch.ops.aten

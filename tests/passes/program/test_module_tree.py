@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
-from passes.graph_modules import assemble, copy_graph_module
+from passes.program.module_tree import assemble, copy_graph_module
 
 
 class Owner(nn.Module):
