@@ -28,7 +28,7 @@ from passes.program.fresh_inputs import fresh_inputs
 from passes.program.program import Program
 from passes.sensitivity import Prober
 from passes.site_errors import Recipe
-from passes.sites import find_sites
+from passes.sites.find import find_sites
 from passes.statistics import Statistics
 from slimdiff_fx.denoisers import capture_denoiser
 from slimdiff_fx.disk_sums import sums_in

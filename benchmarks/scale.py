@@ -23,7 +23,7 @@ from passes.plan import SlimPlan
 from passes.policies import KeepParams
 from passes.program.program import Program
 from passes.rewrite import rewrite
-from passes.sites import find_sites, find_unsupported
+from passes.sites.find import find_sites, find_unsupported
 from passes.validate import validate
 from slimdiff_fx.denoisers import capture_denoiser
 from slimdiff_fx.summary import Summary, summarize

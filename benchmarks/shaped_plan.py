@@ -12,7 +12,7 @@ from passes.optimize import Option, allocate_within_cost
 from passes.plan import SlimPlan
 from passes.policies import KeepCost
 from passes.program.program import Program
-from passes.site import Site
+from passes.sites.site import Site
 from slimdiff_fx.latency.shaped_plan import shaped_plan
 
 

@@ -13,7 +13,7 @@ from passes.fingerprint import fingerprint
 from passes.plan import SitePlan, SlimPlan
 from passes.policies import KeepMacs, KeepParams
 from passes.program.program import Program
-from passes.site import Site
+from passes.sites.site import Site
 
 
 def uniform_plan(program: Program, sites: Sequence[Site], keep: float, seed: int = 0) -> SlimPlan:

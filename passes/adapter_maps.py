@@ -19,7 +19,7 @@ from passes.least_squares import refit
 from passes.moments import Covariance, Sums, covariance
 from passes.plan import SitePlan
 from passes.projections import block_diagonal, give_back
-from passes.site import Site
+from passes.sites.site import Site
 
 
 def adapter_maps(site: Site, entry: SitePlan, sums: Sums, cut: Compensated) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from passes.errors import UsageError
-from passes.site import Site
+from passes.sites.site import Site
 
 
 def check_align(align: int | None) -> None:

@@ -25,7 +25,7 @@ from passes.policies import (
     Threshold,
 )
 from passes.program.program import Program
-from passes.site import Site
+from passes.sites.site import Site
 from passes.statistics import Statistics
 
 

@@ -32,9 +32,9 @@ from passes.program.size_limits import simplified
 from passes.raise_modules import raise_modules
 from passes.refuse_quantized import refuse_quantized
 from passes.resample_sizes import ResampleSizes
+from passes.sites.walk import is_fixed
 from passes.ties import dynamic_axes, tie_inputs
 from passes.value_numbers import value_number
-from passes.walk import is_fixed
 
 
 def capture(

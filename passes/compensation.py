@@ -17,7 +17,7 @@ from passes.moments import Covariance, Sums, covariance
 from passes.plan import SitePlan
 from passes.projections import narrow_values, value_maps
 from passes.scores import score_loss, score_maps
-from passes.site import Site
+from passes.sites.site import Site
 from passes.written import output_loss, storage_share
 
 Compensation = Literal["none", "bias", "lstsq"]

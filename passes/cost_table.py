@@ -10,8 +10,8 @@ from typing import Any
 from passes import costs
 from passes.plan import SitePlan
 from passes.program.program import Program
-from passes.site import Site
-from passes.sites import locate_all
+from passes.sites.find import locate_all
+from passes.sites.site import Site
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from passes.errors import CouplingError
 from passes.program.program import Program
 from passes.program.sizes import SMALL
 from passes.region import cut_region
-from passes.site import Site
-from passes.site_nodes import SiteNodes
-from passes.sites import locate
+from passes.sites.find import locate
+from passes.sites.site import Site
+from passes.sites.site_nodes import SiteNodes
 
 # (linear's path, "out" or "in") -> the channels that go.
 Reach = dict[tuple[str, str], set[int]]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from passes.errors import CalibrationError, UsageError
 from passes.output_criteria import OUTPUT_CRITERIA
-from passes.site import Kind, Site
+from passes.sites.site import Kind, Site
 from passes.statistics import Statistics
 
 Criterion = Callable[[Site, Statistics], Tensor]

@@ -14,7 +14,7 @@ from passes.moments import Covariance, Sums
 from passes.plan import SitePlan
 from passes.projections import separate_width_errors, value_maps, width_errors
 from passes.scores import score_losses
-from passes.site import Site
+from passes.sites.site import Site
 
 
 @dataclass(frozen=True)

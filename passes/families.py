@@ -15,7 +15,7 @@ from torch import Tensor
 
 from passes.errors import BudgetError
 from passes.optimize import Option
-from passes.site import Site
+from passes.sites.site import Site
 
 Size = tuple[int, int]
 Family = tuple[str, ...]

@@ -13,7 +13,7 @@ from torch import Tensor
 from passes.errors import PlanError
 from passes.plan import SlimPlan
 from passes.program.program import Program
-from passes.site import Site
+from passes.sites.site import Site
 
 SAMPLES = 4
 # bf16 keeps 8 bits: a cast moves a weight by up to 0.4%.

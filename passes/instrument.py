@@ -17,9 +17,9 @@ from passes.moments import moment_shapes
 from passes.observers import DEFAULT_OBSERVERS, ObserverFactory, UnitObserver, Weighing
 from passes.probes import PROBES, Probes
 from passes.program.program import Program
-from passes.site import Kind, Site
-from passes.site_nodes import SiteNodes
-from passes.sites import locate_each
+from passes.sites.find import locate_each
+from passes.sites.site import Kind, Site
+from passes.sites.site_nodes import SiteNodes
 from passes.statistics import Statistics, check_same_kind
 from passes.uninterrupted import uninterrupted
 

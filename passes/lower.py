@@ -13,8 +13,8 @@ from passes.arguments import check_kind
 from passes.errors import ExportError
 from passes.lowered_guards import shown_guards
 from passes.program.program import Program
+from passes.sites.walk import concrete
 from passes.ties import tied_places
-from passes.walk import concrete
 
 
 def lower(program: Program) -> ExportedProgram:

@@ -12,9 +12,9 @@ from passes.errors import CouplingError
 from passes.plan import SlimPlan
 from passes.program.program import Program
 from passes.rewrite import changed_sites
-from passes.site import Site
-from passes.site_nodes import implied_scale
-from passes.sites import locate_all
+from passes.sites.find import locate_all
+from passes.sites.site import Site
+from passes.sites.site_nodes import implied_scale
 from passes.updates import dense_parameters, linear_paths
 
 

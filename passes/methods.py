@@ -23,8 +23,8 @@ from passes.plan import SlimPlan
 from passes.planner import Planner
 from passes.policies import Budget, KeepCost, MaxError, Policy, Threshold
 from passes.program.program import Program
-from passes.site import Site
 from passes.site_errors import OnSite, Recipe, untold
+from passes.sites.site import Site
 from passes.statistics import Statistics
 
 Method = Literal["best", "slimdiff", "obs", "threshold"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from passes.errors import CalibrationError, UsageError
-from passes.site import Site
+from passes.sites.site import Site
 
 # One in 16 tokens of each sample, within bounds: what a second moment costs grows with the square of a site's width,
 # and calibration sees every prompt at many timesteps anyway.

@@ -11,7 +11,7 @@ from torch._subclasses import FakeTensor
 
 from passes.ledger import Ledger
 from passes.moments import FIRST, KEY, QUERY
-from passes.site import Kind, Site
+from passes.sites.site import Kind, Site
 
 # How many queries are looked at: one in 16 tokens, to cost a small part of the attention itself, within bounds.
 SAMPLED_SHARE = 16

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from passes.alignment import is_aligned
 from passes.error_curves import narrows, widths_offered
-from passes.site import Site
+from passes.sites.site import Site
 
 Size = tuple[int, int]  # units, width of each
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from passes.compensation import consumer_inputs
 from passes.elimination import leverage_scores, removal_losses
 from passes.moments import Covariance, covariance, sums_of
-from passes.site import Site
+from passes.sites.site import Site
 from passes.statistics import Statistics
 
 OutputCriterion = Callable[[Site, Statistics, Mapping[str, Tensor]], Tensor]

@@ -14,7 +14,7 @@ from passes.plan import SlimPlan
 from passes.program.program import Program
 from passes.raise_modules import raise_modules
 from passes.rewrite import changed_sites, rewrite
-from passes.sites import find_sites
+from passes.sites.find import find_sites
 from passes.validate import validate
 from passes.verify import verify
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from passes.errors import PlanError
-from passes.site import Kind
+from passes.sites.site import Kind
 
 FORMAT = 2
 # Before the names of adapter maps, where they lie in one file with updates.

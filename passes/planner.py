@@ -20,8 +20,8 @@ from passes.optimize import Option, allocate_within_cost, allocate_within_error
 from passes.plan import SitePlan, SlimPlan
 from passes.policies import Budget, MaxError
 from passes.program.program import Program
-from passes.site import Site
 from passes.site_errors import OnSite, Recipe, SiteErrors, nearest, untold
+from passes.sites.site import Site
 from passes.statistics import Statistics
 
 _TRIALS = 4  # plans whose whole error is measured, in search of the one that just meets a largest error

@@ -9,7 +9,7 @@ from passes.methods import RECIPES, Method
 from passes.offered_sizes import sizes_offered
 from passes.policies import KeepCost, KeepMacs, KeepParams
 from passes.program.program import Program
-from passes.site import Site
+from passes.sites.site import Site
 
 
 def refuse_unreachable(program: Program, sites: Sequence[Site], policy: object, method: Method) -> None:

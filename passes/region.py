@@ -12,8 +12,8 @@ from torch import Tensor, fx, nn
 from passes.errors import CouplingError
 from passes.program.program import Program
 from passes.program.sizes import SMALL, concrete_shape, concrete_size
-from passes.site import Site
-from passes.site_nodes import SiteNodes
+from passes.sites.site import Site
+from passes.sites.site_nodes import SiteNodes
 
 _SPLITS = (torch.ops.aten.chunk.default, torch.ops.aten.split.Tensor, torch.ops.aten.split_with_sizes.default)
 _SIZES = (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool)

@@ -16,9 +16,9 @@ from passes.plan import SlimPlan
 from passes.program.program import Program
 from passes.refresh_shapes import refresh_shapes
 from passes.region import region_nodes
-from passes.site import Producer, Site
-from passes.site_nodes import Constant
-from passes.sites import find_sites, locate_all
+from passes.sites.find import find_sites, locate_all
+from passes.sites.site import Producer, Site
+from passes.sites.site_nodes import Constant
 from passes.updates import check_updates, is_changed, put_updates
 from passes.verify import verify
 

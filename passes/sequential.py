@@ -14,7 +14,7 @@ from passes.moments import sums_of
 from passes.plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.sensitivity import Prober
-from passes.site import Site
+from passes.sites.site import Site
 from passes.statistics import Statistics
 from passes.updates import is_changed, linear_paths
 

@@ -12,7 +12,7 @@ from passes.known_moments import raise_unknown
 from passes.least_squares import output_energy
 from passes.moments import COUNT, Covariance, Sums
 from passes.projections import narrow_values, value_maps
-from passes.site import Site
+from passes.sites.site import Site
 from passes.statistics import Statistics
 
 # Weights from one half may have so many times the error, on the other half, of weights from that one.

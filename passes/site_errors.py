@@ -16,7 +16,7 @@ from passes.moments import covariance, sums_of
 from passes.plan import SitePlan
 from passes.program.program import Program
 from passes.sensitivity import Prober, Sensitivity, sensitivity_from
-from passes.site import Site
+from passes.sites.site import Site
 from passes.statistics import Statistics
 
 OnSite = Callable[[int, int], None]

@@ -13,8 +13,8 @@ from passes.program.program import Program
 from passes.program.specialize import set_shapes
 from passes.region import cut_region
 from passes.rewrite import mend_constants, slice_linears, slim_site
-from passes.site import Site
-from passes.site_nodes import SiteNodes
+from passes.sites.site import Site
+from passes.sites.site_nodes import SiteNodes
 
 
 def site_program(

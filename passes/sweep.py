@@ -14,7 +14,7 @@ from passes.plan import SitePlan
 from passes.planner import Planner
 from passes.policies import KeepParams, Normalization, Threshold
 from passes.program.program import Program
-from passes.site import Site
+from passes.sites.site import Site
 
 # Shares of the sites' weights that are asked to go: 0 to 96%.
 SHARES = tuple(step / 25 for step in range(25))

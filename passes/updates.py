@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from passes.errors import PlanError
 from passes.plan import SitePlan, SlimPlan
-from passes.site import Site
+from passes.sites.site import Site
 
 
 def linear_paths(site: Site) -> tuple[str, ...]:

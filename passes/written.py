@@ -14,7 +14,7 @@ from passes.least_squares import output_energy, rounding
 from passes.moments import Covariance
 from passes.plan import SitePlan
 from passes.projections import block_diagonal
-from passes.site import Site
+from passes.sites.site import Site
 
 
 def output_loss(

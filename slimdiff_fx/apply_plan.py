@@ -16,7 +16,7 @@ from passes.fingerprint import check_parameters
 from passes.plan import SitePlan, SlimPlan
 from passes.program.ownership import own_tensors
 from passes.rewrite import slice_linears
-from passes.site import Producer, Site
+from passes.sites.site import Producer, Site
 from passes.updates import check_updates, is_changed, linear_paths, put_updates
 from slimdiff_fx.taken_over import refuse_taken_over
 

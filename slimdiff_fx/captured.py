@@ -14,8 +14,8 @@ from passes.errors import UsageError
 from passes.instrument import TIMESTEPS, Instrumented, instrument
 from passes.program.program import Program
 from passes.settled import SETTLED, split_half_ratio
-from passes.site import Site
-from passes.sites import find_sites
+from passes.sites.find import find_sites
+from passes.sites.site import Site
 from slimdiff_fx.calibration_checkpoint import finished_samples
 from slimdiff_fx.calibration_run import CalibrationSettings, calibrate_pipeline
 from slimdiff_fx.denoiser_call import translate_call

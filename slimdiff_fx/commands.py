@@ -16,7 +16,7 @@ from passes.methods import choose_method
 from passes.moments import moment_bytes
 from passes.plan import SlimPlan
 from passes.policies import Policy
-from passes.sites import find_unsupported
+from passes.sites.find import find_unsupported
 from slimdiff_fx.calibration_checkpoint import (
     find_checkpoint,
     forget_checkpoint,

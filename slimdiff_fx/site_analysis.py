@@ -15,7 +15,7 @@ from passes.plan import SlimPlan
 from passes.planner import Planner
 from passes.policies import Normalization
 from passes.program.program import Program
-from passes.site import Site
+from passes.sites.site import Site
 from passes.statistics import Statistics
 from passes.sweep import TAUS, SweepPoint, sweep_budgets, sweep_thresholds
 

@@ -24,8 +24,8 @@ from passes.program.ownership import owned, sealed, share_tensors, weights_diges
 from passes.program.program import Program
 from passes.rewrite import rewrite
 from passes.sequential import Observe, solve_sequentially
-from passes.site import Site
-from passes.sites import find_unsupported
+from passes.sites.find import find_unsupported
+from passes.sites.site import Site
 from passes.statistics import Statistics
 from passes.validate import validate
 from slimdiff_fx.altered_models import refuse_wrapped

@@ -22,7 +22,7 @@ from passes.policies import Policy
 from passes.program.ownership import owned, sealed
 from passes.program.program import Program
 from passes.rewrite import rewrite
-from passes.sites import find_sites
+from passes.sites.find import find_sites
 from passes.validate import validate
 from slimdiff_fx.denoisers import DenoiserInputs, capture_denoiser
 from slimdiff_fx.latency.budget import KeepLatency

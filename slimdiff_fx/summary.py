@@ -8,8 +8,8 @@ from typing import Any
 from passes.costs import entry_cost, program_macs, program_params, site_macs, site_params
 from passes.plan import SitePlan, SlimPlan
 from passes.program.program import Program
-from passes.site import Kind, Site, Unsupported
-from passes.sites import locate_all
+from passes.sites.find import locate_all
+from passes.sites.site import Kind, Site, Unsupported
 
 
 @dataclass(frozen=True)

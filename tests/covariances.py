@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from passes.moments import Covariance
-from passes.site import Producer, Site
+from passes.sites.site import Producer, Site
 
 TOKENS = 100_000  # so many that λ is at its least
 

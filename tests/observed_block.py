@@ -9,8 +9,8 @@ import torch
 from passes.calibrate import calibrate
 from passes.instrument import instrument
 from passes.program.program import Program
-from passes.site import Site
-from passes.sites import find_sites
+from passes.sites.find import find_sites
+from passes.sites.site import Site
 from passes.statistics import Statistics
 from tests.toy_block import build, capture_block, samples
 

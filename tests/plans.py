@@ -11,7 +11,7 @@ import torch
 from passes.fingerprint import fingerprint
 from passes.plan import SitePlan, SlimPlan
 from passes.program.program import Program
-from passes.sites import find_sites
+from passes.sites.find import find_sites
 from passes.updates import slim_shapes
 from slimdiff_fx.denoisers import capture_denoiser
 from tests.toy_denoisers import FAMILIES

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from passes.moments import COUNT, FIRST, KEY, KEY_COUNT, QUERY, fold, moment_shapes
 from passes.plan import SitePlan
-from passes.site import Site
+from passes.sites.site import Site
 from tests.covariances import attention, feed_forward
 
 OUT = 5

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from passes.capture import capture
 from passes.program.program import Program
-from passes.site import Site
-from passes.sites import find_sites
+from passes.sites.find import find_sites
+from passes.sites.site import Site
 
 WIDTH, HEADS, NEURONS, TOKENS = 12, 3, 10, 16
 ATTENTION, FEED_FORWARD = "attention", "feed_forward"

@@ -46,8 +46,8 @@ SAVING_AND_LOADING = tuple(
 OTHER_TESTS: dict[str, tuple[str, ...]] = {
     "passes/allocate.py": ("tests/passes/test_alignment.py",),
     "passes/arguments.py": ("tests/slimdiff_fx/test_newcomers_words.py",),
-    "passes/attention_sites.py": ("tests/passes/test_sites.py", "tests/passes/test_rewrite.py"),
-    "passes/attention_walk.py": ("tests/passes/test_sites.py", "tests/passes/test_rewrite.py"),
+    "passes/sites/attention.py": ("tests/passes/sites/test_find.py", "tests/passes/test_rewrite.py"),
+    "passes/sites/attention_walk.py": ("tests/passes/sites/test_find.py", "tests/passes/test_rewrite.py"),
     "passes/compensation.py": (
         "tests/passes/test_methods.py",
         "tests/passes/test_sequential.py",
@@ -56,7 +56,7 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
     "passes/dynamo_graph.py": ("tests/slimdiff_fx/test_compile_backend.py",),
     "passes/error_curves.py": ("tests/passes/test_methods.py", "tests/passes/test_alignment.py"),
     "passes/errors.py": ("tests/passes/test_rewrite.py", "tests/passes/test_instrument.py"),
-    "passes/feed_forward_sites.py": ("tests/passes/test_sites.py", "tests/passes/test_rewrite.py"),
+    "passes/sites/feed_forward.py": ("tests/passes/sites/test_find.py", "tests/passes/test_rewrite.py"),
     "passes/program/module_tree.py": ("tests/passes/program/test_program.py", "tests/passes/test_raise_modules.py"),
     "passes/ledger.py": (
         "tests/passes/test_moments.py",
@@ -76,8 +76,12 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
     "passes/planner.py": ("tests/passes/test_methods.py", "tests/passes/test_alignment.py"),
     "passes/policies.py": ("tests/passes/test_allocate.py",),
     "passes/program/shapes.py": ("tests/passes/program/test_specialize.py", "tests/passes/test_verify.py"),
-    "passes/site.py": ("tests/passes/test_sites.py", "tests/passes/test_region.py", "tests/passes/test_rewrite.py"),
-    "passes/site_nodes.py": ("tests/passes/test_rewrite.py", "tests/passes/test_moments.py"),
+    "passes/sites/site.py": (
+        "tests/passes/sites/test_find.py",
+        "tests/passes/test_region.py",
+        "tests/passes/test_rewrite.py",
+    ),
+    "passes/sites/site_nodes.py": ("tests/passes/test_rewrite.py", "tests/passes/test_moments.py"),
     "passes/site_program.py": (
         "tests/passes/program/test_specialize.py",
         "tests/slimdiff_fx/latency/test_latency_table.py",
@@ -88,7 +92,11 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
         "tests/passes/test_sensitivity.py",
         "tests/slimdiff_fx/test_apply_plan.py",
     ),
-    "passes/walk.py": ("tests/passes/test_sites.py", "tests/passes/test_costs.py", "tests/passes/test_lower.py"),
+    "passes/sites/walk.py": (
+        "tests/passes/sites/test_find.py",
+        "tests/passes/test_costs.py",
+        "tests/passes/test_lower.py",
+    ),
     "slimdiff_fx/checkpoint.py": ("tests/slimdiff_fx/test_damaged_files.py", "tests/slimdiff_fx/test_model_card.py"),
     "slimdiff_fx/file_lock.py": ("tests/slimdiff_fx/latency/test_latency_table.py",),
     "slimdiff_fx/hub.py": ("tests/slimdiff_fx/test_model_card.py",),
@@ -115,7 +123,9 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
 
 def sources(root: Path = ROOT) -> list[str]:
     """Give the paths of all files that are mutated, from the root of the project."""
-    passes = sorted(path.relative_to(root).as_posix() for path in root.glob("passes/**/*.py") if path.stem != "__init__")
+    passes = sorted(
+        path.relative_to(root).as_posix() for path in root.glob("passes/**/*.py") if path.stem != "__init__"
+    )
     return [*passes, *SAVING_AND_LOADING]
 
 

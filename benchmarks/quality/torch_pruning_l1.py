@@ -14,9 +14,9 @@ from passes.plan import SlimPlan
 from passes.policies import KeepParams
 from passes.program.program import Program
 from passes.region import cut_region
-from passes.site import Site
-from passes.site_nodes import SiteNodes
-from passes.sites import locate_all
+from passes.sites.find import locate_all
+from passes.sites.site import Site
+from passes.sites.site_nodes import SiteNodes
 
 
 def l1_plan(arena: Arena, removed: float, seed: int) -> SlimPlan:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from passes.offered_sizes import Size
 from passes.plan import SlimPlan
-from passes.site import Kind, Site
+from passes.sites.site import Kind, Site
 from slimdiff_fx.latency.bench import Bench
 from slimdiff_fx.latency.target import Target
 from slimdiff_fx.runtimes import Forward

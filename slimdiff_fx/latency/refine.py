@@ -18,7 +18,7 @@ from passes.errors import BudgetError
 from passes.plan import SlimPlan
 from passes.policies import KeepCost
 from passes.program.program import Program
-from passes.site import Site
+from passes.sites.site import Site
 from slimdiff_fx.latency.bench import Effort
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.outcome import dense_against

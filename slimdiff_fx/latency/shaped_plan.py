@@ -10,7 +10,7 @@ from passes.fingerprint import fingerprint
 from passes.offered_sizes import Size
 from passes.plan import SitePlan, SlimPlan
 from passes.program.program import Program
-from passes.site import Site
+from passes.sites.site import Site
 from passes.updates import slim_shapes
 
 

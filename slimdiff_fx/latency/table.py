@@ -14,8 +14,8 @@ from passes.error_curves import narrows
 from passes.offered_sizes import Size
 from passes.policies import KeepCost
 from passes.program.program import Program
-from passes.site import Kind, Site
 from passes.site_program import signature, site_program
+from passes.sites.site import Kind, Site
 from slimdiff_fx.latency.bench import Bench, Effort, opened
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.cache import LatencyCache, cache_folder, digest, environment

@@ -12,10 +12,10 @@ from passes.plan import SlimPlan
 from passes.program.program import Program
 from passes.program.specialize import specialize
 from passes.rewrite import rewrite
-from passes.site import Site
-from passes.site_nodes import SiteNodes
 from passes.site_program import site_program
-from passes.sites import locate_all
+from passes.sites.find import locate_all
+from passes.sites.site import Site
+from passes.sites.site_nodes import SiteNodes
 from slimdiff_fx.denoisers import describe
 from slimdiff_fx.latency.inputs import inputs_at
 from slimdiff_fx.runtimes import Contestant

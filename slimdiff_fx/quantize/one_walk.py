@@ -12,7 +12,7 @@ from torch import fx, nn
 from passes.instrument import PREFIX, Instrumented, instrument
 from passes.program.module_tree import assemble
 from passes.program.program import Program
-from passes.site import Site
+from passes.sites.site import Site
 from slimdiff_fx.quantize.pt2e import convert_pt2e, insert_pt2e_observers
 
 aten = torch.ops.aten
@@ -43,7 +43,7 @@ def prepare_both(program: Program, sites: Sequence[Site], quantizer: Any = None,
 
     Args:
         program: the dense program; it is left as it is.
-        sites: where to watch, see `passes.sites.find_sites`.
+        sites: where to watch, see `passes.sites.find.find_sites`.
         quantizer: one of PT2E's; see `slimdiff_fx.quantize.pt2e.quantize_pt2e`.
         options: of `passes.instrument.instrument`.
 

@@ -24,7 +24,7 @@ from passes.costs import program_macs, program_params
 from passes.plan import SlimPlan
 from passes.policies import KeepMacs, KeepParams, Policy
 from passes.rewrite import rewrite
-from passes.sites import find_sites
+from passes.sites.find import find_sites
 from slimdiff_fx.pictures import Comparison, mean_psnr
 from tests.toy_block import build, capture_block, site_of, toy
 

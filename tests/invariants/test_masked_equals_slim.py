@@ -13,8 +13,8 @@ from passes.plan import SlimPlan
 from passes.program.fresh_inputs import fresh_inputs
 from passes.program.program import Program
 from passes.rewrite import rewrite
-from passes.site import Site
-from passes.sites import find_sites
+from passes.sites.find import find_sites
+from passes.sites.site import Site
 from passes.validate import validate
 from slimdiff_fx.apply_plan import apply_plan
 from slimdiff_fx.denoisers import describe

@@ -10,7 +10,7 @@ from passes.costs import entry_cost, program_macs, program_params, site_macs, si
 from passes.plan import SlimPlan
 from passes.program.fresh_inputs import fresh_inputs
 from passes.rewrite import rewrite
-from passes.sites import find_sites
+from passes.sites.find import find_sites
 from passes.validate import validate
 from slimdiff_fx.apply_plan import apply_plan
 from slimdiff_fx.denoisers import describe

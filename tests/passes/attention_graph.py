@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from passes.attention_walk import trace_back, trace_forward
 from passes.program.program import Program
-from passes.site_nodes import Constant
+from passes.sites.attention_walk import trace_back, trace_forward
+from passes.sites.site_nodes import Constant
 
 ATEN = torch.ops.aten
 BATCH, TOKENS, HEADS, WIDTH = 2, 6, 3, 4

@@ -11,8 +11,8 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from passes.program.program import Program
-from passes.site import Producer, Site
-from passes.site_nodes import SiteNodes
+from passes.sites.site import Producer, Site
+from passes.sites.site_nodes import SiteNodes
 
 ATEN = torch.ops.aten
 HEADS, HEAD_DIM = 4, 4

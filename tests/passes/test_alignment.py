@@ -16,8 +16,8 @@ from passes.plan import SlimPlan
 from passes.policies import KeepCost, KeepMacs, KeepParams, MaxError, Policy, Threshold
 from passes.program.program import Program
 from passes.rewrite import rewrite
-from passes.site import Site
-from passes.sites import find_sites
+from passes.sites.find import find_sites
+from passes.sites.site import Site
 from passes.validate import validate
 from tests.observed_block import observed_block
 

@@ -15,8 +15,8 @@ from passes.instrument import instrument
 from passes.plan import SlimPlan
 from passes.policies import KeepMacs, KeepParams, Normalization, Policy, Threshold
 from passes.program.program import Program
-from passes.site import Site
-from passes.sites import find_sites
+from passes.sites.find import find_sites
+from passes.sites.site import Site
 from tests.toy_block import build, capture_block, samples, site_of, toy
 
 Case = tuple[Program, tuple[Site, ...], dict[str, torch.Tensor]]

@@ -14,7 +14,7 @@ from passes.cost_table import CostTable
 from passes.errors import BudgetError, UsageError
 from passes.instrument import instrument
 from passes.policies import KeepCost, KeepMacs, KeepParams, MaxError, Threshold
-from passes.site import Site
+from passes.sites.site import Site
 from passes.statistics import Statistics
 from tests.toy_block import samples, site_of, toy
 

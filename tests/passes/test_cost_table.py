@@ -10,7 +10,7 @@ from passes.errors import BudgetError, UsageError
 from passes.methods import METHODS, analyze
 from passes.policies import KeepCost, KeepParams
 from passes.rewrite import rewrite
-from passes.sites import find_sites
+from passes.sites.find import find_sites
 from tests.observed_block import observed_block
 from tests.plans import captured, updated_plan
 

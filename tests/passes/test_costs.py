@@ -5,7 +5,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from passes.costs import program_macs, program_params, site_macs, site_params, unit_macs, unit_params
-from passes.sites import find_sites
+from passes.sites.find import find_sites
 from tests.families import EVERY_FAMILY
 from tests.hand_modules import HEAD_DIM, HEADS, NEURONS, WIDTH, Attention, FeedForward, captured
 from tests.plans import captured as captured_family

@@ -11,8 +11,8 @@ from torch import Tensor, fx, nn
 from passes.costs import entry_cost, program_macs, program_params, site_macs, tensor_bytes, unit_macs, unit_params
 from passes.plan import SitePlan
 from passes.program.program import Program
-from passes.site import Producer, Site
-from passes.site_nodes import SiteNodes
+from passes.sites.site import Producer, Site
+from passes.sites.site_nodes import SiteNodes
 
 ATEN = torch.ops.aten
 BATCH, HEADS, WIDTH, QUERIES, KEYS, TEXT, OUT = 2, 3, 4, 5, 7, 11, 13

@@ -8,7 +8,7 @@ from torch import nn
 
 from passes.coupling import check_coupling, expected_reach
 from passes.errors import CouplingError
-from passes.site import Producer, Site
+from passes.sites.site import Producer, Site
 from tests.passes.hand_graphs import (
     HEADS,
     NEURONS,

@@ -10,7 +10,7 @@ import torch_pruning
 
 from passes.coupling import check_coupling, expected_reach
 from passes.errors import CouplingError
-from passes.site import Producer
+from passes.sites.site import Producer
 from tests.passes.hand_graphs import (
     HEADS,
     NEURONS,

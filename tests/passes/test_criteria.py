@@ -9,7 +9,7 @@ import torch
 
 from passes.criteria import choose, needs_attention_weights, score
 from passes.errors import CalibrationError, UsageError
-from passes.site import Producer, Site
+from passes.sites.site import Producer, Site
 from passes.statistics import Statistics
 
 HEADS = Site("x.attn", "attention", 3, 4, (Producer("q"), Producer("k"), Producer("v")), "out")

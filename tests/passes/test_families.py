@@ -8,7 +8,7 @@ import torch
 from passes.errors import BudgetError
 from passes.families import families, joined, sizes_of, spread
 from passes.optimize import Option, allocate_within_cost
-from passes.site import Producer, Site
+from passes.sites.site import Producer, Site
 
 
 def _site(name: str, units: int = 4, unit_width: int = 1) -> Site:

@@ -11,8 +11,8 @@ from passes.errors import PlanError
 from passes.fingerprint import check_fingerprint, check_parameters, fingerprint, fingerprint_parameters
 from passes.plan import SitePlan, SlimPlan
 from passes.program.program import Program
-from passes.site import Producer, Site
-from passes.sites import find_sites
+from passes.sites.find import find_sites
+from passes.sites.site import Producer, Site
 from tests.hand_modules import Attention, FeedForward, captured
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, fx
 
 from passes.instrument import instrument
 from passes.moments import COUNT, FIRST, KEY, QUERY, SECOND, sampled_tokens
-from passes.sites import locate
+from passes.sites.find import locate
 from tests.toy_block import HEADS, TOKENS, samples, site_of, toy
 
 BATCH, TIMESTEP = 600, 137.0

@@ -13,8 +13,8 @@ from passes.errors import CalibrationError, UsageError
 from passes.instrument import instrument
 from passes.observers import NeuronObserver
 from passes.program.program import Program
-from passes.site import Site
-from passes.sites import find_sites
+from passes.sites.find import find_sites
+from passes.sites.site import Site
 from passes.statistics import merge
 from tests.plans import captured
 from tests.toy_block import build, capture_block, samples, site_of, toy

@@ -21,7 +21,7 @@ from passes.moments import (
     sampled_tokens,
 )
 from passes.observers import HeadObserver, NeuronObserver, UnitObserver, Weighing, sampled_positions
-from passes.site import Producer, Site
+from passes.sites.site import Producer, Site
 
 HEADS, WIDTH, NEURONS, BUCKETS = 3, 2, 5, 4
 CROSS = Site("cross", "attention", HEADS, WIDTH, tuple(Producer(name) for name in "qkv"), "out")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from passes.masking import mask
-from passes.sites import find_sites
+from passes.sites.find import find_sites
 from tests.plans import captured, plan_of, random_plan
 
 FAMILY = "unet_sd15"

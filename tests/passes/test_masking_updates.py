@@ -15,7 +15,7 @@ from passes.fingerprint import fingerprint
 from passes.masking import mask
 from passes.plan import SitePlan, SlimPlan
 from passes.program.program import Program
-from passes.sites import find_sites, locate
+from passes.sites.find import find_sites, locate
 from tests.hand_modules import HEAD_DIM, HEADS, NEURONS, WIDTH, Attention, FeedForward, captured
 
 

@@ -22,7 +22,7 @@ from passes.policies import KeepCost, KeepMacs, KeepParams, MaxError, Policy, Th
 from passes.program.program import Program
 from passes.rewrite import rewrite
 from passes.site_errors import SiteErrors
-from passes.sites import find_sites
+from passes.sites.find import find_sites
 from passes.statistics import Statistics
 from passes.validate import validate
 from tests.plans import captured

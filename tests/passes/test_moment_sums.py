@@ -11,7 +11,7 @@ from torch import Tensor
 import passes.moment_sums
 from passes.moment_sums import MomentSums
 from passes.moments import COUNT, FIRST, KEY, KEY_COUNT, KEY_FIRST, QUERY, SECOND, moment_shapes
-from passes.site import Producer, Site
+from passes.sites.site import Producer, Site
 
 HEADS = Site("heads", "attention", 2, 3, (Producer("q"), Producer("k"), Producer("v")), "out")
 NEURONS = Site("neurons", "feed_forward", 5, 1, (Producer("up"),), "down")

@@ -26,8 +26,8 @@ from passes.moments import (
     sampled_tokens,
     sums_of,
 )
-from passes.site_nodes import SiteNodes
-from passes.sites import locate
+from passes.sites.find import locate
+from passes.sites.site_nodes import SiteNodes
 from passes.statistics import Statistics, merge
 from tests.covariances import feed_forward
 from tests.toy_block import HEADS, NEURONS, TOKENS, WIDTH, samples, site_of, toy

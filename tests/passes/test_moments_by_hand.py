@@ -26,7 +26,7 @@ from passes.moments import (
     sampled_tokens,
     sums_of,
 )
-from passes.site import Producer, Site
+from passes.sites.site import Producer, Site
 
 HEADS = Site("heads", "attention", 2, 3, (Producer("q"), Producer("k"), Producer("v")), "out")
 NEURONS = Site("neurons", "feed_forward", 5, 1, (Producer("up"),), "down")

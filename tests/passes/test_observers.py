@@ -17,7 +17,7 @@ from passes.observers import (
     Weighing,
     sampled_positions,
 )
-from passes.site import Producer, Site
+from passes.sites.site import Producer, Site
 
 HEADS = Site("block.attention", "attention", 3, 4, (Producer("q"), Producer("k"), Producer("v")), "out")
 NEURONS = Site("block.ff", "feed_forward", 5, 1, (Producer("up", (0, 5)),), "down")

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import passes.observers
 from passes.ledger import Ledger, Opening
 from passes.observers import HeadObserver, NeuronObserver, UnitObserver, Weighing
-from passes.site import Producer, Site
+from passes.sites.site import Producer, Site
 
 HEADS = Site("block.attention", "attention", 3, 4, (Producer("q"), Producer("k"), Producer("v")), "out")
 NEURONS = Site("block.ff", "feed_forward", 5, 1, (Producer("up", (0, 5)),), "down")

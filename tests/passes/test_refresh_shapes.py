@@ -10,7 +10,7 @@ from passes.errors import CouplingError
 from passes.refresh_shapes import refresh_shapes
 from passes.region import region_nodes
 from passes.rewrite import slice_linears
-from passes.site import Producer
+from passes.sites.site import Producer
 from tests.passes.hand_graphs import (
     HEAD_DIM,
     HEADS,

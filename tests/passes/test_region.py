@@ -7,7 +7,7 @@ import torch
 
 from passes.errors import CouplingError
 from passes.region import cut_region, region_nodes
-from passes.site import Producer
+from passes.sites.site import Producer
 from tests.passes.hand_graphs import (
     NEURONS,
     WIDTH,

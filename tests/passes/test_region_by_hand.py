@@ -14,8 +14,8 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from passes.errors import CouplingError
 from passes.program.program import Program
 from passes.region import cut_region, holds_tensor, region_nodes
-from passes.site import Producer, Site
-from passes.site_nodes import SiteNodes
+from passes.sites.site import Producer, Site
+from passes.sites.site_nodes import SiteNodes
 
 ATEN = torch.ops.aten
 BATCH, TOKENS, HEADS, WIDTH = 2, 40, 3, 4

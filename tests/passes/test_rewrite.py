@@ -11,9 +11,9 @@ from torch import fx, nn
 from passes.errors import CouplingError, PlanError
 from passes.plan import SitePlan, SlimPlan
 from passes.rewrite import changed_sites, mend_constants, rewrite, slice_linears, sliced_linear
-from passes.site import Producer, Site
-from passes.site_nodes import Constant
-from passes.sites import find_sites
+from passes.sites.find import find_sites
+from passes.sites.site import Producer, Site
+from passes.sites.site_nodes import Constant
 from tests.families import of_families
 from tests.passes.hand_graphs import NEURONS, WIDTH, FusedAttention, Gated, attention_site, feed_forward_site
 from tests.plans import captured, plan_of, random_plan

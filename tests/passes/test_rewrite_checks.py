@@ -18,8 +18,8 @@ from passes.masking import mask
 from passes.plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.rewrite import mend_constants, rewrite, slim_site
-from passes.site import Producer, Site
-from passes.site_nodes import Constant
+from passes.sites.site import Producer, Site
+from passes.sites.site_nodes import Constant
 from passes.validate import validate
 from tests.plans import plan_of, updated_plan
 from tests.toy_block import ATTENTION, FEED_FORWARD, samples, site_of, toy

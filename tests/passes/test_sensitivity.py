@@ -13,7 +13,7 @@ from passes.errors import CalibrationError
 from passes.instrument import instrument
 from passes.rewrite import rewrite
 from passes.sensitivity import Prober, Sensitivity, _joined, sensitivity_from
-from passes.sites import find_sites
+from passes.sites.find import find_sites
 from passes.updates import is_changed
 from tests.families import of_families
 from tests.plans import captured, plan_of, updated_plan

@@ -12,7 +12,7 @@ from passes.errors import CalibrationError
 from passes.plan import SitePlan
 from passes.program.program import Program
 from passes.sensitivity import Prober, sensitivity_from
-from passes.site import Producer, Site
+from passes.sites.site import Producer, Site
 from tests.toy_block import samples, site_of, toy
 
 PROGRAM, SITES = toy()

@@ -18,7 +18,7 @@ from passes.policies import KeepParams
 from passes.program.program import Program
 from passes.rewrite import rewrite
 from passes.sequential import solve_sequentially
-from passes.site import Site
+from passes.sites.site import Site
 from passes.statistics import Statistics
 from passes.validate import validate
 from tests.covariances import error_of

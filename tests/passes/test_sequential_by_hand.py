@@ -12,7 +12,7 @@ from passes.masking import mask
 from passes.plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.sequential import solve_sequentially
-from passes.site import Site
+from passes.sites.site import Site
 from passes.statistics import Statistics
 from tests.plans import plan_of
 from tests.toy_block import samples, toy

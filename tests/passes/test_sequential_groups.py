@@ -21,8 +21,8 @@ from passes.policies import KeepParams
 from passes.program.program import Program
 from passes.rewrite import rewrite
 from passes.sequential import solve_sequentially
-from passes.site import Site
-from passes.sites import find_sites
+from passes.sites.find import find_sites
+from passes.sites.site import Site
 from passes.statistics import Statistics
 from passes.updates import linear_paths
 from tests.hand_modules import BATCH, TOKENS, WIDTH, Attention, FeedForward

@@ -10,8 +10,8 @@ from passes.error_curves import Choice
 from passes.methods import RECIPES, Method
 from passes.planner import Planner
 from passes.policies import KeepParams, MaxError
-from passes.site import Site
 from passes.site_errors import SiteErrors, nearest, untold
+from passes.sites.site import Site
 from tests.covariances import attention, feed_forward
 from tests.observed_block import observed_block
 from tests.toy_block import site_of

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from passes.program.program import Program
 from passes.region import cut_region
-from passes.site import Producer, Site
-from passes.site_nodes import Constant, SiteNodes
 from passes.site_program import signature, site_program
+from passes.sites.site import Producer, Site
+from passes.sites.site_nodes import Constant, SiteNodes
 from tests.passes.hand_graphs import (
     HEAD_DIM,
     HEADS,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.plan import SitePlan
-from passes.site import Producer, Site
+from passes.sites.site import Producer, Site
 from passes.updates import dense_parameters, is_changed, put_updates, slim_shapes
 
 KEPT = torch.tensor([True, False, False, True])

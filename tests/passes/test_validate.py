@@ -14,7 +14,7 @@ from passes.plan import SlimPlan
 from passes.program.fresh_inputs import fresh_inputs
 from passes.program.program import Program
 from passes.rewrite import rewrite
-from passes.sites import find_sites
+from passes.sites.find import find_sites
 from passes.validate import TOLERANCES, relative_error, validate
 from tests.families import of_families
 from tests.plans import captured, plan_of, random_plan

@@ -12,7 +12,7 @@ from passes.fingerprint import fingerprint
 from passes.plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.rewrite import rewrite
-from passes.sites import find_sites
+from passes.sites.find import find_sites
 from passes.validate import describe_inputs, relative_error, validate
 from passes.verify import verify
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from passes.errors import VerificationError
 from passes.program.program import Program
-from passes.sites import find_sites, locate
+from passes.sites.find import find_sites, locate
 from passes.verify import verify
 from tests.families import of_families
 from tests.hand_modules import NEURONS, WIDTH, Attention, FeedForward, captured

@@ -14,7 +14,7 @@ from torch import nn
 from passes.errors import PlanError
 from passes.plan import SlimPlan
 from passes.rewrite import rewrite
-from passes.sites import find_sites
+from passes.sites.find import find_sites
 from slimdiff_fx.apply_plan import apply_plan, eager_site
 from slimdiff_fx.denoisers import describe
 from slimdiff_fx.slim_models import make_slim

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 from rich.console import Console, RenderableType
 
-from passes.site import Kind, Unsupported
+from passes.sites.site import Kind, Unsupported
 from slimdiff_fx.site_names import short_name
 from slimdiff_fx.summary import SiteSummary, Summary
 from slimdiff_fx.tables import change, inspect_table, short, size, slim_table

@@ -14,7 +14,7 @@ from passes.errors import CheckpointError, UsageError
 from passes.methods import METHODS, RECIPES, Method, analyze
 from passes.program.specialize import specialize
 from passes.site_program import signature, site_program
-from passes.sites import find_sites, locate_all
+from passes.sites.find import find_sites, locate_all
 from slimdiff_fx.latency.bench import Effort, opened
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.cache import VARIABLE, cache_folder

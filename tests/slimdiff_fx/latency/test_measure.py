@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from passes.site import Site
+from passes.sites.site import Site
 from slimdiff_fx.latency.measure import gain, shares, site_ratios
 from slimdiff_fx.latency.sizes import _spread
 from slimdiff_fx.measured_sweep import _spread as spread_points

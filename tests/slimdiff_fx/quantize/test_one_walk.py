@@ -9,7 +9,7 @@ from torch import Tensor, fx
 from passes.calibrate import Batch, calibrate
 from passes.instrument import instrument
 from passes.program.program import Program
-from passes.sites import find_sites
+from passes.sites.find import find_sites
 from slimdiff_fx.denoisers import capture_denoiser
 from slimdiff_fx.parity import call_flat, random_inputs, unflatten
 from slimdiff_fx.quantize.one_walk import flatten_modules, prepare_both

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from passes.errors import PlanError
-from passes.site import Producer
-from passes.sites import find_sites, find_unsupported, locate, locate_all
+from passes.sites.find import find_sites, find_unsupported, locate, locate_all
+from passes.sites.site import Producer
 from tests.families import EVERY_FAMILY
 from tests.hand_modules import HEAD_DIM, HEADS, NEURONS, WIDTH, Attention, FeedForward, captured
 from tests.plans import captured as captured_family

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import fx, nn
 
-from passes.feed_forward_sites import find_feed_forward
 from passes.program.program import Program
-from passes.site import Producer, Site, Unsupported
+from passes.sites.feed_forward import find_feed_forward
+from passes.sites.site import Producer, Site, Unsupported
 
 ATEN = torch.ops.aten
 WIDTH, NEURONS = 4, 6

@@ -12,9 +12,9 @@ from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from passes.attention_sites import find_attention
 from passes.program.program import Program
-from passes.site import Producer, Site, Unsupported
+from passes.sites.attention import find_attention
+from passes.sites.site import Producer, Site, Unsupported
 
 ATEN = torch.ops.aten
 BATCH, TOKENS, TEXT, HEADS, WIDTH = 2, 6, 7, 3, 4

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from torch import fx
 
-from passes.walk import Refused
+from passes.sites.walk import Refused
 from tests.passes.attention_graph import ATEN, BATCH, CHANNELS, MERGED, SPLIT, SWAPPED, TOKENS, Graph
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from passes.attention_walk import VIEWS, follow_mask, trace_back, trace_forward
 from passes.program.program import Program
-from passes.site import Producer, Site, Unsupported
-from passes.site_nodes import Constant, SiteNodes
-from passes.walk import Ownership, Refused, common_path, linear_of, shape_of, upwards
+from passes.sites.attention_walk import VIEWS, follow_mask, trace_back, trace_forward
+from passes.sites.site import Producer, Site, Unsupported
+from passes.sites.site_nodes import Constant, SiteNodes
+from passes.sites.walk import Ownership, Refused, common_path, linear_of, shape_of, upwards
 
 aten = torch.ops.aten
 Found = tuple[Site, SiteNodes] | Unsupported

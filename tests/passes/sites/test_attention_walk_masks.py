@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import fx
 
-from passes.attention_walk import follow_mask
-from passes.walk import Refused
+from passes.sites.attention_walk import follow_mask
+from passes.sites.walk import Refused
 from tests.passes.attention_graph import ATEN, BATCH, HEADS, SWAPPED, TOKENS, Graph
 
 MASK = [BATCH, HEADS, TOKENS, TOKENS]

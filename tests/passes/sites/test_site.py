@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from passes.site import Producer, Site
+from passes.sites.site import Producer, Site
 
 # Three heads of four channels.
 HEADS = Site("block", "attention", 3, 4, (Producer("q"), Producer("k"), Producer("v")), "out")

@@ -13,9 +13,9 @@ import torch
 from torch import fx
 
 from passes.program.program import Program
-from passes.site import Producer, Site, Unsupported
-from passes.site_nodes import Constant, SiteNodes
-from passes.walk import Ownership, Refused, common_path, is_dropout, linear_of, passes_on, readers, shape_of
+from passes.sites.site import Producer, Site, Unsupported
+from passes.sites.site_nodes import Constant, SiteNodes
+from passes.sites.walk import Ownership, Refused, common_path, is_dropout, linear_of, passes_on, readers, shape_of
 
 aten = torch.ops.aten
 Found = tuple[Site, SiteNodes] | Unsupported

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from passes.program.program import Program
-from passes.walk import (
+from passes.sites.walk import (
     Ownership,
     common_path,
     concrete,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from passes.attention_sites import find_attention
 from passes.errors import PlanError
-from passes.feed_forward_sites import find_feed_forward
 from passes.program.program import Program
-from passes.site import Site, Unsupported
-from passes.site_nodes import Constant, SiteNodes
+from passes.sites.attention import find_attention
+from passes.sites.feed_forward import find_feed_forward
+from passes.sites.site import Site, Unsupported
+from passes.sites.site_nodes import Constant, SiteNodes
 
 __all__ = ["Constant", "SiteNodes", "find_sites", "find_unsupported", "locate", "locate_all", "locate_each"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from passes.site import Site
+from passes.sites.site import Site
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import fx
 
-from passes.site import Producer, Site
-from passes.site_nodes import Constant, SiteNodes, implied_scale
+from passes.sites.site import Producer, Site
+from passes.sites.site_nodes import Constant, SiteNodes, implied_scale
 
 ATEN = torch.ops.aten
 SITE = Site("block", "attention", 3, 4, (Producer("q"), Producer("k"), Producer("v")), "out")
