@@ -17,8 +17,8 @@ from diffusers import UNet2DConditionModel
 from benchmarks.measure import Watch, machine, resident
 from benchmarks.uniform_plan import uniform_plan
 from passes.allocate import allocate
+from passes.capture.lower import lower
 from passes.costs import program_macs, program_params
-from passes.lower import lower
 from passes.plan import SlimPlan
 from passes.policies import KeepParams
 from passes.program.program import Program

@@ -8,11 +8,11 @@ from typing import Any
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
+from passes.capture.raise_modules import raise_modules
 from passes.instrument import instrument
 from passes.masking import mask
 from passes.plan import SlimPlan
 from passes.program.program import Program
-from passes.raise_modules import raise_modules
 from passes.rewrite import changed_sites, rewrite
 from passes.sites.find import find_sites
 from passes.validate import validate
@@ -31,7 +31,7 @@ class _ProgramPass(PassBase):
 
 
 class RaisePass(PassBase):
-    """Run `passes.raise_modules.raise_modules` on the module of somebody's own exported program.
+    """Run `passes.capture.raise_modules.raise_modules` on the module of somebody's own exported program.
 
     Give `root`, the dotted prefix that the model's names have there, or "".
     """

@@ -9,7 +9,7 @@ from typing import Any
 from diffusers import DiffusionPipeline, ModelMixin
 from torch import Tensor
 
-from passes.capture import capture
+from passes.capture.capture import capture
 from passes.errors import UsageError
 from passes.instrument import TIMESTEPS, Instrumented, instrument
 from passes.program.program import Program

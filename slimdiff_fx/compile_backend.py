@@ -12,8 +12,8 @@ from torch._guards import tracing
 from torch.fx.graph import CodeGen
 
 from passes.arguments import check_kind
-from passes.capture import capture
-from passes.dynamo_graph import DynamoGraph, unlift
+from passes.capture.capture import capture
+from passes.capture.dynamo_graph import DynamoGraph, unlift
 from passes.errors import PlanError
 from passes.plan import SlimPlan
 from passes.program.guards import check_inputs

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils._pytree import tree_map
 
-from passes.capture import capture
+from passes.capture.capture import capture
+from passes.capture.refuse_quantized import refuse_quantized
 from passes.errors import UsageError
 from passes.program.program import Program
-from passes.refuse_quantized import refuse_quantized
 from slimdiff_fx.altered_models import refuse_altered
 from slimdiff_fx.denoiser_wrappers import (
     ROOT,
@@ -37,7 +37,7 @@ SUPPORTED = ("UNet2DConditionModel", "UNet2DModel", "PixArtTransformer2DModel", 
 
 @dataclass(frozen=True)
 class DenoiserInputs:
-    """What `passes.capture.capture` needs to know about a denoiser.
+    """What `passes.capture.capture.capture` needs to know about a denoiser.
 
     Attributes:
         module: wrapper with named inputs that returns the prediction as a tensor; holds the model as `denoiser`.

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from passes.capture.lower import lower
 from passes.errors import ExportError
-from passes.lower import lower
 from passes.program.program import Program
 from passes.program.specialize import specialize
 from slimdiff_fx.atomic_write import replaced_file

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from passes.capture.lower import lower
 from passes.errors import ExportError
-from passes.lower import lower
 from passes.program.program import Program
 from slimdiff_fx.atomic_write import replaced_files
 from slimdiff_fx.cast_program import require_float32

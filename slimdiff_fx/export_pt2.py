@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from passes.arguments import check_kind
+from passes.capture.lower import lower
 from passes.errors import ExportError
-from passes.lower import lower
 from passes.program.program import Program
 from slimdiff_fx.atomic_write import replaced_file
 from slimdiff_fx.cast_program import cast_program

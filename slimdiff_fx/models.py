@@ -14,8 +14,8 @@ from diffusers import DiffusionPipeline
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from passes.capture.refuse_quantized import is_quantized
 from passes.errors import CheckpointError, SlimDiffError, UsageError
-from passes.refuse_quantized import is_quantized
 from slimdiff_fx.auto_choice import AUTO, chosen_device, chosen_dtype, stored_dtype
 from slimdiff_fx.first_line import first_line
 from slimdiff_fx.hub import hub_files

@@ -15,8 +15,8 @@ from typing import Any
 import onnx_ir
 import torch
 
+from passes.capture.lower import lower
 from passes.errors import ExportError, SlimDiffError
-from passes.lower import lower
 from passes.program.program import Program
 from slimdiff_fx.cast_program import cast_program
 from slimdiff_fx.drop_identities import drop_identities

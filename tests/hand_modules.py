@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
-from passes.capture import capture
+from passes.capture.capture import capture
 from passes.program.program import Program
 
 HEADS, HEAD_DIM, NEURONS = 4, 4, 12

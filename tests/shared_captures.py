@@ -2,7 +2,7 @@
 
 A model that is made just as one that was captured before in this process gets that one's graph with its own weights, if
 both give the same bits on the example's inputs. Whatever sits on a model, or was changed on its class, is captured
-anew, and so is everything with `--real-captures`. Tests of `passes.capture` itself call it, and get it.
+anew, and so is everything with `--real-captures`. Tests of `passes.capture.capture` itself call it, and get it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_flatten_with_path
 import slimdiff_fx.captured
 import slimdiff_fx.denoisers
 import slimdiff_fx.stages
-from passes.capture import capture
+from passes.capture.capture import capture
 from passes.program.ownership import named_tensors, share_tensors
 from passes.program.program import Program
 
@@ -43,7 +43,7 @@ def shared_captures(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 class SharedCaptures:
-    """Stands for `passes.capture.capture`.
+    """Stands for `passes.capture.capture.capture`.
 
     Attributes:
         captured: how many models were captured.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from passes.capture import capture
+from passes.capture.capture import capture
 from passes.program.program import Program
 from passes.sites.find import find_sites
 from passes.sites.site import Site

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from passes.capture import capture
+from passes.capture.capture import capture
 from passes.program.program import Program
 
 CHANNELS, WIDTH = 3, 16

@@ -53,11 +53,14 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
         "tests/passes/test_sequential.py",
         "tests/passes/test_adapter_maps.py",
     ),
-    "passes/dynamo_graph.py": ("tests/slimdiff_fx/test_compile_backend.py",),
+    "passes/capture/dynamo_graph.py": ("tests/slimdiff_fx/test_compile_backend.py",),
     "passes/error_curves.py": ("tests/passes/test_methods.py", "tests/passes/test_alignment.py"),
     "passes/errors.py": ("tests/passes/test_rewrite.py", "tests/passes/test_instrument.py"),
     "passes/sites/feed_forward.py": ("tests/passes/sites/test_find.py", "tests/passes/test_rewrite.py"),
-    "passes/program/module_tree.py": ("tests/passes/program/test_program.py", "tests/passes/test_raise_modules.py"),
+    "passes/program/module_tree.py": (
+        "tests/passes/program/test_program.py",
+        "tests/passes/capture/test_raise_modules.py",
+    ),
     "passes/ledger.py": (
         "tests/passes/test_moments.py",
         "tests/passes/test_observers.py",
@@ -65,7 +68,7 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
     ),
     "passes/methods.py": ("tests/passes/test_alignment.py",),
     "passes/moment_sums.py": ("tests/passes/test_moments.py", "tests/passes/test_instrument.py"),
-    "passes/lowered_guards.py": ("tests/passes/test_lower.py",),
+    "passes/capture/lowered_guards.py": ("tests/passes/capture/test_lower.py",),
     "passes/offered_sizes.py": ("tests/passes/test_refuse_unreachable.py", "tests/passes/test_methods.py"),
     "passes/observers.py": ("tests/passes/test_moments.py",),
     "passes/plan.py": (
@@ -95,7 +98,7 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
     "passes/sites/walk.py": (
         "tests/passes/sites/test_find.py",
         "tests/passes/test_costs.py",
-        "tests/passes/test_lower.py",
+        "tests/passes/capture/test_lower.py",
     ),
     "slimdiff_fx/checkpoint.py": ("tests/slimdiff_fx/test_damaged_files.py", "tests/slimdiff_fx/test_model_card.py"),
     "slimdiff_fx/file_lock.py": ("tests/slimdiff_fx/latency/test_latency_table.py",),

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from passes.capture.lower import lower
 from passes.errors import ExportError, SlimDiffError, UsageError
-from passes.lower import lower
 from passes.program.program import Program
 from slimdiff_fx.first_line import first_line
 from slimdiff_fx.parity import unflatten

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from torch import nn
 
+from passes.capture.refuse_quantized import quantized_places
 from passes.errors import ExportError, UsageError
-from passes.refuse_quantized import quantized_places
 from slimdiff_fx.first_line import first_line
 
 Model = TypeVar("Model", bound=nn.Module)

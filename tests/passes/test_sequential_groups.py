@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from passes.adapter_maps import adapter_maps
 from passes.calibrate import calibrate
-from passes.capture import capture
+from passes.capture.capture import capture
 from passes.compensation import compensate
 from passes.instrument import instrument
 from passes.masking import mask

@@ -5,7 +5,7 @@ import torch
 from diffusers import AutoencoderKL, PixArtTransformer2DModel, UNet2DConditionModel
 from torch import nn
 
-from passes.capture import capture
+from passes.capture.capture import capture
 from passes.errors import UsageError
 from slimdiff_fx.denoisers import ROOT, capture_denoiser, describe
 from tests.toy_denoisers import FAMILIES

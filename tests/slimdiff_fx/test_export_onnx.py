@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from passes.capture import capture
+from passes.capture.capture import capture
 from passes.errors import CheckpointError, ExportError
 from passes.program.program import Program
 from passes.rewrite import rewrite

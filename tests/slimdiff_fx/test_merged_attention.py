@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from passes.capture import capture
+from passes.capture.capture import capture
 from passes.program.program import Program
 from slimdiff_fx.drop_identities import drop_identities
 from slimdiff_fx.merged_attention import ATTEND, merge_attention

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from passes.capture.raise_modules import raise_modules
 from passes.errors import CaptureError
-from passes.raise_modules import raise_modules
 
 ATEN = torch.ops.aten
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from passes.value_numbers import value_number
+from passes.capture.value_numbers import value_number
 
 
 class Run(nn.Module):

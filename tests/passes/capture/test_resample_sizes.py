@@ -6,11 +6,11 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn import functional
 
-from passes.capture import capture
+from passes.capture.capture import capture
+from passes.capture.lower import lower
+from passes.capture.resample_sizes import ResampleSizes
 from passes.errors import UsageError
-from passes.lower import lower
 from passes.program.program import Program
-from passes.resample_sizes import ResampleSizes
 
 SIZES = [(8, 12), (7, 9), (5, 5), (9, 6), (1, 4), (1, 1), (3, 2)]
 DYNAMIC = ({0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO},)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from passes.capture.lower import lower
 from passes.errors import ExportError
-from passes.lower import lower
 from passes.program.program import Program
 from slimdiff_fx.denoisers import describe
 from tests.families import of_families

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 from torch.export import Dim
 
-from passes.capture import capture
-from passes.check_capture import check_capture
+from passes.capture.capture import capture
+from passes.capture.check_capture import check_capture
 from passes.errors import CaptureError
 from passes.program.program import Program
 

@@ -12,7 +12,12 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils._pytree import tree_map
 
-from passes.check_capture import check_capture
+from passes.capture.check_capture import check_capture
+from passes.capture.raise_modules import raise_modules
+from passes.capture.refuse_quantized import refuse_quantized
+from passes.capture.resample_sizes import ResampleSizes
+from passes.capture.ties import dynamic_axes, tie_inputs
+from passes.capture.value_numbers import value_number
 from passes.errors import CaptureError
 from passes.program.guards import (
     Sizes,
@@ -29,12 +34,7 @@ from passes.program.guards import (
 from passes.program.ownership import named_tensors
 from passes.program.program import Program
 from passes.program.size_limits import simplified
-from passes.raise_modules import raise_modules
-from passes.refuse_quantized import refuse_quantized
-from passes.resample_sizes import ResampleSizes
 from passes.sites.walk import is_fixed
-from passes.ties import dynamic_axes, tie_inputs
-from passes.value_numbers import value_number
 
 
 def capture(

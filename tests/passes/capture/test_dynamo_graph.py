@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from passes.dynamo_graph import DynamoGraph, unlift
+from passes.capture.dynamo_graph import DynamoGraph, unlift
 from passes.errors import PlanError
 
 ATEN = torch.ops.aten

@@ -10,11 +10,11 @@ from torch.export import ExportedProgram
 from torch.fx.experimental import _config as symbolic_shapes
 
 from passes.arguments import check_kind
+from passes.capture.lowered_guards import shown_guards
+from passes.capture.ties import tied_places
 from passes.errors import ExportError
-from passes.lowered_guards import shown_guards
 from passes.program.program import Program
 from passes.sites.walk import concrete
-from passes.ties import tied_places
 
 
 def lower(program: Program) -> ExportedProgram:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from passes.capture import capture
+from passes.capture.capture import capture
 from passes.errors import CaptureError, UsageError
 from slimdiff_fx.denoisers import describe
 from tests.families import EVERY_FAMILY

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import slimdiff_fx
-from passes.capture import capture
+from passes.capture.capture import capture
+from passes.capture.refuse_quantized import quantized_places
 from passes.errors import UsageError
-from passes.refuse_quantized import quantized_places
 from slimdiff_fx.parity import random_inputs, unflatten
 from tests.toy_block import TOKENS, WIDTH, build, capture_block
 from tests.toy_denoisers import unet_sd15

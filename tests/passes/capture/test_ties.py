@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch.export import Dim
 
-from passes.ties import dynamic_axes, tied_places
+from passes.capture.ties import dynamic_axes, tied_places
 
 BATCH, TOKENS = Dim("batch", min=1), Dim("tokens", min=1)
 ARGS = (torch.zeros(2, 3), {"a": torch.zeros(2), "b": torch.zeros(2, 4)}, torch.zeros(4))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from passes.capture import capture
+from passes.capture.capture import capture
 from passes.program.program import Program
 
 

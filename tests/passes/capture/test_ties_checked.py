@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from passes.ties import dynamic_axes, tie_inputs, tied_places
+from passes.capture.ties import dynamic_axes, tie_inputs, tied_places
 
 BATCH, TOKENS = Dim("batch", min=1), Dim("tokens", min=1)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from passes.value_numbers import value_number
+from passes.capture.value_numbers import value_number
 
 Run = Callable[..., Any]
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_map
 
+from passes.capture.value_numbers import value_number
 from passes.program.guards import (
     Sizes,
     doubled,
@@ -21,7 +22,6 @@ from passes.program.guards import (
 )
 from passes.program.program import Program
 from passes.program.size_limits import simplified
-from passes.value_numbers import value_number
 
 
 def shown_guards(program: Program, exported: ExportedProgram) -> tuple[str, ...]:
