@@ -22,8 +22,8 @@ from benchmarks.scale import CONFIGS, DTYPES, build
 from passes.errors import SlimDiffError, UsageError
 from passes.instrument import instrument
 from passes.moments import moment_bytes
+from passes.plan.policies import KeepParams
 from passes.planner import Planner
-from passes.policies import KeepParams
 from passes.program.fresh_inputs import fresh_inputs
 from passes.program.program import Program
 from passes.sensitivity import Prober

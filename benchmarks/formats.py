@@ -20,8 +20,8 @@ from torch import Tensor
 from benchmarks.measure import RESULTS, machine, write_result
 from benchmarks.readme_blocks import write_block
 from benchmarks.readme_tables import README
-from passes.costs import program_params
 from passes.errors import ExportError, SlimDiffError, UsageError
+from passes.plan.costs import program_params
 from passes.program.program import Program
 from slimdiff_fx.captured import CapturedDenoiser, capture_pipeline
 from slimdiff_fx.export_aoti import export_aoti

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from benchmarks.measure import RESULTS, interleave, machine, paired_ratio, write_result
 from benchmarks.readme_blocks import write_block
-from passes.costs import program_params
 from passes.errors import SlimDiffError, UsageError
+from passes.plan.costs import program_params
 from slimdiff_fx.captured import CapturedDenoiser, capture_pipeline
 from slimdiff_fx.denoiser_call import translate_call
 from slimdiff_fx.export_onnx import export_onnx

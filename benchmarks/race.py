@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from passes.costs import program_macs, program_params
+from passes.plan.costs import program_macs, program_params
 from slimdiff_fx.latency.bench import clock_of
 from slimdiff_fx.runtimes import Contestant, Forward, prepare
 from slimdiff_fx.timing import CLOCKS, Timing, interleave, paired_ratio

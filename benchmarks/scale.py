@@ -18,9 +18,9 @@ from benchmarks.measure import Watch, machine, resident
 from benchmarks.uniform_plan import uniform_plan
 from passes.allocate import allocate
 from passes.capture.lower import lower
-from passes.costs import program_macs, program_params
-from passes.plan import SlimPlan
-from passes.policies import KeepParams
+from passes.plan.costs import program_macs, program_params
+from passes.plan.policies import KeepParams
+from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.rewrite import rewrite
 from passes.sites.find import find_sites, find_unsupported

@@ -26,8 +26,8 @@ from benchmarks.quality.judge import HOW_TO_GET_REAL, REAL
 from benchmarks.quality.prediction_error import DenseCall, prediction_error, record_trajectory
 from passes.errors import SlimDiffError, UsageError
 from passes.methods import analyze
-from passes.plan import SlimPlan
-from passes.policies import KeepParams
+from passes.plan.policies import KeepParams
+from passes.plan.slim_plan import SlimPlan
 from passes.settled import split_half_ratio
 from passes.statistics import Statistics
 from slimdiff_fx.timestep_weights import bucket_weights

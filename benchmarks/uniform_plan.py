@@ -9,9 +9,9 @@ from torch import Tensor
 
 from passes.allocate import price_list
 from passes.errors import UsageError
-from passes.fingerprint import fingerprint
-from passes.plan import SitePlan, SlimPlan
-from passes.policies import KeepMacs, KeepParams
+from passes.plan.fingerprint import fingerprint
+from passes.plan.policies import KeepMacs, KeepParams
+from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.sites.site import Site
 

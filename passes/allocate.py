@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from passes.alignment import rounded_up
-from passes.cost_table import CostTable, macs_table, params_table
 from passes.criteria import Criterion, check_scores, choose, score
 from passes.errors import BudgetError, CalibrationError, PlanError, UsageError
-from passes.fingerprint import check_fingerprint, fingerprint
-from passes.plan import SitePlan, SlimPlan
-from passes.policies import (
+from passes.plan.alignment import rounded_up
+from passes.plan.cost_table import CostTable, macs_table, params_table
+from passes.plan.fingerprint import check_fingerprint, fingerprint
+from passes.plan.policies import (
     Budget,
     KeepCost,
     KeepParams,
@@ -24,6 +23,7 @@ from passes.policies import (
     Policy,
     Threshold,
 )
+from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.sites.site import Site
 from passes.statistics import Statistics

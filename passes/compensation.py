@@ -14,7 +14,7 @@ from passes.errors import UsageError
 from passes.known_moments import raise_unknown
 from passes.least_squares import lost_weight, output_energy, refit_weight, ridge
 from passes.moments import Covariance, Sums, covariance
-from passes.plan import SitePlan
+from passes.plan.slim_plan import SitePlan
 from passes.projections import narrow_values, value_maps
 from passes.scores import score_loss, score_maps
 from passes.sites.site import Site

@@ -11,7 +11,7 @@ from passes.elimination import eliminate_heads, eliminate_neurons, leverage_orde
 from passes.known_moments import raise_unknown
 from passes.least_squares import output_energy, ridge_factor, rounding
 from passes.moments import Covariance, Sums
-from passes.plan import SitePlan
+from passes.plan.slim_plan import SitePlan
 from passes.projections import separate_width_errors, value_maps, width_errors
 from passes.scores import score_losses
 from passes.sites.site import Site

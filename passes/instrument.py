@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, fx
 
 from passes.errors import UsageError
-from passes.fingerprint import fingerprint
 from passes.ledger import Closing, Ledger, Opening
 from passes.moment_sums import Storage
 from passes.moments import moment_shapes
 from passes.observers import DEFAULT_OBSERVERS, ObserverFactory, UnitObserver, Weighing
+from passes.plan.fingerprint import fingerprint
 from passes.probes import PROBES, Probes
 from passes.program.program import Program
 from passes.sites.find import locate_each

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from passes.errors import CouplingError
-from passes.plan import SlimPlan
+from passes.plan.slim_plan import SlimPlan
+from passes.plan.updates import dense_parameters, linear_paths
 from passes.program.program import Program
 from passes.rewrite import changed_sites
 from passes.sites.find import locate_all
 from passes.sites.site import Site
 from passes.sites.site_nodes import implied_scale
-from passes.updates import dense_parameters, linear_paths
 
 
 def mask(program: Program, plan: SlimPlan) -> Program:

@@ -19,9 +19,9 @@ from passes.allocate import check_statistics
 from passes.compensation import Compensation
 from passes.criteria import Criterion
 from passes.errors import UsageError
-from passes.plan import SlimPlan
+from passes.plan.policies import Budget, KeepCost, MaxError, Policy, Threshold
+from passes.plan.slim_plan import SlimPlan
 from passes.planner import Planner
-from passes.policies import Budget, KeepCost, MaxError, Policy, Threshold
 from passes.program.program import Program
 from passes.site_errors import OnSite, Recipe, untold
 from passes.sites.site import Site

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from passes.alignment import is_aligned
 from passes.error_curves import narrows, widths_offered
+from passes.plan.alignment import is_aligned
 from passes.sites.site import Site
 
 Size = tuple[int, int]  # units, width of each

@@ -11,7 +11,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from passes.capture.raise_modules import raise_modules
 from passes.instrument import instrument
 from passes.masking import mask
-from passes.plan import SlimPlan
+from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.rewrite import changed_sites, rewrite
 from passes.sites.find import find_sites

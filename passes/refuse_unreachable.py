@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from passes.allocate import price_list, unmet
 from passes.methods import RECIPES, Method
 from passes.offered_sizes import sizes_offered
-from passes.policies import KeepCost, KeepMacs, KeepParams
+from passes.plan.policies import KeepCost, KeepMacs, KeepParams
 from passes.program.program import Program
 from passes.sites.site import Site
 

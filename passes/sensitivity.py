@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from passes.errors import CalibrationError
-from passes.plan import SitePlan
+from passes.plan.slim_plan import SitePlan
+from passes.plan.updates import dense_parameters
 from passes.program.program import Program
 from passes.sites.find import locate_all
 from passes.sites.site import Site
 from passes.sites.site_nodes import implied_scale
-from passes.updates import dense_parameters
 
 # Rows of one forward: large enough to be quick, small enough for any memory.
 _ROWS = 32

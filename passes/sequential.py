@@ -11,12 +11,12 @@ from passes.compensation import Compensation, compensate
 from passes.errors import UsageError
 from passes.masking import mask
 from passes.moments import sums_of
-from passes.plan import SitePlan, SlimPlan
+from passes.plan.slim_plan import SitePlan, SlimPlan
+from passes.plan.updates import is_changed, linear_paths
 from passes.program.program import Program
 from passes.sensitivity import Prober
 from passes.sites.site import Site
 from passes.statistics import Statistics
-from passes.updates import is_changed, linear_paths
 
 Observe = Callable[[Program, tuple[Site, ...]], Statistics]
 

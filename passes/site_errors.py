@@ -13,7 +13,7 @@ from passes.compensation import Compensated, Compensation, compensate, consumer_
 from passes.error_curves import Choice, ErrorCurve, leverage_curve, narrows, removal_curve, width_curve
 from passes.known_moments import UNKNOWN
 from passes.moments import covariance, sums_of
-from passes.plan import SitePlan
+from passes.plan.slim_plan import SitePlan
 from passes.program.program import Program
 from passes.sensitivity import Prober, Sensitivity, sensitivity_from
 from passes.sites.site import Site

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx
 
-from passes.plan import SitePlan
+from passes.plan.slim_plan import SitePlan
 from passes.program.program import Program
 from passes.program.specialize import set_shapes
 from passes.region import cut_region

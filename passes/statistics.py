@@ -31,7 +31,7 @@ class Statistics:
         samples: rows of all batches so far; both rows of a guided (doubled) batch count.
         calls: forwards so far: where an interrupted calibration continues.
         timesteps: the timesteps covered, [0, timesteps), in as many equal buckets as the sums have rows.
-        fingerprint: of the program that was watched, see `passes.fingerprint`.
+        fingerprint: of the program that was watched, see `passes.plan.fingerprint`.
         moments: by site name, second moments over sampled tokens, float64 (see `passes.moments`); empty if none were
             taken.
         probes: a few inputs of the denoiser, each the flat list of its tensors: what sensitivities are measured on.

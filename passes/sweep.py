@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from passes.allocate import allocate
-from passes.cost_table import macs_table, params_table
 from passes.errors import BudgetError
-from passes.plan import SitePlan
+from passes.plan.cost_table import macs_table, params_table
+from passes.plan.policies import KeepParams, Normalization, Threshold
+from passes.plan.slim_plan import SitePlan
 from passes.planner import Planner
-from passes.policies import KeepParams, Normalization, Threshold
 from passes.program.program import Program
 from passes.sites.site import Site
 
@@ -73,9 +73,9 @@ def sweep_budgets(
         program: the dense program.
         sites: all its sites.
         planner: of the same program and sites.
-        align: as in `passes.policies.KeepParams`.
+        align: as in `passes.plan.policies.KeepParams`.
         shares: of the sites' weights, how much is asked to go, ascending.
-        uniform: as in `passes.policies.KeepParams`.
+        uniform: as in `passes.plan.policies.KeepParams`.
     """
     costs = params_table(program, sites), macs_table(program, sites)
     removable = costs[0].total - costs[0].rest(sites)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from passes.errors import ValidationError
 from passes.masking import mask
-from passes.plan import SlimPlan
+from passes.plan.slim_plan import SlimPlan
 from passes.program.fresh_inputs import Inputs, fresh_inputs
 from passes.program.program import Program
 

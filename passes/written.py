@@ -12,7 +12,7 @@ from torch import Tensor
 
 from passes.least_squares import output_energy, rounding
 from passes.moments import Covariance
-from passes.plan import SitePlan
+from passes.plan.slim_plan import SitePlan
 from passes.projections import block_diagonal
 from passes.sites.site import Site
 

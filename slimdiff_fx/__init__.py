@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from diffusers import ModelMixin
 
     from passes.errors import SlimDiffError
-    from passes.plan import SlimPlan
-    from passes.policies import KeepMacs, KeepParams, MaxError, Threshold
+    from passes.plan.policies import KeepMacs, KeepParams, MaxError, Threshold
+    from passes.plan.slim_plan import SlimPlan
     from passes.statistics import Statistics
     from slimdiff_fx.apply_plan import apply_plan
     from slimdiff_fx.compile_backend import compile_backend
@@ -87,12 +87,12 @@ _HOME = {
     "apply_plan": "slimdiff_fx.apply_plan",
     "slice_lora": "slimdiff_fx.lora",
     "compile_backend": "slimdiff_fx.compile_backend",
-    "Threshold": "passes.policies",
-    "KeepParams": "passes.policies",
-    "KeepMacs": "passes.policies",
+    "Threshold": "passes.plan.policies",
+    "KeepParams": "passes.plan.policies",
+    "KeepMacs": "passes.plan.policies",
     "KeepLatency": "slimdiff_fx.latency.budget",
-    "MaxError": "passes.policies",
-    "SlimPlan": "passes.plan",
+    "MaxError": "passes.plan.policies",
+    "SlimPlan": "passes.plan.slim_plan",
     "Statistics": "passes.statistics",
     "SlimDiffError": "passes.errors",
     "SlimUNet2DConditionModel": "slimdiff_fx.slim_models",

@@ -12,12 +12,12 @@ from torch import nn
 
 from passes.arguments import check_kind
 from passes.errors import PlanError
-from passes.fingerprint import check_parameters
-from passes.plan import SitePlan, SlimPlan
+from passes.plan.fingerprint import check_parameters
+from passes.plan.slim_plan import SitePlan, SlimPlan
+from passes.plan.updates import check_updates, is_changed, linear_paths, put_updates
 from passes.program.ownership import own_tensors
 from passes.rewrite import slice_linears
 from passes.sites.site import Producer, Site
-from passes.updates import check_updates, is_changed, linear_paths, put_updates
 from slimdiff_fx.taken_over import refuse_taken_over
 
 

@@ -14,8 +14,8 @@ from passes.criteria import check_measured, choose
 from passes.errors import PlanError, UsageError
 from passes.methods import choose_method
 from passes.moments import moment_bytes
-from passes.plan import SlimPlan
-from passes.policies import Policy
+from passes.plan.policies import Policy
+from passes.plan.slim_plan import SlimPlan
 from passes.sites.find import find_unsupported
 from slimdiff_fx.calibration_checkpoint import (
     find_checkpoint,

@@ -15,7 +15,7 @@ from passes.arguments import check_kind
 from passes.capture.capture import capture
 from passes.capture.dynamo_graph import DynamoGraph, unlift
 from passes.errors import PlanError
-from passes.plan import SlimPlan
+from passes.plan.slim_plan import SlimPlan
 from passes.program.guards import check_inputs
 from passes.program.program import Program
 from passes.rewrite import rewrite

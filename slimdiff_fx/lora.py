@@ -15,7 +15,7 @@ from torch import Tensor
 
 from passes.arguments import check_kind
 from passes.errors import PlanError, UsageError
-from passes.plan import SitePlan, SlimPlan
+from passes.plan.slim_plan import SitePlan, SlimPlan
 
 _DENOISERS = ("unet", "transformer")
 _KOHYA = ("lora_unet_", "lora_te")

@@ -9,8 +9,8 @@ import torch
 from diffusers import DiffusionPipeline
 
 from passes.errors import UsageError
-from passes.plan import SlimPlan
-from passes.policies import KeepParams, Threshold
+from passes.plan.policies import KeepParams, Threshold
+from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from slimdiff_fx.latency.bench import Effort, opened
 from slimdiff_fx.latency.target import Target, guided_batch, make_target

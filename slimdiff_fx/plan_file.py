@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from passes.errors import CheckpointError, PlanError
-from passes.plan import SlimPlan
+from passes.plan.slim_plan import SlimPlan
 from slimdiff_fx.atomic_write import replaced_files
 from slimdiff_fx.output_paths import expand, follow
 from slimdiff_fx.own_files import PLAN, TENSORS_MARK, refuse_foreign_file

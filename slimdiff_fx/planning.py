@@ -14,9 +14,9 @@ from passes.criteria import choose, needs_attention_weights
 from passes.errors import UsageError
 from passes.methods import RECIPES, Method, analyze
 from passes.output_criteria import OUTPUT_CRITERIA
-from passes.plan import SlimPlan
+from passes.plan.policies import Policy
+from passes.plan.slim_plan import SlimPlan
 from passes.planner import Planner
-from passes.policies import Policy
 from passes.refuse_unreachable import refuse_unreachable
 from passes.sequential import check_rounds
 from passes.statistics import Statistics

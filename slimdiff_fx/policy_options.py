@@ -10,7 +10,7 @@ from passes.errors import UsageError
 from slimdiff_fx.cli_options import Align, Compensate, Method, Normalize
 
 if TYPE_CHECKING:
-    from passes.policies import Policy
+    from passes.plan.policies import Policy
     from slimdiff_fx.latency.budget import KeepLatency
 
 
@@ -73,7 +73,7 @@ def choose_policy(
         from slimdiff_fx.latency.budget import KeepLatency
 
         return KeepLatency(keep_latency, **latency.given(), normalize=normalize.value, align=multiple, uniform=uniform)
-    from passes.policies import KeepMacs, KeepParams, MaxError, Threshold  # imports torch: not for --help
+    from passes.plan.policies import KeepMacs, KeepParams, MaxError, Threshold  # imports torch: not for --help
 
     if keep_params is not None:
         return KeepParams(keep_params, normalize.value, multiple, uniform)

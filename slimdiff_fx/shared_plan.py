@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from safetensors.torch import load, save
 
-from passes.plan import SlimPlan
+from passes.plan.slim_plan import SlimPlan
 from slimdiff_fx.rank_sums import from_rank_0
 from slimdiff_fx.ranks import Ranks
 

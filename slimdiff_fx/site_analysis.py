@@ -11,9 +11,9 @@ from torch import Tensor
 
 from passes.allocate import normalize
 from passes.criteria import CRITERIA, DEFAULT_CRITERION, choose, score
-from passes.plan import SlimPlan
+from passes.plan.policies import Normalization
+from passes.plan.slim_plan import SlimPlan
 from passes.planner import Planner
-from passes.policies import Normalization
 from passes.program.program import Program
 from passes.sites.site import Site
 from passes.statistics import Statistics

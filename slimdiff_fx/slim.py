@@ -18,8 +18,8 @@ from passes.compensation import Compensation
 from passes.errors import UsageError
 from passes.instrument import instrument
 from passes.methods import RECIPES, Method, choose_method, planner_for
-from passes.plan import SlimPlan
-from passes.policies import Policy
+from passes.plan.policies import Policy
+from passes.plan.slim_plan import SlimPlan
 from passes.program.ownership import owned, sealed, share_tensors, weights_digest
 from passes.program.program import Program
 from passes.rewrite import rewrite

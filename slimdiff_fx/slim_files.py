@@ -10,7 +10,7 @@ from typing import Any
 from diffusers import ModelMixin
 
 from passes.errors import CheckpointError, PlanError
-from passes.plan import SlimPlan
+from passes.plan.slim_plan import SlimPlan
 from slimdiff_fx.altered_models import processor_with_weights, refuse_unsaved, wrapped_layer
 from slimdiff_fx.atomic_write import replaced_file
 from slimdiff_fx.manifest import MANIFEST_FILE, empty_manifest, file_digest

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from passes.errors import UsageError
-from passes.plan import SlimPlan
+from passes.plan.slim_plan import SlimPlan
 from slimdiff_fx.lora import LinearCut, cut_rows, linear_cuts
 
 

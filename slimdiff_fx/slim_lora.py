@@ -12,7 +12,7 @@ from diffusers.utils import is_peft_available
 from torch import Tensor, nn
 
 from passes.errors import CheckpointError, UsageError
-from passes.plan import SlimPlan
+from passes.plan.slim_plan import SlimPlan
 from slimdiff_fx.adapter_widths import Width, refuse_mixed, widths_at_cuts
 from slimdiff_fx.lora import linear_cuts, refuse_kohya, site_linears, slice_values
 

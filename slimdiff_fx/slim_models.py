@@ -16,7 +16,7 @@ from diffusers import DiTTransformer2DModel, ModelMixin, PixArtTransformer2DMode
 from torch import nn
 
 from passes.errors import CheckpointError, PlanError, UsageError
-from passes.plan import SitePlan, SlimPlan
+from passes.plan.slim_plan import SitePlan, SlimPlan
 from slimdiff_fx.apply_plan import apply_plan, cut, eager_site, mend_head_count, shared_copy
 from slimdiff_fx.dense_on_slim import guard
 from slimdiff_fx.plan_file import plan_digest

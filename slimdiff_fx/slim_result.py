@@ -10,8 +10,8 @@ from typing import Any
 
 from diffusers import DiffusionPipeline, ModelMixin
 
-from passes.plan import SlimPlan
-from passes.policies import Policy
+from passes.plan.policies import Policy
+from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.validate import ValidationReport
 from slimdiff_fx.latency.outcome import Latency

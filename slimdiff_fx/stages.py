@@ -16,9 +16,9 @@ from passes.errors import CalibrationError
 from passes.instrument import TIMESTEPS, Instrumented, instrument
 from passes.methods import RECIPES, Method, choose_method, planner_for
 from passes.methods import analyze as analyze_statistics
-from passes.plan import SlimPlan
+from passes.plan.policies import Policy
+from passes.plan.slim_plan import SlimPlan
 from passes.planner import Planner
-from passes.policies import Policy
 from passes.program.ownership import owned, sealed
 from passes.program.program import Program
 from passes.rewrite import rewrite

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from passes.costs import entry_cost, program_macs, program_params, site_macs, site_params
-from passes.plan import SitePlan, SlimPlan
+from passes.plan.costs import entry_cost, program_macs, program_params, site_macs, site_params
+from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.sites.find import locate_all
 from passes.sites.site import Kind, Site, Unsupported

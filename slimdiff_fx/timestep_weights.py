@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from passes.errors import UsageError
 from passes.instrument import BUCKETS
-from passes.policies import is_number
+from passes.plan.policies import is_number
 
 # By name, the weight of each bucket from the first timesteps (least noise) to the last (most).
 WEIGHTS: dict[str, tuple[float, ...]] = {

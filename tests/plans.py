@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import torch
 
-from passes.fingerprint import fingerprint
-from passes.plan import SitePlan, SlimPlan
+from passes.plan.fingerprint import fingerprint
+from passes.plan.slim_plan import SitePlan, SlimPlan
+from passes.plan.updates import slim_shapes
 from passes.program.program import Program
 from passes.sites.find import find_sites
-from passes.updates import slim_shapes
 from slimdiff_fx.denoisers import capture_denoiser
 from tests.toy_denoisers import FAMILIES
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from passes.policies import MaxError, Policy, Threshold
+from passes.plan.policies import MaxError, Policy, Threshold
 from slimdiff_fx.calibration_run import CalibrationSettings
 from slimdiff_fx.captured import capture_pipeline, observe_pipeline
 from slimdiff_fx.checkpoint import save_result

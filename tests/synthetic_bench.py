@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from passes.costs import program_macs
+from passes.plan.costs import program_macs
 from slimdiff_fx.latency.bench import Bench
 from slimdiff_fx.runtimes import Contestant
 from slimdiff_fx.timing import Timing

@@ -13,7 +13,7 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 
-from passes.plan import SlimPlan
+from passes.plan.slim_plan import SlimPlan
 from slimdiff_fx.apply_plan import eager_site
 
 # Every linear of the transformer blocks, and some that no plan touches.

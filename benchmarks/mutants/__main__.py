@@ -1,7 +1,7 @@
 """Would the tests notice small bugs? Sampled mutants of the compiler and of what saves and loads.
 
     python -m benchmarks.mutants                            # 200, what `make mutants` runs
-    python -m benchmarks.mutants --seed 1 passes/plan.py    # of one file
+    python -m benchmarks.mutants --seed 1 passes/plan/slim_plan.py    # of one file
 
 Each is run against the tests that mirror its file (see `sources.py`), without the slow ones. What survived goes to
 `docs/mutants.md`, all of it to `benchmarks/results/mutants.json`; the exit code is 1 below 85% killed.

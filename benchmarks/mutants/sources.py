@@ -44,7 +44,7 @@ SAVING_AND_LOADING = tuple(
 
 # Tests beside the one that has the source's name; without one of its name, a source must stand here.
 OTHER_TESTS: dict[str, tuple[str, ...]] = {
-    "passes/allocate.py": ("tests/passes/test_alignment.py",),
+    "passes/allocate.py": ("tests/passes/plan/test_alignment.py",),
     "passes/arguments.py": ("tests/slimdiff_fx/test_newcomers_words.py",),
     "passes/sites/attention.py": ("tests/passes/sites/test_find.py", "tests/passes/test_rewrite.py"),
     "passes/sites/attention_walk.py": ("tests/passes/sites/test_find.py", "tests/passes/test_rewrite.py"),
@@ -54,7 +54,7 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
         "tests/passes/test_adapter_maps.py",
     ),
     "passes/capture/dynamo_graph.py": ("tests/slimdiff_fx/test_compile_backend.py",),
-    "passes/error_curves.py": ("tests/passes/test_methods.py", "tests/passes/test_alignment.py"),
+    "passes/error_curves.py": ("tests/passes/test_methods.py", "tests/passes/plan/test_alignment.py"),
     "passes/errors.py": ("tests/passes/test_rewrite.py", "tests/passes/test_instrument.py"),
     "passes/sites/feed_forward.py": ("tests/passes/sites/test_find.py", "tests/passes/test_rewrite.py"),
     "passes/program/module_tree.py": (
@@ -66,18 +66,18 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
         "tests/passes/test_observers.py",
         "tests/passes/test_instrument.py",
     ),
-    "passes/methods.py": ("tests/passes/test_alignment.py",),
+    "passes/methods.py": ("tests/passes/plan/test_alignment.py",),
     "passes/moment_sums.py": ("tests/passes/test_moments.py", "tests/passes/test_instrument.py"),
     "passes/capture/lowered_guards.py": ("tests/passes/capture/test_lower.py",),
     "passes/offered_sizes.py": ("tests/passes/test_refuse_unreachable.py", "tests/passes/test_methods.py"),
     "passes/observers.py": ("tests/passes/test_moments.py",),
-    "passes/plan.py": (
-        "tests/passes/test_fingerprint.py",
+    "passes/plan/slim_plan.py": (
+        "tests/passes/plan/test_fingerprint.py",
         "tests/passes/test_rewrite.py",
         "tests/passes/test_methods.py",
     ),
-    "passes/planner.py": ("tests/passes/test_methods.py", "tests/passes/test_alignment.py"),
-    "passes/policies.py": ("tests/passes/test_allocate.py",),
+    "passes/planner.py": ("tests/passes/test_methods.py", "tests/passes/plan/test_alignment.py"),
+    "passes/plan/policies.py": ("tests/passes/test_allocate.py",),
     "passes/program/shapes.py": ("tests/passes/program/test_specialize.py", "tests/passes/test_verify.py"),
     "passes/sites/site.py": (
         "tests/passes/sites/test_find.py",
@@ -90,14 +90,14 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
         "tests/slimdiff_fx/latency/test_latency_table.py",
     ),
     "passes/sweep.py": ("tests/slimdiff_fx/test_site_analysis.py",),
-    "passes/updates.py": (
+    "passes/plan/updates.py": (
         "tests/passes/test_rewrite.py",
         "tests/passes/test_sensitivity.py",
         "tests/slimdiff_fx/test_apply_plan.py",
     ),
     "passes/sites/walk.py": (
         "tests/passes/sites/test_find.py",
-        "tests/passes/test_costs.py",
+        "tests/passes/plan/test_costs.py",
         "tests/passes/capture/test_lower.py",
     ),
     "slimdiff_fx/checkpoint.py": ("tests/slimdiff_fx/test_damaged_files.py", "tests/slimdiff_fx/test_model_card.py"),

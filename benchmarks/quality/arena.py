@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from passes.costs import program_params, site_params
-from passes.plan import SlimPlan
+from passes.plan.costs import program_params, site_params
+from passes.plan.slim_plan import SlimPlan
 from passes.rewrite import rewrite
 from passes.statistics import Statistics
 from passes.validate import validate

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from benchmarks.quality.arena import Arena
 from benchmarks.uniform_plan import plan_uniformly
-from passes.plan import SlimPlan
-from passes.policies import KeepParams
+from passes.plan.policies import KeepParams
+from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.region import cut_region
 from passes.sites.find import locate_all

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from passes.alignment import check_align
 from passes.errors import UsageError
-from passes.policies import Normalization, check_fraction, check_normalization
+from passes.plan.alignment import check_align
+from passes.plan.policies import Normalization, check_fraction, check_normalization
 from slimdiff_fx.option_checks import check_count
 from slimdiff_fx.runtimes import runtime
 
@@ -29,7 +29,7 @@ class KeepLatency:
         tokens: length of the text; None for what the pipeline pads to.
         threads: CPU threads; None for as many as torch uses.
         cache: folder for measured latencies; see `slimdiff_fx.latency.cache`.
-        normalize: as in `passes.policies.KeepParams`.
+        normalize: as in `passes.plan.policies.KeepParams`.
         align: likewise.
         uniform: likewise.
     """

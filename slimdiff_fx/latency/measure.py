@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from passes.offered_sizes import Size
-from passes.plan import SlimPlan
+from passes.plan.slim_plan import SlimPlan
 from passes.sites.site import Kind, Site
 from slimdiff_fx.latency.bench import Bench
 from slimdiff_fx.latency.target import Target

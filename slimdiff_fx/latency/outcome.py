@@ -10,7 +10,7 @@ from typing import Any
 from diffusers import ModelMixin
 
 from passes.errors import UsageError
-from passes.plan import SlimPlan
+from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from slimdiff_fx.latency.bench import Clock, Effort, clock_of, opened
 from slimdiff_fx.latency.budget import KeepLatency

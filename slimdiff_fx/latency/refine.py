@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 
 from diffusers import ModelMixin
 
-from passes.cost_table import CostTable
 from passes.errors import BudgetError
-from passes.plan import SlimPlan
-from passes.policies import KeepCost
+from passes.plan.cost_table import CostTable
+from passes.plan.policies import KeepCost
+from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.sites.site import Site
 from slimdiff_fx.latency.bench import Effort

@@ -9,10 +9,10 @@ from functools import cached_property
 
 from diffusers import ModelMixin
 
-from passes.cost_table import CostTable
 from passes.error_curves import narrows
 from passes.offered_sizes import Size
-from passes.policies import KeepCost
+from passes.plan.cost_table import CostTable
+from passes.plan.policies import KeepCost
 from passes.program.program import Program
 from passes.site_program import signature, site_program
 from passes.sites.site import Kind, Site

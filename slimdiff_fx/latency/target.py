@@ -8,7 +8,7 @@ from typing import Any
 
 from diffusers import ModelMixin
 
-from passes.plan import SlimPlan
+from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.program.specialize import specialize
 from passes.rewrite import rewrite

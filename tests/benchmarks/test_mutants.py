@@ -135,7 +135,7 @@ def test_bugs_are_noticed_or_not(project, jobs):
 
 
 VERDICT = Verdict(
-    source="passes/plan.py",
+    source="passes/plan/slim_plan.py",
     index=3,
     line=12,
     operator="swap_op",
@@ -162,15 +162,15 @@ def test_survivors_keep_the_reasons_that_people_wrote(page):
     assert text.startswith("# Above\n\n")
     assert text.endswith("\n\nbelow\n")
     row = next(row for row in text.splitlines() if " 12 |" in row)
-    assert row == r"| `passes/plan.py` | 12 | `if first \| second:` → `if first & second:` |  |"
-    assert without_reason(page) == ["passes/plan.py:2", "passes/plan.py:12"]
+    assert row == r"| `passes/plan/slim_plan.py` | 12 | `if first \| second:` → `if first & second:` |  |"
+    assert without_reason(page) == ["passes/plan/slim_plan.py:2", "passes/plan/slim_plan.py:12"]
     page.write_text(text.replace(row, row.removesuffix(" |") + "Both are the same. |"))
     # Another line by now, and another seed in between: the reason stays.
     write_survivors(page, [replace(VERDICT, line=15)])
     write_survivors(page, [])
     kept = next(row for row in page.read_text().splitlines() if " 15 |" in row)
     assert kept.endswith("| Both are the same. |")
-    assert without_reason(page) == ["passes/plan.py:2"]
+    assert without_reason(page) == ["passes/plan/slim_plan.py:2"]
 
 
 def test_what_is_noticed_by_now_leaves_the_table(page):
@@ -212,7 +212,7 @@ def test_what_never_ends_is_ended(project, body, limits):
 def test_the_same_change_in_two_lines_is_one_row_of_what_survives(page):
     killed = replace(VERDICT, index=4, line=20, status="killed")
     write_survivors(page, [VERDICT, killed, replace(VERDICT, index=5, line=30)])
-    assert "| `passes/plan.py` | 12, 30 |" in page.read_text()
-    assert without_reason(page) == ["passes/plan.py:12, 30"]
+    assert "| `passes/plan/slim_plan.py` | 12, 30 |" in page.read_text()
+    assert without_reason(page) == ["passes/plan/slim_plan.py:12, 30"]
     write_survivors(page, [killed])
     assert without_reason(page) == []

@@ -20,9 +20,9 @@ from benchmarks.quality.report import tables, values, write_report
 from benchmarks.quality.showcase import draw_showcase
 from benchmarks.quality.torch_pruning_l1 import removal_scores
 from benchmarks.uniform_plan import plan_uniformly
-from passes.costs import program_macs, program_params
-from passes.plan import SlimPlan
-from passes.policies import KeepMacs, KeepParams, Policy
+from passes.plan.costs import program_macs, program_params
+from passes.plan.policies import KeepMacs, KeepParams, Policy
+from passes.plan.slim_plan import SlimPlan
 from passes.rewrite import rewrite
 from passes.sites.find import find_sites
 from slimdiff_fx.pictures import Comparison, mean_psnr

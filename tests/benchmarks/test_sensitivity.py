@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.sensitivity import FOOD, about, overlap, random_words
-from passes.plan import SitePlan
+from passes.plan.slim_plan import SitePlan
 from slimdiff_fx.models import emoji_folder
 from slimdiff_fx.prompts import read_captions
 from tests.plans import captured, plan_of

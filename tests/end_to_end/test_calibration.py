@@ -7,7 +7,7 @@ import torch
 
 from passes.allocate import analyze
 from passes.errors import CalibrationError
-from passes.policies import Threshold
+from passes.plan.policies import Threshold
 from passes.statistics import merge
 from slimdiff_fx.calibration_run import CalibrationSettings
 from slimdiff_fx.captured import capture_pipeline, observe_pipeline

@@ -7,9 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from passes.costs import program_macs, program_params, unit_macs, unit_params
 from passes.masking import mask
-from passes.plan import SlimPlan
+from passes.plan.costs import program_macs, program_params, unit_macs, unit_params
+from passes.plan.slim_plan import SlimPlan
 from passes.program.fresh_inputs import fresh_inputs
 from passes.program.program import Program
 from passes.rewrite import rewrite

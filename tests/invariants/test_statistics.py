@@ -10,7 +10,7 @@ from passes.allocate import analyze
 from passes.calibrate import Batch, calibrate
 from passes.criteria import score
 from passes.instrument import Instrumented, instrument
-from passes.policies import KeepParams, Threshold
+from passes.plan.policies import KeepParams, Threshold
 from passes.sites.find import find_sites
 from passes.statistics import Statistics, merge
 from tests.toy_block import HEADS, NEURONS, build, capture_block, samples, site_of, toy

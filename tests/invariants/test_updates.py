@@ -6,8 +6,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from passes.costs import entry_cost, program_macs, program_params, site_macs, site_params
-from passes.plan import SlimPlan
+from passes.plan.costs import entry_cost, program_macs, program_params, site_macs, site_params
+from passes.plan.slim_plan import SlimPlan
 from passes.program.fresh_inputs import fresh_inputs
 from passes.rewrite import rewrite
 from passes.sites.find import find_sites

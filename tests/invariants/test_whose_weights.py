@@ -14,7 +14,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 import slimdiff_fx
-from passes.plan import SlimPlan
+from passes.plan.slim_plan import SlimPlan
 from passes.program.ownership import weights_digest
 from slimdiff_fx.captured import capture_pipeline
 from slimdiff_fx.slim import carry_out

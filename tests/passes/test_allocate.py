@@ -7,13 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from passes import costs
 from passes.allocate import allocate, analyze, keep, normalize
 from passes.calibrate import calibrate
 from passes.errors import BudgetError, CalibrationError, PlanError, UsageError
 from passes.instrument import instrument
-from passes.plan import SlimPlan
-from passes.policies import KeepMacs, KeepParams, Normalization, Policy, Threshold
+from passes.plan.policies import KeepMacs, KeepParams, Normalization, Policy, Threshold
+from passes.plan.slim_plan import SlimPlan, costs
 from passes.program.program import Program
 from passes.sites.find import find_sites
 from passes.sites.site import Site

@@ -9,7 +9,7 @@ from torch import Tensor
 from passes.compensation import compensate
 from passes.errors import UsageError
 from passes.moments import COUNT, FIRST, KEY, KEY_COUNT, KEY_FIRST, QUERY, SECOND
-from passes.plan import SitePlan
+from passes.plan.slim_plan import SitePlan
 from tests.covariances import attention, feed_forward, random_weight
 
 KEPT = (0, 2, 3)

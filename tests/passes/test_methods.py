@@ -10,15 +10,15 @@ import torch
 
 from passes.calibrate import calibrate
 from passes.compensation import Compensation
-from passes.cost_table import CostTable
-from passes.costs import program_macs, program_params
 from passes.errors import BudgetError, UsageError
 from passes.families import families
 from passes.instrument import instrument
 from passes.methods import METHODS, RECIPES, Method, analyze, choose_method, planner_for
 from passes.moments import KEY, QUERY, SECOND
-from passes.plan import SlimPlan
-from passes.policies import KeepCost, KeepMacs, KeepParams, MaxError, Policy, Threshold
+from passes.plan.cost_table import CostTable
+from passes.plan.costs import program_macs, program_params
+from passes.plan.policies import KeepCost, KeepMacs, KeepParams, MaxError, Policy, Threshold
+from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.rewrite import rewrite
 from passes.site_errors import SiteErrors

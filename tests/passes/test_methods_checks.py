@@ -11,7 +11,7 @@ from passes import allocate as thresholds
 from passes.allocate import allocate
 from passes.errors import CalibrationError, PlanError
 from passes.methods import METHODS, analyze
-from passes.policies import KeepParams, Policy, Threshold
+from passes.plan.policies import KeepParams, Policy, Threshold
 from tests.observed_block import observed_block
 
 

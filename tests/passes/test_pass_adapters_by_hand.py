@@ -9,7 +9,7 @@ from torch import fx, nn
 import passes.pass_adapters
 from passes.errors import ValidationError, VerificationError
 from passes.pass_adapters import InstrumentPass, MaskPass, RaisePass, RewritePass, VerifyPass
-from passes.plan import SlimPlan
+from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.rewrite import rewrite
 from tests.plans import plan_of

@@ -6,7 +6,7 @@ import pytest
 
 from passes.errors import BudgetError
 from passes.methods import METHODS, analyze
-from passes.policies import KeepMacs, KeepParams, MaxError, Threshold
+from passes.plan.policies import KeepMacs, KeepParams, MaxError, Threshold
 from passes.refuse_unreachable import refuse_unreachable
 from passes.sites.find import find_sites
 from tests.passes.test_methods import observed

@@ -15,7 +15,7 @@ from passes import rewrite as rewriting
 from passes.coupling import check_coupling
 from passes.errors import CouplingError, PlanError, SlimDiffError, ValidationError, VerificationError
 from passes.masking import mask
-from passes.plan import SitePlan, SlimPlan
+from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.rewrite import mend_constants, rewrite, slim_site
 from passes.sites.site import Producer, Site

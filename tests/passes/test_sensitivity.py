@@ -11,10 +11,10 @@ from torch import Tensor
 from passes.calibrate import calibrate
 from passes.errors import CalibrationError
 from passes.instrument import instrument
+from passes.plan.updates import is_changed
 from passes.rewrite import rewrite
 from passes.sensitivity import Prober, Sensitivity, _joined, sensitivity_from
 from passes.sites.find import find_sites
-from passes.updates import is_changed
 from tests.families import of_families
 from tests.plans import captured, plan_of, updated_plan
 from tests.toy_block import samples, toy

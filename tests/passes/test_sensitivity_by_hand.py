@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from passes.errors import CalibrationError
-from passes.plan import SitePlan
+from passes.plan.slim_plan import SitePlan
 from passes.program.program import Program
 from passes.sensitivity import Prober, sensitivity_from
 from passes.sites.site import Producer, Site

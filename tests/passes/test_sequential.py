@@ -13,8 +13,8 @@ from passes.errors import UsageError
 from passes.instrument import instrument
 from passes.masking import mask
 from passes.methods import analyze
-from passes.plan import SitePlan, SlimPlan
-from passes.policies import KeepParams
+from passes.plan.policies import KeepParams
+from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.rewrite import rewrite
 from passes.sequential import solve_sequentially

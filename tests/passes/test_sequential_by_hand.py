@@ -9,7 +9,7 @@ from passes.calibrate import calibrate
 from passes.compensation import Compensation, compensate
 from passes.instrument import instrument
 from passes.masking import mask
-from passes.plan import SitePlan, SlimPlan
+from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.sequential import solve_sequentially
 from passes.sites.site import Site

@@ -16,15 +16,15 @@ from passes.instrument import instrument
 from passes.masking import mask
 from passes.methods import analyze
 from passes.moments import sums_of
-from passes.plan import SitePlan, SlimPlan
-from passes.policies import KeepParams
+from passes.plan.policies import KeepParams
+from passes.plan.slim_plan import SitePlan, SlimPlan
+from passes.plan.updates import linear_paths
 from passes.program.program import Program
 from passes.rewrite import rewrite
 from passes.sequential import solve_sequentially
 from passes.sites.find import find_sites
 from passes.sites.site import Site
 from passes.statistics import Statistics
-from passes.updates import linear_paths
 from tests.hand_modules import BATCH, TOKENS, WIDTH, Attention, FeedForward
 
 BATCHES = [

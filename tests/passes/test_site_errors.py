@@ -8,8 +8,8 @@ import passes.site_errors
 from passes.compensation import Compensated
 from passes.error_curves import Choice
 from passes.methods import RECIPES, Method
+from passes.plan.policies import KeepParams, MaxError
 from passes.planner import Planner
-from passes.policies import KeepParams, MaxError
 from passes.site_errors import SiteErrors, nearest, untold
 from passes.sites.site import Site
 from tests.covariances import attention, feed_forward

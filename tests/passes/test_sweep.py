@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from passes.costs import program_macs, program_params
+from passes.plan.costs import program_macs, program_params
 from passes.planner import Planner, Recipe
 from passes.rewrite import rewrite
 from passes.sweep import sweep_budgets, sweep_thresholds

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from passes.cost_table import macs_table, params_table
 from passes.errors import BudgetError
-from passes.plan import SitePlan
-from passes.policies import KeepParams
+from passes.plan.cost_table import macs_table, params_table
+from passes.plan.policies import KeepParams
+from passes.plan.slim_plan import SitePlan
 from passes.sweep import SHARES, TAUS, sweep_budgets, sweep_thresholds
 from tests.toy_block import toy
 

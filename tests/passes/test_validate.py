@@ -10,7 +10,7 @@ import torch
 
 from passes.errors import PlanError, UsageError, ValidationError
 from passes.masking import mask
-from passes.plan import SlimPlan
+from passes.plan.slim_plan import SlimPlan
 from passes.program.fresh_inputs import fresh_inputs
 from passes.program.program import Program
 from passes.rewrite import rewrite

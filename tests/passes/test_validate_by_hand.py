@@ -8,8 +8,8 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from passes.errors import ValidationError
-from passes.fingerprint import fingerprint
-from passes.plan import SitePlan, SlimPlan
+from passes.plan.fingerprint import fingerprint
+from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.rewrite import rewrite
 from passes.sites.find import find_sites

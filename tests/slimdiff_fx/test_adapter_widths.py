@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from passes.errors import PlanError, UsageError
-from passes.plan import SitePlan, SlimPlan
+from passes.plan.slim_plan import SitePlan, SlimPlan
 from slimdiff_fx.adapter_widths import refuse_mixed, widths_at_cuts
 from slimdiff_fx.lora import linear_cuts, site_linears
 

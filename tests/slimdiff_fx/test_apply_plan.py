@@ -12,7 +12,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor
 from torch import nn
 
 from passes.errors import PlanError
-from passes.plan import SlimPlan
+from passes.plan.slim_plan import SlimPlan
 from passes.rewrite import rewrite
 from passes.sites.find import find_sites
 from slimdiff_fx.apply_plan import apply_plan, eager_site

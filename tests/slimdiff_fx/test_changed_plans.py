@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from passes.errors import CheckpointError, PlanError
-from passes.plan import SitePlan, SlimPlan
+from passes.plan.slim_plan import SitePlan, SlimPlan
 from slimdiff_fx.plan_file import load_plan, plan_digest, save_plan, updates_file
 
 

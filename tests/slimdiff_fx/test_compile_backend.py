@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from passes.errors import PlanError
-from passes.plan import SlimPlan
+from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.rewrite import rewrite
 from slimdiff_fx.apply_plan import apply_plan

@@ -25,7 +25,7 @@ from diffusers import (
 )
 
 from passes.errors import CheckpointError, UsageError
-from passes.plan import SitePlan, SlimPlan
+from passes.plan.slim_plan import SitePlan, SlimPlan
 from slimdiff_fx.slim_models import make_slim
 from tests.slimdiff_fx.test_slim_models import random_plan
 from tests.toy_pipeline import tiny_unet

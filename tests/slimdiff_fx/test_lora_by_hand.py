@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from passes.errors import PlanError
-from passes.plan import SitePlan, SlimPlan
+from passes.plan.slim_plan import SitePlan, SlimPlan
 from slimdiff_fx.lora import slice_lora
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from passes.plan import SlimPlan
+from passes.plan.slim_plan import SlimPlan
 from passes.validate import ValidationReport
 from slimdiff_fx.model_card import model_card
 from slimdiff_fx.report import build_report

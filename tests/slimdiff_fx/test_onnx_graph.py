@@ -16,10 +16,10 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from passes.errors import UsageError
+from passes.plan.updates import slim_shapes
 from passes.program.program import Program
 from passes.rewrite import rewrite
 from passes.sites.find import find_sites
-from passes.updates import slim_shapes
 from slimdiff_fx import onnx_graph as module
 from slimdiff_fx.denoisers import capture_denoiser
 from slimdiff_fx.export_onnx import export_onnx

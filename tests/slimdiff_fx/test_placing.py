@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from passes.errors import CheckpointError
-from passes.plan import SlimPlan
+from passes.plan.slim_plan import SlimPlan
 from passes.statistics import Statistics
 from slimdiff_fx import atomic_write
 from slimdiff_fx.atomic_write import replaced_file, replaced_files, replaced_folder

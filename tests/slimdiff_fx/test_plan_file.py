@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from passes.errors import CheckpointError, OutputError, PlanError
-from passes.plan import SitePlan, SlimPlan
+from passes.plan.slim_plan import SitePlan, SlimPlan
 from slimdiff_fx import atomic_write
 from slimdiff_fx.own_files import PLAN, refuse_foreign_file
 from slimdiff_fx.plan_file import load_plan, save_plan

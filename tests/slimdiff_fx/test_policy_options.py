@@ -3,7 +3,7 @@
 import pytest
 
 from passes.errors import UsageError
-from passes.policies import KeepMacs, KeepParams, MaxError
+from passes.plan.policies import KeepMacs, KeepParams, MaxError
 from slimdiff_fx.cli_options import Normalize
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.policy_options import choose_policy

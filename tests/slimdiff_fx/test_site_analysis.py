@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from passes.policies import Threshold
+from passes.plan.policies import Threshold
 from slimdiff_fx.checkpoint import load_plan
 
 

@@ -19,8 +19,8 @@ from torch import nn
 
 import slimdiff_fx
 from passes.errors import CheckpointError, UsageError
-from passes.fingerprint import fingerprint_parameters
-from passes.plan import SitePlan, SlimPlan
+from passes.plan.fingerprint import fingerprint_parameters
+from passes.plan.slim_plan import SitePlan, SlimPlan
 from slimdiff_fx.apply_plan import apply_plan, eager_site
 from slimdiff_fx.denoisers import describe
 from slimdiff_fx.models import emoji_folder

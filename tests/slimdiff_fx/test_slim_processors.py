@@ -11,8 +11,8 @@ from diffusers.models.attention_processor import AttnProcessor, CustomDiffusionA
 from torch import nn
 
 from passes.errors import UsageError
-from passes.fingerprint import fingerprint_parameters
-from passes.plan import SitePlan, SlimPlan
+from passes.plan.fingerprint import fingerprint_parameters
+from passes.plan.slim_plan import SitePlan, SlimPlan
 from slimdiff_fx.apply_plan import eager_site
 from slimdiff_fx.slim_models import SlimPixArtTransformer2DModel, SlimUNet2DModel, make_slim
 from tests.toy_pipeline import tiny_unet

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import slimdiff_fx
-from passes.cost_table import macs_table
 from passes.errors import BudgetError
 from passes.methods import analyze
-from passes.plan import SlimPlan
-from passes.policies import KeepCost
+from passes.plan.cost_table import macs_table
+from passes.plan.policies import KeepCost
+from passes.plan.slim_plan import SlimPlan
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.outcome import measure_latency
 from slimdiff_fx.latency.refine import CORRECTIONS, NEAR, refine

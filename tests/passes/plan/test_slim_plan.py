@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from passes.errors import PlanError
-from passes.plan import FORMAT, SitePlan, SlimPlan
+from passes.plan.slim_plan import FORMAT, SitePlan, SlimPlan
 
 HEADS = SitePlan("attention", 4, (0, 2), 3)
 NEURONS = SitePlan("feed_forward", 5, (1, 2, 4))

@@ -52,7 +52,7 @@ class SlimPlan:
     """Which units of which model stay.
 
     Attributes:
-        fingerprint: of the model it was made for (see `passes.fingerprint`): {"structure": hex digest,
+        fingerprint: of the model it was made for (see `passes.plan.fingerprint`): {"structure": hex digest,
             "weights": {site name: a few sampled weights}}.
         sites: by site name, every site of the program.
         policy: how it came about, for the record: method, criterion, threshold, budget, ...

@@ -4,7 +4,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from passes.costs import program_macs, program_params, site_macs, site_params, unit_macs, unit_params
+from passes.plan.costs import program_macs, program_params, site_macs, site_params, unit_macs, unit_params
 from passes.sites.find import find_sites
 from tests.families import EVERY_FAMILY
 from tests.hand_modules import HEAD_DIM, HEADS, NEURONS, WIDTH, Attention, FeedForward, captured

@@ -7,13 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passes.alignment import is_aligned, rounded_up
 from passes.allocate import allocate
-from passes.cost_table import macs_table, params_table
 from passes.errors import BudgetError, UsageError
 from passes.methods import METHODS, analyze
-from passes.plan import SlimPlan
-from passes.policies import KeepCost, KeepMacs, KeepParams, MaxError, Policy, Threshold
+from passes.plan.alignment import is_aligned, rounded_up
+from passes.plan.cost_table import macs_table, params_table
+from passes.plan.policies import KeepCost, KeepMacs, KeepParams, MaxError, Policy, Threshold
+from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.rewrite import rewrite
 from passes.sites.find import find_sites

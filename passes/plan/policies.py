@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal
 
-from passes.alignment import check_align
-from passes.cost_table import CostTable
 from passes.errors import UsageError
+from passes.plan.alignment import check_align
+from passes.plan.cost_table import CostTable
 
 Normalization = Literal["max", "minmax"]
 # The largest relative squared error of the prediction at which pictures of dense and slim could not be told apart by
@@ -44,7 +44,7 @@ class KeepParams:
     Attributes:
         fraction: above 0, at most 1.
         normalize: for "threshold", as in `Threshold`.
-        align: hold the channels of every site that is cut to multiples of this; see `passes.alignment`.
+        align: hold the channels of every site that is cut to multiples of this; see `passes.plan.alignment`.
         uniform: give sites that are the same in every repeated block one size; see `passes.families`.
     """
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from passes.errors import PlanError
-from passes.fingerprint import check_fingerprint, check_parameters, fingerprint, fingerprint_parameters
-from passes.plan import SitePlan, SlimPlan
+from passes.plan.fingerprint import check_fingerprint, check_parameters, fingerprint, fingerprint_parameters
+from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.sites.find import find_sites
 from passes.sites.site import Producer, Site

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from passes.cost_table import CostTable
 from passes.errors import UsageError
-from passes.policies import KeepCost, KeepMacs, KeepParams, MaxError, Threshold
+from passes.plan.cost_table import CostTable
+from passes.plan.policies import KeepCost, KeepMacs, KeepParams, MaxError, Threshold
 
 
 @pytest.mark.parametrize("error", [0.0, -0.1, 1.0, 2.0, float("nan"), float("inf")])

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from passes import costs
-from passes.plan import SitePlan
+from passes.plan.slim_plan import SitePlan, costs
 from passes.program.program import Program
 from passes.sites.find import locate_all
 from passes.sites.site import Site

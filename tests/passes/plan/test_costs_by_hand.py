@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from passes.costs import entry_cost, program_macs, program_params, site_macs, tensor_bytes, unit_macs, unit_params
-from passes.plan import SitePlan
+from passes.plan.costs import entry_cost, program_macs, program_params, site_macs, tensor_bytes, unit_macs, unit_params
+from passes.plan.slim_plan import SitePlan
 from passes.program.program import Program
 from passes.sites.site import Producer, Site
 from passes.sites.site_nodes import SiteNodes

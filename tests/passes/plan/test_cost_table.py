@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from passes.cost_table import CostTable, macs_table, params_table
-from passes.costs import program_macs, program_params
 from passes.errors import BudgetError, UsageError
 from passes.methods import METHODS, analyze
-from passes.policies import KeepCost, KeepParams
+from passes.plan.cost_table import CostTable, macs_table, params_table
+from passes.plan.costs import program_macs, program_params
+from passes.plan.policies import KeepCost, KeepParams
 from passes.rewrite import rewrite
 from passes.sites.find import find_sites
 from tests.observed_block import observed_block

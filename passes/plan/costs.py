@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, fx, nn
 
-from passes.plan import SitePlan
+from passes.plan.slim_plan import SitePlan
 from passes.program.program import Program
 from passes.sites.find import locate
 from passes.sites.site import Site

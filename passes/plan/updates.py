@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import PlanError
-from passes.plan import SitePlan, SlimPlan
+from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.sites.site import Site
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from passes.plan import SitePlan
+from passes.plan.slim_plan import SitePlan
+from passes.plan.updates import dense_parameters, is_changed, put_updates, slim_shapes
 from passes.sites.site import Producer, Site
-from passes.updates import dense_parameters, is_changed, put_updates, slim_shapes
 
 KEPT = torch.tensor([True, False, False, True])
 # Four heads of three channels; key and value come from one linear, the value's rows first.

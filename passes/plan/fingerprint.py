@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from passes.errors import PlanError
-from passes.plan import SlimPlan
+from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.sites.site import Site
 
