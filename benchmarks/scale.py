@@ -22,9 +22,9 @@ from passes.plan.costs import program_macs, program_params
 from passes.plan.policies import KeepParams
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
+from passes.prove.validate import validate
 from passes.rewrite import rewrite
 from passes.sites.find import find_sites, find_unsupported
-from passes.validate import validate
 from slimdiff_fx.denoisers import capture_denoiser
 from slimdiff_fx.summary import Summary, summarize
 

@@ -10,13 +10,13 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from passes.capture.raise_modules import raise_modules
 from passes.instrument import instrument
-from passes.masking import mask
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
+from passes.prove.masking import mask
+from passes.prove.validate import validate
+from passes.prove.verify import verify
 from passes.rewrite import changed_sites, rewrite
 from passes.sites.find import find_sites
-from passes.validate import validate
-from passes.verify import verify
 
 
 class _ProgramPass(PassBase):
@@ -50,7 +50,7 @@ class RaisePass(PassBase):
 
 
 class RewritePass(_ProgramPass):
-    """Run `passes.rewrite.rewrite`, and `passes.validate.validate` after it unless told not to."""
+    """Run `passes.rewrite.rewrite`, and `passes.prove.validate.validate` after it unless told not to."""
 
     def __init__(self, program: Program, plan: SlimPlan, *, check: bool = True) -> None:
         """Take the program that the graph module belongs to and the plan to carry out."""
@@ -69,7 +69,7 @@ class RewritePass(_ProgramPass):
 
 
 class MaskPass(_ProgramPass):
-    """Run `passes.masking.mask`."""
+    """Run `passes.prove.masking.mask`."""
 
     def __init__(self, program: Program, plan: SlimPlan) -> None:
         """Take the program that the graph module belongs to and the plan to carry out."""
@@ -104,7 +104,7 @@ class InstrumentPass(_ProgramPass):
 
 
 class VerifyPass(_ProgramPass):
-    """Run `passes.verify.verify`: an analysis, so it never modifies anything."""
+    """Run `passes.prove.verify.verify`: an analysis, so it never modifies anything."""
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:
         """Give the same graph module back, or raise VerificationError."""

@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from passes.coupling import check_coupling
 from passes.errors import CouplingError, PlanError
 from passes.plan.fingerprint import check_fingerprint
 from passes.plan.slim_plan import SlimPlan
 from passes.plan.updates import check_updates, is_changed, put_updates
 from passes.program.program import Program
+from passes.prove.coupling import check_coupling
+from passes.prove.region import region_nodes
+from passes.prove.verify import verify
 from passes.refresh_shapes import refresh_shapes
-from passes.region import region_nodes
 from passes.sites.find import find_sites, locate_all
 from passes.sites.site import Producer, Site
 from passes.sites.site_nodes import Constant
-from passes.verify import verify
 
 
 def rewrite(program: Program, plan: SlimPlan) -> Program:

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from passes.plan.slim_plan import SitePlan
 from passes.program.program import Program
 from passes.program.specialize import set_shapes
-from passes.region import cut_region
+from passes.prove.region import cut_region
 from passes.rewrite import mend_constants, slice_linears, slim_site
 from passes.sites.site import Site
 from passes.sites.site_nodes import SiteNodes
@@ -36,7 +36,7 @@ def site_program(
         A program of fixed sizes. A norm within each head is left out.
 
     Raises:
-        CouplingError: the site can't be cut out; see `passes.region`.
+        CouplingError: the site can't be cut out; see `passes.prove.region`.
     """
     region = cut_region(program, site, nodes, limit=None)
     mask = SitePlan(site.kind, site.units, tuple(range(units)), width).mask()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from passes.errors import CheckpointError, SlimDiffError, ValidationError
-from passes.validate import TOLERANCES, relative_error
+from passes.prove.validate import TOLERANCES, relative_error
 from slimdiff_fx.altered_models import refuse_unsaved, refuse_wrapped
 from slimdiff_fx.first_line import first_line
 from slimdiff_fx.plan_file import PLAN_FILE, updates_file

@@ -18,8 +18,8 @@ from passes.errors import PlanError
 from passes.plan.slim_plan import SlimPlan
 from passes.program.guards import check_inputs
 from passes.program.program import Program
+from passes.prove.validate import validate
 from passes.rewrite import rewrite
-from passes.validate import validate
 
 Compiled = Callable[..., Any]
 Backend = Callable[[fx.GraphModule, Sequence[Any]], Compiled]

@@ -16,7 +16,7 @@ from passes.errors import UsageError, ValidationError
 from passes.program.fresh_inputs import small_input
 from passes.program.ownership import weights_digest
 from passes.program.program import Program
-from passes.validate import TOLERANCES, relative_error
+from passes.prove.validate import TOLERANCES, relative_error
 from slimdiff_fx.denoisers import DenoiserInputs
 
 

@@ -22,12 +22,12 @@ from passes.plan.policies import Policy
 from passes.plan.slim_plan import SlimPlan
 from passes.program.ownership import owned, sealed, share_tensors, weights_digest
 from passes.program.program import Program
+from passes.prove.validate import validate
 from passes.rewrite import rewrite
 from passes.sequential import Observe, solve_sequentially
 from passes.sites.find import find_unsupported
 from passes.sites.site import Site
 from passes.statistics import Statistics
-from passes.validate import validate
 from slimdiff_fx.altered_models import refuse_wrapped
 from slimdiff_fx.calibration_run import CalibrationSettings
 from slimdiff_fx.calibration_set import gather_samples

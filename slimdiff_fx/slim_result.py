@@ -13,7 +13,7 @@ from diffusers import DiffusionPipeline, ModelMixin
 from passes.plan.policies import Policy
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
-from passes.validate import ValidationReport
+from passes.prove.validate import ValidationReport
 from slimdiff_fx.latency.outcome import Latency
 from slimdiff_fx.reference import Reference
 from slimdiff_fx.statistics_file import StoredStatistics

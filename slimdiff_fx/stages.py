@@ -21,9 +21,9 @@ from passes.plan.slim_plan import SlimPlan
 from passes.planner import Planner
 from passes.program.ownership import owned, sealed
 from passes.program.program import Program
+from passes.prove.validate import validate
 from passes.rewrite import rewrite
 from passes.sites.find import find_sites
-from passes.validate import validate
 from slimdiff_fx.denoisers import DenoiserInputs, capture_denoiser
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.refine import plan_within_latency

@@ -78,10 +78,10 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
     ),
     "passes/planner.py": ("tests/passes/test_methods.py", "tests/passes/plan/test_alignment.py"),
     "passes/plan/policies.py": ("tests/passes/test_allocate.py",),
-    "passes/program/shapes.py": ("tests/passes/program/test_specialize.py", "tests/passes/test_verify.py"),
+    "passes/program/shapes.py": ("tests/passes/program/test_specialize.py", "tests/passes/prove/test_verify.py"),
     "passes/sites/site.py": (
         "tests/passes/sites/test_find.py",
-        "tests/passes/test_region.py",
+        "tests/passes/prove/test_region.py",
         "tests/passes/test_rewrite.py",
     ),
     "passes/sites/site_nodes.py": ("tests/passes/test_rewrite.py", "tests/passes/test_moments.py"),

@@ -13,7 +13,7 @@ from benchmarks.uniform_plan import plan_uniformly
 from passes.plan.policies import KeepParams
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
-from passes.region import cut_region
+from passes.prove.region import cut_region
 from passes.sites.find import locate_all
 from passes.sites.site import Site
 from passes.sites.site_nodes import SiteNodes

@@ -7,15 +7,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from passes.masking import mask
 from passes.plan.costs import program_macs, program_params, unit_macs, unit_params
 from passes.plan.slim_plan import SlimPlan
 from passes.program.fresh_inputs import fresh_inputs
 from passes.program.program import Program
+from passes.prove.masking import mask
+from passes.prove.validate import validate
 from passes.rewrite import rewrite
 from passes.sites.find import find_sites
 from passes.sites.site import Site
-from passes.validate import validate
 from slimdiff_fx.apply_plan import apply_plan
 from slimdiff_fx.denoisers import describe
 from tests.families import EVERY_FAMILY

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from passes.plan.costs import entry_cost, program_macs, program_params, site_macs, site_params
 from passes.plan.slim_plan import SlimPlan
 from passes.program.fresh_inputs import fresh_inputs
+from passes.prove.validate import validate
 from passes.rewrite import rewrite
 from passes.sites.find import find_sites
-from passes.validate import validate
 from slimdiff_fx.apply_plan import apply_plan
 from slimdiff_fx.denoisers import describe
 from tests.families import EVERY_FAMILY

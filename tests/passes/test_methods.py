@@ -20,11 +20,11 @@ from passes.plan.costs import program_macs, program_params
 from passes.plan.policies import KeepCost, KeepMacs, KeepParams, MaxError, Policy, Threshold
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
+from passes.prove.validate import validate
 from passes.rewrite import rewrite
 from passes.site_errors import SiteErrors
 from passes.sites.find import find_sites
 from passes.statistics import Statistics
-from passes.validate import validate
 from tests.plans import captured
 from tests.toy_block import samples, toy
 

@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from passes import coupling
 from passes import rewrite as rewriting
-from passes.coupling import check_coupling
 from passes.errors import CouplingError, PlanError, SlimDiffError, ValidationError, VerificationError
-from passes.masking import mask
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
+from passes.prove import coupling
+from passes.prove.coupling import check_coupling
+from passes.prove.masking import mask
+from passes.prove.validate import validate
 from passes.rewrite import mend_constants, rewrite, slim_site
 from passes.sites.site import Producer, Site
 from passes.sites.site_nodes import Constant
-from passes.validate import validate
 from tests.plans import plan_of, updated_plan
 from tests.toy_block import ATTENTION, FEED_FORWARD, samples, site_of, toy
 
@@ -210,7 +210,7 @@ def test_twice_of_what_rounding_explains_is_refused(dtype: torch.dtype) -> None:
     for factor, refused in ((2.0, True), (0.5, False)):
         off: Any = Cast(program, {2: factor * LIMITS[dtype]})
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr("passes.validate.mask", lambda *_: reference)
+            patched.setattr("passes.prove.validate.mask", lambda *_: reference)
             if refused:
                 with pytest.raises(ValidationError, match="differs from the masked dense one"):
                     validate(program, whole, off, inputs)

@@ -11,16 +11,16 @@ from passes.calibrate import calibrate
 from passes.compensation import consumer_inputs
 from passes.errors import UsageError
 from passes.instrument import instrument
-from passes.masking import mask
 from passes.methods import analyze
 from passes.plan.policies import KeepParams
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
+from passes.prove.masking import mask
+from passes.prove.validate import validate
 from passes.rewrite import rewrite
 from passes.sequential import solve_sequentially
 from passes.sites.site import Site
 from passes.statistics import Statistics
-from passes.validate import validate
 from tests.covariances import error_of
 from tests.toy_block import samples, toy
 

@@ -8,9 +8,9 @@ import torch
 from passes.calibrate import calibrate
 from passes.compensation import Compensation, compensate
 from passes.instrument import instrument
-from passes.masking import mask
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
+from passes.prove.masking import mask
 from passes.sequential import solve_sequentially
 from passes.sites.site import Site
 from passes.statistics import Statistics

@@ -13,13 +13,13 @@ from passes.calibrate import calibrate
 from passes.capture.capture import capture
 from passes.compensation import compensate
 from passes.instrument import instrument
-from passes.masking import mask
 from passes.methods import analyze
 from passes.moments import sums_of
 from passes.plan.policies import KeepParams
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.plan.updates import linear_paths
 from passes.program.program import Program
+from passes.prove.masking import mask
 from passes.rewrite import rewrite
 from passes.sequential import solve_sequentially
 from passes.sites.find import find_sites

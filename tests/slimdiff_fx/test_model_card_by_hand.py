@@ -13,7 +13,7 @@ import torch
 from huggingface_hub import ModelCard
 
 from passes.plan.slim_plan import SlimPlan
-from passes.validate import ValidationReport
+from passes.prove.validate import ValidationReport
 from slimdiff_fx.model_card import model_card
 from slimdiff_fx.report import build_report
 from slimdiff_fx.slim_result import SlimResult

@@ -18,7 +18,7 @@ from diffusers import (
 import slimdiff_fx
 from passes.errors import UsageError
 from passes.program.fresh_inputs import fresh_inputs
-from passes.validate import validate
+from passes.prove.validate import validate
 from slimdiff_fx.captured import capture_pipeline
 from slimdiff_fx.denoiser_call import translate_call
 from slimdiff_fx.denoisers import capture_denoiser, describe

@@ -15,10 +15,10 @@ from passes.plan.cost_table import macs_table, params_table
 from passes.plan.policies import KeepCost, KeepMacs, KeepParams, MaxError, Policy, Threshold
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
+from passes.prove.validate import validate
 from passes.rewrite import rewrite
 from passes.sites.find import find_sites
 from passes.sites.site import Site
-from passes.validate import validate
 from tests.observed_block import observed_block
 
 SITES = st.builds(

@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 
 from passes.errors import UsageError
 from passes.program.program import Program
-from passes.verify import verify
+from passes.prove.verify import verify
 
 ATEN = torch.ops.aten
 

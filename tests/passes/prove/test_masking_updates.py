@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import CouplingError
-from passes.masking import mask
 from passes.plan.fingerprint import fingerprint
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
+from passes.prove.masking import mask
 from passes.sites.find import find_sites, locate
 from tests.hand_modules import HEAD_DIM, HEADS, NEURONS, WIDTH, Attention, FeedForward, captured
 

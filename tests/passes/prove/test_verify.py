@@ -10,8 +10,8 @@ from torch import nn
 
 from passes.errors import VerificationError
 from passes.program.program import Program
+from passes.prove.verify import verify
 from passes.sites.find import find_sites, locate
-from passes.verify import verify
 from tests.families import of_families
 from tests.hand_modules import NEURONS, WIDTH, Attention, FeedForward, captured
 from tests.plans import captured as captured_family

@@ -11,10 +11,10 @@ from passes.errors import ValidationError
 from passes.plan.fingerprint import fingerprint
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
+from passes.prove.validate import describe_inputs, relative_error, validate
+from passes.prove.verify import verify
 from passes.rewrite import rewrite
 from passes.sites.find import find_sites
-from passes.validate import describe_inputs, relative_error, validate
-from passes.verify import verify
 
 ATEN = torch.ops.aten
 

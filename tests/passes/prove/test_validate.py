@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from passes.errors import PlanError, UsageError, ValidationError
-from passes.masking import mask
 from passes.plan.slim_plan import SlimPlan
 from passes.program.fresh_inputs import fresh_inputs
 from passes.program.program import Program
+from passes.prove.masking import mask
+from passes.prove.validate import TOLERANCES, relative_error, validate
 from passes.rewrite import rewrite
 from passes.sites.find import find_sites
-from passes.validate import TOLERANCES, relative_error, validate
 from tests.families import of_families
 from tests.plans import captured, plan_of, random_plan
 

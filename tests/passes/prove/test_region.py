@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from passes.errors import CouplingError
-from passes.region import cut_region, region_nodes
+from passes.prove.region import cut_region, region_nodes
 from passes.sites.site import Producer
 from tests.passes.hand_graphs import (
     NEURONS,

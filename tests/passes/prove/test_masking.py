@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from passes.masking import mask
+from passes.prove.masking import mask
 from passes.sites.find import find_sites
 from tests.plans import captured, plan_of, random_plan
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch_pruning
 
-from passes.coupling import check_coupling, expected_reach
 from passes.errors import CouplingError
+from passes.prove.coupling import check_coupling, expected_reach
 from passes.sites.site import Producer
 from tests.passes.hand_graphs import (
     HEADS,

@@ -13,7 +13,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from passes.errors import CouplingError
 from passes.program.program import Program
-from passes.region import cut_region, holds_tensor, region_nodes
+from passes.prove.region import cut_region, holds_tensor, region_nodes
 from passes.sites.site import Producer, Site
 from passes.sites.site_nodes import SiteNodes
 

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from passes.errors import CouplingError
 from passes.program.program import Program
 from passes.program.sizes import SMALL
-from passes.region import cut_region
+from passes.prove.region import cut_region
 from passes.sites.find import locate
 from passes.sites.site import Site
 from passes.sites.site_nodes import SiteNodes

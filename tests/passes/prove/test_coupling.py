@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from passes.coupling import check_coupling, expected_reach
 from passes.errors import CouplingError
+from passes.prove.coupling import check_coupling, expected_reach
 from passes.sites.site import Producer, Site
 from tests.passes.hand_graphs import (
     HEADS,

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from passes.errors import ValidationError
-from passes.masking import mask
 from passes.plan.slim_plan import SlimPlan
 from passes.program.fresh_inputs import Inputs, fresh_inputs
 from passes.program.program import Program
+from passes.prove.masking import mask
 
 # Largest ||slim - masked|| / ||masked|| that rounding explains: both sum the same numbers, in another order. Half
 # precision is as measured (toys of every family, at most 1e-3 in fp16) with room for depth; what it proves is weaker.
