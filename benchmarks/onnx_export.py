@@ -31,7 +31,7 @@ from benchmarks.scale import CONFIGS, build
 from benchmarks.uniform_plan import uniform_plan
 from passes.errors import SlimDiffError, UsageError
 from passes.program.program import Program
-from passes.rewrite import rewrite
+from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
 from slimdiff_fx.denoisers import capture_denoiser, describe
 from slimdiff_fx.export_onnx import export_onnx

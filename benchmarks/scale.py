@@ -23,7 +23,7 @@ from passes.plan.policies import KeepParams
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.prove.validate import validate
-from passes.rewrite import rewrite
+from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites, find_unsupported
 from slimdiff_fx.denoisers import capture_denoiser
 from slimdiff_fx.summary import Summary, summarize

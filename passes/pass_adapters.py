@@ -15,7 +15,7 @@ from passes.program.program import Program
 from passes.prove.masking import mask
 from passes.prove.validate import validate
 from passes.prove.verify import verify
-from passes.rewrite import changed_sites, rewrite
+from passes.rewrite.rewrite import changed_sites, rewrite
 from passes.sites.find import find_sites
 
 
@@ -50,7 +50,7 @@ class RaisePass(PassBase):
 
 
 class RewritePass(_ProgramPass):
-    """Run `passes.rewrite.rewrite`, and `passes.prove.validate.validate` after it unless told not to."""
+    """Run `passes.rewrite.rewrite.rewrite`, and `passes.prove.validate.validate` after it unless told not to."""
 
     def __init__(self, program: Program, plan: SlimPlan, *, check: bool = True) -> None:
         """Take the program that the graph module belongs to and the plan to carry out."""

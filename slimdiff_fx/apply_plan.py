@@ -16,7 +16,7 @@ from passes.plan.fingerprint import check_parameters
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.plan.updates import check_updates, is_changed, linear_paths, put_updates
 from passes.program.ownership import own_tensors
-from passes.rewrite import slice_linears
+from passes.rewrite.rewrite import slice_linears
 from passes.sites.site import Producer, Site
 from slimdiff_fx.taken_over import refuse_taken_over
 
@@ -24,8 +24,8 @@ from slimdiff_fx.taken_over import refuse_taken_over
 def apply_plan(model: nn.Module, plan: SlimPlan, *, in_place: bool = False) -> nn.Module:
     """Remove what the plan doesn't keep from a diffusers model.
 
-    Gives the same function as `passes.rewrite.rewrite` on the captured graph: the same rows and columns go, and the
-    head counts that diffusers reads at every call are set to the kept ones.
+    Gives the same function as `passes.rewrite.rewrite.rewrite` on the captured graph: the same rows and columns go,
+    and the head counts that diffusers reads at every call are set to the kept ones.
 
     Args:
         model: a diffusers denoiser, e.g. a `UNet2DConditionModel`, with plain `nn.Linear` layers.

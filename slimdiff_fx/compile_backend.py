@@ -19,7 +19,7 @@ from passes.plan.slim_plan import SlimPlan
 from passes.program.guards import check_inputs
 from passes.program.program import Program
 from passes.prove.validate import validate
-from passes.rewrite import rewrite
+from passes.rewrite.rewrite import rewrite
 
 Compiled = Callable[..., Any]
 Backend = Callable[[fx.GraphModule, Sequence[Any]], Compiled]

@@ -23,7 +23,7 @@ from passes.plan.slim_plan import SlimPlan
 from passes.program.ownership import owned, sealed, share_tensors, weights_digest
 from passes.program.program import Program
 from passes.prove.validate import validate
-from passes.rewrite import rewrite
+from passes.rewrite.rewrite import rewrite
 from passes.sequential import Observe, solve_sequentially
 from passes.sites.find import find_unsupported
 from passes.sites.site import Site

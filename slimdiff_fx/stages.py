@@ -22,7 +22,7 @@ from passes.planner import Planner
 from passes.program.ownership import owned, sealed
 from passes.program.program import Program
 from passes.prove.validate import validate
-from passes.rewrite import rewrite
+from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
 from slimdiff_fx.denoisers import DenoiserInputs, capture_denoiser
 from slimdiff_fx.latency.budget import KeepLatency

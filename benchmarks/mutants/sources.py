@@ -46,8 +46,8 @@ SAVING_AND_LOADING = tuple(
 OTHER_TESTS: dict[str, tuple[str, ...]] = {
     "passes/allocate.py": ("tests/passes/plan/test_alignment.py",),
     "passes/arguments.py": ("tests/slimdiff_fx/test_newcomers_words.py",),
-    "passes/sites/attention.py": ("tests/passes/sites/test_find.py", "tests/passes/test_rewrite.py"),
-    "passes/sites/attention_walk.py": ("tests/passes/sites/test_find.py", "tests/passes/test_rewrite.py"),
+    "passes/sites/attention.py": ("tests/passes/sites/test_find.py", "tests/passes/rewrite/test_rewrite.py"),
+    "passes/sites/attention_walk.py": ("tests/passes/sites/test_find.py", "tests/passes/rewrite/test_rewrite.py"),
     "passes/compensation.py": (
         "tests/passes/test_methods.py",
         "tests/passes/test_sequential.py",
@@ -55,8 +55,8 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
     ),
     "passes/capture/dynamo_graph.py": ("tests/slimdiff_fx/test_compile_backend.py",),
     "passes/error_curves.py": ("tests/passes/test_methods.py", "tests/passes/plan/test_alignment.py"),
-    "passes/errors.py": ("tests/passes/test_rewrite.py", "tests/passes/test_instrument.py"),
-    "passes/sites/feed_forward.py": ("tests/passes/sites/test_find.py", "tests/passes/test_rewrite.py"),
+    "passes/errors.py": ("tests/passes/rewrite/test_rewrite.py", "tests/passes/test_instrument.py"),
+    "passes/sites/feed_forward.py": ("tests/passes/sites/test_find.py", "tests/passes/rewrite/test_rewrite.py"),
     "passes/program/module_tree.py": (
         "tests/passes/program/test_program.py",
         "tests/passes/capture/test_raise_modules.py",
@@ -73,7 +73,7 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
     "passes/observers.py": ("tests/passes/test_moments.py",),
     "passes/plan/slim_plan.py": (
         "tests/passes/plan/test_fingerprint.py",
-        "tests/passes/test_rewrite.py",
+        "tests/passes/rewrite/test_rewrite.py",
         "tests/passes/test_methods.py",
     ),
     "passes/planner.py": ("tests/passes/test_methods.py", "tests/passes/plan/test_alignment.py"),
@@ -82,16 +82,16 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
     "passes/sites/site.py": (
         "tests/passes/sites/test_find.py",
         "tests/passes/prove/test_region.py",
-        "tests/passes/test_rewrite.py",
+        "tests/passes/rewrite/test_rewrite.py",
     ),
-    "passes/sites/site_nodes.py": ("tests/passes/test_rewrite.py", "tests/passes/test_moments.py"),
-    "passes/site_program.py": (
+    "passes/sites/site_nodes.py": ("tests/passes/rewrite/test_rewrite.py", "tests/passes/test_moments.py"),
+    "passes/rewrite/site_program.py": (
         "tests/passes/program/test_specialize.py",
         "tests/slimdiff_fx/latency/test_latency_table.py",
     ),
     "passes/sweep.py": ("tests/slimdiff_fx/test_site_analysis.py",),
     "passes/plan/updates.py": (
-        "tests/passes/test_rewrite.py",
+        "tests/passes/rewrite/test_rewrite.py",
         "tests/passes/test_sensitivity.py",
         "tests/slimdiff_fx/test_apply_plan.py",
     ),

@@ -12,7 +12,7 @@ from torch import nn
 from passes.plan.costs import program_params, site_params
 from passes.plan.slim_plan import SlimPlan
 from passes.prove.validate import validate
-from passes.rewrite import rewrite
+from passes.rewrite.rewrite import rewrite
 from passes.statistics import Statistics
 from slimdiff_fx.calibration_run import CalibrationSettings
 from slimdiff_fx.calibration_set import gather_samples

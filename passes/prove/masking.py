@@ -12,7 +12,7 @@ from passes.errors import CouplingError
 from passes.plan.slim_plan import SlimPlan
 from passes.plan.updates import dense_parameters, linear_paths
 from passes.program.program import Program
-from passes.rewrite import changed_sites
+from passes.rewrite.rewrite import changed_sites
 from passes.sites.find import locate_all
 from passes.sites.site import Site
 from passes.sites.site_nodes import implied_scale

@@ -14,7 +14,7 @@ from passes.offered_sizes import Size
 from passes.plan.cost_table import CostTable
 from passes.plan.policies import KeepCost
 from passes.program.program import Program
-from passes.site_program import signature, site_program
+from passes.rewrite.site_program import signature, site_program
 from passes.sites.site import Kind, Site
 from slimdiff_fx.latency.bench import Bench, Effort, opened
 from slimdiff_fx.latency.budget import KeepLatency

@@ -11,8 +11,8 @@ from diffusers import ModelMixin
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.program.specialize import specialize
-from passes.rewrite import rewrite
-from passes.site_program import site_program
+from passes.rewrite.rewrite import rewrite
+from passes.rewrite.site_program import site_program
 from passes.sites.find import locate_all
 from passes.sites.site import Site
 from passes.sites.site_nodes import SiteNodes

@@ -49,7 +49,7 @@ def test_every_mutated_file_has_tests_that_are_there():
 
 
 def test_the_mirrored_file_comes_first():
-    assert mirrors_of("passes/rewrite.py")[0] == "tests/passes/test_rewrite.py"
+    assert mirrors_of("passes/rewrite/rewrite.py")[0] == "tests/passes/rewrite/test_rewrite.py"
     assert mirrors_of("slimdiff_fx/latency/cache.py")[0].startswith("tests/slimdiff_fx/latency/")
 
 

@@ -23,7 +23,7 @@ from benchmarks.uniform_plan import plan_uniformly
 from passes.plan.costs import program_macs, program_params
 from passes.plan.policies import KeepMacs, KeepParams, Policy
 from passes.plan.slim_plan import SlimPlan
-from passes.rewrite import rewrite
+from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
 from slimdiff_fx.pictures import Comparison, mean_psnr
 from tests.toy_block import build, capture_block, site_of, toy

@@ -13,7 +13,7 @@ from passes.program.fresh_inputs import fresh_inputs
 from passes.program.program import Program
 from passes.prove.masking import mask
 from passes.prove.validate import validate
-from passes.rewrite import rewrite
+from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
 from passes.sites.site import Site
 from slimdiff_fx.apply_plan import apply_plan

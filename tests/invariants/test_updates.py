@@ -10,7 +10,7 @@ from passes.plan.costs import entry_cost, program_macs, program_params, site_mac
 from passes.plan.slim_plan import SlimPlan
 from passes.program.fresh_inputs import fresh_inputs
 from passes.prove.validate import validate
-from passes.rewrite import rewrite
+from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
 from slimdiff_fx.apply_plan import apply_plan
 from slimdiff_fx.denoisers import describe

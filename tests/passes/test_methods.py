@@ -21,7 +21,7 @@ from passes.plan.policies import KeepCost, KeepMacs, KeepParams, MaxError, Polic
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.prove.validate import validate
-from passes.rewrite import rewrite
+from passes.rewrite.rewrite import rewrite
 from passes.site_errors import SiteErrors
 from passes.sites.find import find_sites
 from passes.statistics import Statistics

@@ -7,7 +7,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 from torch.fx.passes.infra.pass_manager import PassManager
 
 from passes.pass_adapters import InstrumentPass, MaskPass, RewritePass, VerifyPass
-from passes.rewrite import rewrite
+from passes.rewrite.rewrite import rewrite
 from tests.plans import captured, plan_of, random_plan
 
 

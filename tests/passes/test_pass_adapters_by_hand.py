@@ -11,7 +11,7 @@ from passes.errors import ValidationError, VerificationError
 from passes.pass_adapters import InstrumentPass, MaskPass, RaisePass, RewritePass, VerifyPass
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
-from passes.rewrite import rewrite
+from passes.rewrite.rewrite import rewrite
 from tests.plans import plan_of
 from tests.toy_block import build, samples, toy
 

@@ -12,7 +12,7 @@ from passes.calibrate import calibrate
 from passes.errors import CalibrationError
 from passes.instrument import instrument
 from passes.plan.updates import is_changed
-from passes.rewrite import rewrite
+from passes.rewrite.rewrite import rewrite
 from passes.sensitivity import Prober, Sensitivity, _joined, sensitivity_from
 from passes.sites.find import find_sites
 from tests.families import of_families

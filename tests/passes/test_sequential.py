@@ -17,7 +17,7 @@ from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.prove.masking import mask
 from passes.prove.validate import validate
-from passes.rewrite import rewrite
+from passes.rewrite.rewrite import rewrite
 from passes.sequential import solve_sequentially
 from passes.sites.site import Site
 from passes.statistics import Statistics

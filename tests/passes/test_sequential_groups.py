@@ -20,7 +20,7 @@ from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.plan.updates import linear_paths
 from passes.program.program import Program
 from passes.prove.masking import mask
-from passes.rewrite import rewrite
+from passes.rewrite.rewrite import rewrite
 from passes.sequential import solve_sequentially
 from passes.sites.find import find_sites
 from passes.sites.site import Site

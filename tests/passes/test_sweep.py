@@ -8,7 +8,7 @@ import torch
 
 from passes.plan.costs import program_macs, program_params
 from passes.planner import Planner, Recipe
-from passes.rewrite import rewrite
+from passes.rewrite.rewrite import rewrite
 from passes.sweep import sweep_budgets, sweep_thresholds
 from tests.observed_block import observed_block
 from tests.plans import plan_of

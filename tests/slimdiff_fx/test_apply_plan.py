@@ -13,7 +13,7 @@ from torch import nn
 
 from passes.errors import PlanError
 from passes.plan.slim_plan import SlimPlan
-from passes.rewrite import rewrite
+from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
 from slimdiff_fx.apply_plan import apply_plan, eager_site
 from slimdiff_fx.denoisers import describe

@@ -12,7 +12,7 @@ from torch import nn
 from passes.errors import PlanError
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
-from passes.rewrite import rewrite
+from passes.rewrite.rewrite import rewrite
 from slimdiff_fx.apply_plan import apply_plan
 from slimdiff_fx.compile_backend import compile_backend
 from slimdiff_fx.denoisers import capture_denoiser

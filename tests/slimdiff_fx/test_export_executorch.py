@@ -11,7 +11,7 @@ import torch
 
 from passes.errors import ExportError
 from passes.program.program import Program
-from passes.rewrite import rewrite
+from passes.rewrite.rewrite import rewrite
 from slimdiff_fx.denoisers import capture_denoiser
 from slimdiff_fx.export_executorch import export_executorch, sizes_of
 from slimdiff_fx.parity import random_inputs

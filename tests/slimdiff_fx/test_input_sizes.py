@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from passes.errors import UsageError
 from passes.program.program import Program
 from passes.program.size_limits import SizeLimit
-from passes.rewrite import rewrite
+from passes.rewrite.rewrite import rewrite
 from slimdiff_fx.apply_plan import apply_plan
 from slimdiff_fx.denoisers import capture_denoiser, describe
 from slimdiff_fx.export_onnx import export_onnx

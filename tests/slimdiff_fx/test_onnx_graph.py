@@ -18,7 +18,7 @@ from diffusers import UNet2DConditionModel
 from passes.errors import UsageError
 from passes.plan.updates import slim_shapes
 from passes.program.program import Program
-from passes.rewrite import rewrite
+from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
 from slimdiff_fx import onnx_graph as module
 from slimdiff_fx.denoisers import capture_denoiser

@@ -9,7 +9,7 @@ from passes.methods import METHODS, analyze
 from passes.plan.cost_table import CostTable, macs_table, params_table
 from passes.plan.costs import program_macs, program_params
 from passes.plan.policies import KeepCost, KeepParams
-from passes.rewrite import rewrite
+from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
 from tests.observed_block import observed_block
 from tests.plans import captured, updated_plan

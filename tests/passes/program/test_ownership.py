@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from passes.program.ownership import is_as_validated, own_tensors, owned, sealed, share_tensors, weights_digest
-from passes.rewrite import rewrite
+from passes.rewrite.rewrite import rewrite
 from tests.plans import captured, random_plan
 
 

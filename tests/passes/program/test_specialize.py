@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from passes.errors import UsageError
 from passes.program.specialize import specialize
-from passes.site_program import signature, site_program
+from passes.rewrite.site_program import signature, site_program
 from passes.sites.find import find_sites, locate_all
 from slimdiff_fx.latency.inputs import inputs_at
 from tests.plans import captured

@@ -14,7 +14,7 @@ from passes.program.fresh_inputs import fresh_inputs
 from passes.program.program import Program
 from passes.prove.masking import mask
 from passes.prove.validate import TOLERANCES, relative_error, validate
-from passes.rewrite import rewrite
+from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
 from tests.families import of_families
 from tests.plans import captured, plan_of, random_plan

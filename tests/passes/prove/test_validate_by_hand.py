@@ -13,7 +13,7 @@ from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.prove.validate import describe_inputs, relative_error, validate
 from passes.prove.verify import verify
-from passes.rewrite import rewrite
+from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
 
 ATEN = torch.ops.aten

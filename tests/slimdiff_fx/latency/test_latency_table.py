@@ -13,7 +13,7 @@ import torch
 from passes.errors import CheckpointError, UsageError
 from passes.methods import METHODS, RECIPES, Method, analyze
 from passes.program.specialize import specialize
-from passes.site_program import signature, site_program
+from passes.rewrite.site_program import signature, site_program
 from passes.sites.find import find_sites, locate_all
 from slimdiff_fx.latency.bench import Effort, opened
 from slimdiff_fx.latency.budget import KeepLatency

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from passes.errors import UsageError
-from passes.rewrite import rewrite
+from passes.rewrite.rewrite import rewrite
 from slimdiff_fx.apply_plan import apply_plan
 from slimdiff_fx.denoisers import capture_denoiser
 from slimdiff_fx.models import load_pipeline

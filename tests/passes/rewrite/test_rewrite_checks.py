@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from passes import rewrite as rewriting
 from passes.errors import CouplingError, PlanError, SlimDiffError, ValidationError, VerificationError
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
@@ -18,7 +17,8 @@ from passes.prove import coupling
 from passes.prove.coupling import check_coupling
 from passes.prove.masking import mask
 from passes.prove.validate import validate
-from passes.rewrite import mend_constants, rewrite, slim_site
+from passes.rewrite.rewrite import mend_constants, rewrite, slim_site
+from passes.rewrite.rewrite import rewrite as rewriting
 from passes.sites.site import Producer, Site
 from passes.sites.site_nodes import Constant
 from tests.plans import plan_of, updated_plan

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from passes.program.program import Program
 from passes.prove.region import cut_region
-from passes.site_program import signature, site_program
+from passes.rewrite.site_program import signature, site_program
 from passes.sites.site import Producer, Site
 from passes.sites.site_nodes import Constant, SiteNodes
 from tests.passes.hand_graphs import (

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from passes.errors import CouplingError
-from passes.refresh_shapes import refresh_shapes
+from passes.rewrite.refresh_shapes import refresh_shapes
 
 ATEN = torch.ops.aten
 

@@ -17,7 +17,7 @@ from passes.program.program import Program
 from passes.prove.coupling import check_coupling
 from passes.prove.region import region_nodes
 from passes.prove.verify import verify
-from passes.refresh_shapes import refresh_shapes
+from passes.rewrite.refresh_shapes import refresh_shapes
 from passes.sites.find import find_sites, locate_all
 from passes.sites.site import Producer, Site
 from passes.sites.site_nodes import Constant
