@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import RESULTS, Timing, interleave, machine, paired_ratio, write_result
+from passes.calibrate.instrument import Instrumented
+from passes.calibrate.ledger import Closing, Opening
+from passes.calibrate.observers import UnitObserver
+from passes.calibrate.statistics import COUNT, Statistics
 from passes.errors import SlimDiffError, UsageError
-from passes.instrument import Instrumented
-from passes.ledger import Closing, Opening
-from passes.observers import UnitObserver
-from passes.statistics import COUNT, Statistics
 from slimdiff_fx.calibration_run import CalibrationSettings
 from slimdiff_fx.calibration_set import gather_samples
 from slimdiff_fx.captured import CapturedDenoiser, capture_pipeline, watch_pipeline

@@ -16,7 +16,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from benchmarks.measure import Timing, interleave, machine, paired_ratio
-from passes.instrument import Instrumented, instrument
+from passes.calibrate.instrument import Instrumented, instrument
 from passes.program.program import Program
 from passes.sites.find import find_sites
 from slimdiff_fx.parity import example_tensors, input_nodes

@@ -24,12 +24,12 @@ from benchmarks.quality.agreement import real_pictures
 from benchmarks.quality.arena import FULL, Arena, enter, open_arena
 from benchmarks.quality.judge import HOW_TO_GET_REAL, REAL
 from benchmarks.quality.prediction_error import DenseCall, prediction_error, record_trajectory
+from passes.calibrate.statistics import Statistics
 from passes.errors import SlimDiffError, UsageError
 from passes.methods import analyze
 from passes.plan.policies import KeepParams
 from passes.plan.slim_plan import SlimPlan
 from passes.settled import split_half_ratio
-from passes.statistics import Statistics
 from slimdiff_fx.timestep_weights import bucket_weights
 
 SAMPLES = (4, 16, 64, 128, 256, 500)

@@ -13,10 +13,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from passes.calibrate.moments import Covariance, Sums, covariance
 from passes.compensation import Compensated
 from passes.known_moments import raise_unknown
 from passes.least_squares import refit
-from passes.moments import Covariance, Sums, covariance
 from passes.plan.slim_plan import SitePlan
 from passes.projections import block_diagonal, give_back
 from passes.sites.site import Site

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from passes.calibrate.statistics import Statistics
 from passes.criteria import Criterion, check_scores, choose, score
 from passes.errors import BudgetError, CalibrationError, PlanError, UsageError
 from passes.plan.alignment import rounded_up
@@ -26,7 +27,6 @@ from passes.plan.policies import (
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.sites.site import Site
-from passes.statistics import Statistics
 
 
 def analyze(

@@ -10,10 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from passes.calibrate.moments import Covariance, Sums, covariance
 from passes.errors import UsageError
 from passes.known_moments import raise_unknown
 from passes.least_squares import lost_weight, output_energy, refit_weight, ridge
-from passes.moments import Covariance, Sums, covariance
 from passes.plan.slim_plan import SitePlan
 from passes.projections import narrow_values, value_maps
 from passes.scores import score_loss, score_maps

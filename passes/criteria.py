@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from passes.calibrate.statistics import Statistics
 from passes.errors import CalibrationError, UsageError
 from passes.output_criteria import OUTPUT_CRITERIA
 from passes.sites.site import Kind, Site
-from passes.statistics import Statistics
 
 Criterion = Callable[[Site, Statistics], Tensor]
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from passes.calibrate.moments import Covariance
 from passes.least_squares import LEAST_RIDGE, ridge_factor
-from passes.moments import Covariance
 
 BLOCK = 64
 _TINY = 1e-300

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from passes.calibrate.moments import Covariance, Sums
 from passes.elimination import eliminate_heads, eliminate_neurons, leverage_order
 from passes.known_moments import raise_unknown
 from passes.least_squares import output_energy, ridge_factor, rounding
-from passes.moments import Covariance, Sums
 from passes.plan.slim_plan import SitePlan
 from passes.projections import separate_width_errors, value_maps, width_errors
 from passes.scores import score_losses

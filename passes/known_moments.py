@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from passes.moments import Covariance
+from passes.calibrate.moments import Covariance
 
 # Below this share of the largest, an eigenvalue is not known: products of activations are taken in float32, whose
 # rounding of 2⁻²³ adds up over the tokens of a block to a few times that. What is not known is taken to be this large.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from passes.calibrate.moments import Covariance
 from passes.errors import CalibrationError
-from passes.moments import Covariance
 
 # Of the mean variance of the inputs. Measured on the built-in pipeline, the prediction's error is flat from 1e-5 to
 # 1e-2; with fewer tokens than that takes, the noise of the covariance itself asks for more.

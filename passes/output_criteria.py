@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from passes.calibrate.moments import Covariance, covariance, sums_of
+from passes.calibrate.statistics import Statistics
 from passes.compensation import consumer_inputs
 from passes.elimination import leverage_scores, removal_losses
-from passes.moments import Covariance, covariance, sums_of
 from passes.sites.site import Site
-from passes.statistics import Statistics
 
 OutputCriterion = Callable[[Site, Statistics, Mapping[str, Tensor]], Tensor]
 

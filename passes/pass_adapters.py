@@ -8,8 +8,8 @@ from typing import Any
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
+from passes.calibrate.instrument import instrument
 from passes.capture.raise_modules import raise_modules
-from passes.instrument import instrument
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.prove.masking import mask
@@ -85,7 +85,7 @@ class MaskPass(_ProgramPass):
 
 
 class InstrumentPass(_ProgramPass):
-    """Run `passes.instrument.instrument` at every site. `instrumented` then holds what gives the statistics."""
+    """Run `passes.calibrate.instrument.instrument` at every site. `instrumented` then holds what gives the statistics."""
 
     def __init__(self, program: Program, **options: Any) -> None:
         """Take the program that the graph module belongs to and what `instrument` takes besides."""

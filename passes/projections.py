@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from passes.calibrate.moments import Covariance
 from passes.known_moments import head_slices, roots, tails
 from passes.least_squares import Refit, refit, refitted, ridge, ridge_factor, ridge_of, rounding
-from passes.moments import Covariance
 
 
 def value_maps(weight: Tensor, inputs: Covariance, heads: int) -> Tensor:

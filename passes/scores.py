@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from passes.calibrate.moments import KEY, KEY_COUNT, KEY_FIRST, QUERY, Sums
 from passes.known_moments import roots, tails
-from passes.moments import KEY, KEY_COUNT, KEY_FIRST, QUERY, Sums
 
 
 @dataclass(frozen=True)

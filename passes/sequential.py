@@ -7,16 +7,16 @@ from dataclasses import replace
 from itertools import pairwise
 
 from passes.adapter_maps import adapter_maps
+from passes.calibrate.moments import sums_of
+from passes.calibrate.statistics import Statistics
 from passes.compensation import Compensation, compensate
 from passes.errors import UsageError
-from passes.moments import sums_of
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.plan.updates import is_changed, linear_paths
 from passes.program.program import Program
 from passes.prove.masking import mask
 from passes.sensitivity import Prober
 from passes.sites.site import Site
-from passes.statistics import Statistics
 
 Observe = Callable[[Program, tuple[Site, ...]], Statistics]
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from passes.calibrate.moments import Covariance
 from passes.least_squares import output_energy, rounding
-from passes.moments import Covariance
 from passes.plan.slim_plan import SitePlan
 from passes.projections import block_diagonal
 from passes.sites.site import Site

@@ -51,10 +51,10 @@ from slimdiff_fx.dense_on_slim import guard as _guard
 if TYPE_CHECKING:
     from diffusers import ModelMixin
 
+    from passes.calibrate.statistics import Statistics
     from passes.errors import SlimDiffError
     from passes.plan.policies import KeepMacs, KeepParams, MaxError, Threshold
     from passes.plan.slim_plan import SlimPlan
-    from passes.statistics import Statistics
     from slimdiff_fx.apply_plan import apply_plan
     from slimdiff_fx.compile_backend import compile_backend
     from slimdiff_fx.export_onnx import export_onnx
@@ -93,7 +93,7 @@ _HOME = {
     "KeepLatency": "slimdiff_fx.latency.budget",
     "MaxError": "passes.plan.policies",
     "SlimPlan": "passes.plan.slim_plan",
-    "Statistics": "passes.statistics",
+    "Statistics": "passes.calibrate.statistics",
     "SlimDiffError": "passes.errors",
     "SlimUNet2DConditionModel": "slimdiff_fx.slim_models",
     "SlimUNet2DModel": "slimdiff_fx.slim_models",

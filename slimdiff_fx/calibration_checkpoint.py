@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from passes.calibrate.instrument import Instrumented
 from passes.errors import CalibrationError, CheckpointError, ResumeError
-from passes.instrument import Instrumented
 from slimdiff_fx.output_paths import check_file_place
 from slimdiff_fx.own_files import STATISTICS, is_own_file, refuse_foreign_file
 from slimdiff_fx.partial_files import is_partial, place_of_partial, remove_leftovers

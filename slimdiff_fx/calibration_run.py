@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
+from passes.calibrate.instrument import Instrumented
+from passes.calibrate.statistics import Statistics
 from passes.errors import CalibrationError, CheckpointError, UsageError
-from passes.instrument import Instrumented
-from passes.statistics import Statistics
 from slimdiff_fx.calibration_checkpoint import find_checkpoint, finished_samples, load_checkpoint, own_checkpoint
 from slimdiff_fx.calibration_record import describe_run
 from slimdiff_fx.option_checks import check_count, check_seed

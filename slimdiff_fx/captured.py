@@ -9,9 +9,9 @@ from typing import Any
 from diffusers import DiffusionPipeline, ModelMixin
 from torch import Tensor
 
+from passes.calibrate.instrument import TIMESTEPS, Instrumented, instrument
 from passes.capture.capture import capture
 from passes.errors import UsageError
-from passes.instrument import TIMESTEPS, Instrumented, instrument
 from passes.program.program import Program
 from passes.settled import SETTLED, split_half_ratio
 from passes.sites.find import find_sites

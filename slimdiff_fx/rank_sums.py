@@ -11,8 +11,8 @@ import torch.distributed as dist
 from safetensors.torch import load, save
 from torch import Tensor
 
+from passes.calibrate.instrument import Instrumented
 from passes.errors import CalibrationError
-from passes.instrument import Instrumented
 from slimdiff_fx.ranks import Ranks, lost_on_the_way, wait_for_all
 
 
@@ -22,7 +22,7 @@ def sum_over_ranks(instrumented: Instrumented, ranks: Ranks) -> None:
     Tensors are added up one after the other and in place: second moments can be as large as half of the memory.
 
     Args:
-        instrumented: whose calls were counted by their place in the whole calibration (see `passes.probes`).
+        instrumented: whose calls were counted by their place in the whole calibration (see `passes.calibrate.probes`).
         ranks: this process's place.
 
     Raises:

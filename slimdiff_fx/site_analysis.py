@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from passes.allocate import normalize
+from passes.calibrate.statistics import Statistics
 from passes.criteria import CRITERIA, DEFAULT_CRITERION, choose, score
 from passes.plan.policies import Normalization
 from passes.plan.slim_plan import SlimPlan
 from passes.planner import Planner
 from passes.program.program import Program
 from passes.sites.site import Site
-from passes.statistics import Statistics
 from passes.sweep import TAUS, SweepPoint, sweep_budgets, sweep_thresholds
 
 ANALYSIS_FILE = "analysis.json"

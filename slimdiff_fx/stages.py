@@ -8,12 +8,12 @@ from typing import Any
 from torch import nn
 
 from passes.arguments import check_kind
-from passes.calibrate import calibrate
+from passes.calibrate.calibrate import calibrate
+from passes.calibrate.instrument import TIMESTEPS, Instrumented, instrument
 from passes.capture.capture import capture as capture_module
 from passes.capture.lower import lower
 from passes.compensation import Compensation
 from passes.errors import CalibrationError
-from passes.instrument import TIMESTEPS, Instrumented, instrument
 from passes.methods import RECIPES, Method, choose_method, planner_for
 from passes.methods import analyze as analyze_statistics
 from passes.plan.policies import Policy

@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from passes.calibrate.statistics import Statistics
 from passes.errors import CheckpointError, SlimDiffError
-from passes.statistics import Statistics
 from slimdiff_fx.atomic_write import replaced_file
 from slimdiff_fx.output_paths import expand, follow
 from slimdiff_fx.own_files import RECORD, STATISTICS, refuse_foreign_file

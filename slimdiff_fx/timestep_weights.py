@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from passes.calibrate.instrument import BUCKETS
 from passes.errors import UsageError
-from passes.instrument import BUCKETS
 from passes.plan.policies import is_number
 
 # By name, the weight of each bucket from the first timesteps (least noise) to the last (most).

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from passes.moments import Covariance
+from passes.calibrate.moments import Covariance
 from passes.sites.site import Producer, Site
 
 TOKENS = 100_000  # so many that λ is at its least

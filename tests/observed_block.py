@@ -6,12 +6,12 @@ from functools import cache
 
 import torch
 
-from passes.calibrate import calibrate
-from passes.instrument import instrument
+from passes.calibrate.calibrate import calibrate
+from passes.calibrate.instrument import instrument
+from passes.calibrate.statistics import Statistics
 from passes.program.program import Program
 from passes.sites.find import find_sites
 from passes.sites.site import Site
-from passes.statistics import Statistics
 from tests.toy_block import build, capture_block, samples
 
 Observed = tuple[Program, tuple[Site, ...], Statistics]

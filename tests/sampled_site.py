@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from passes.moments import COUNT, FIRST, KEY, KEY_COUNT, QUERY, fold, moment_shapes
+from passes.calibrate.moments import COUNT, FIRST, KEY, KEY_COUNT, QUERY, fold, moment_shapes
 from passes.plan.slim_plan import SitePlan
 from passes.sites.site import Site
 from tests.covariances import attention, feed_forward

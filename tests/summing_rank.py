@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
+from passes.calibrate.instrument import Instrumented, instrument
 from passes.errors import CalibrationError
-from passes.instrument import Instrumented, instrument
 from slimdiff_fx.rank_sums import require_agreement, sum_over_ranks
 from slimdiff_fx.ranks import joined_ranks
 from slimdiff_fx.shares import Share

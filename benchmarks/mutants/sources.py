@@ -55,22 +55,25 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
     ),
     "passes/capture/dynamo_graph.py": ("tests/slimdiff_fx/test_compile_backend.py",),
     "passes/error_curves.py": ("tests/passes/test_methods.py", "tests/passes/plan/test_alignment.py"),
-    "passes/errors.py": ("tests/passes/rewrite/test_rewrite.py", "tests/passes/test_instrument.py"),
+    "passes/errors.py": ("tests/passes/rewrite/test_rewrite.py", "tests/passes/calibrate/test_instrument.py"),
     "passes/sites/feed_forward.py": ("tests/passes/sites/test_find.py", "tests/passes/rewrite/test_rewrite.py"),
     "passes/program/module_tree.py": (
         "tests/passes/program/test_program.py",
         "tests/passes/capture/test_raise_modules.py",
     ),
-    "passes/ledger.py": (
-        "tests/passes/test_moments.py",
-        "tests/passes/test_observers.py",
-        "tests/passes/test_instrument.py",
+    "passes/calibrate/ledger.py": (
+        "tests/passes/calibrate/test_moments.py",
+        "tests/passes/calibrate/test_observers.py",
+        "tests/passes/calibrate/test_instrument.py",
     ),
     "passes/methods.py": ("tests/passes/plan/test_alignment.py",),
-    "passes/moment_sums.py": ("tests/passes/test_moments.py", "tests/passes/test_instrument.py"),
+    "passes/calibrate/moment_sums.py": (
+        "tests/passes/calibrate/test_moments.py",
+        "tests/passes/calibrate/test_instrument.py",
+    ),
     "passes/capture/lowered_guards.py": ("tests/passes/capture/test_lower.py",),
     "passes/offered_sizes.py": ("tests/passes/test_refuse_unreachable.py", "tests/passes/test_methods.py"),
-    "passes/observers.py": ("tests/passes/test_moments.py",),
+    "passes/calibrate/observers.py": ("tests/passes/calibrate/test_moments.py",),
     "passes/plan/slim_plan.py": (
         "tests/passes/plan/test_fingerprint.py",
         "tests/passes/rewrite/test_rewrite.py",
@@ -84,7 +87,7 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
         "tests/passes/prove/test_region.py",
         "tests/passes/rewrite/test_rewrite.py",
     ),
-    "passes/sites/site_nodes.py": ("tests/passes/rewrite/test_rewrite.py", "tests/passes/test_moments.py"),
+    "passes/sites/site_nodes.py": ("tests/passes/rewrite/test_rewrite.py", "tests/passes/calibrate/test_moments.py"),
     "passes/rewrite/site_program.py": (
         "tests/passes/program/test_specialize.py",
         "tests/slimdiff_fx/latency/test_latency_table.py",

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
+from passes.calibrate.statistics import Statistics
 from passes.plan.costs import program_params, site_params
 from passes.plan.slim_plan import SlimPlan
 from passes.prove.validate import validate
 from passes.rewrite.rewrite import rewrite
-from passes.statistics import Statistics
 from slimdiff_fx.calibration_run import CalibrationSettings
 from slimdiff_fx.calibration_set import gather_samples
 from slimdiff_fx.captured import CapturedDenoiser, capture_pipeline, observe_pipeline

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from passes.calibrate import Batch
+from passes.calibrate.calibrate import Batch
 from slimdiff_fx.calibration_run import CalibrationSettings
 from slimdiff_fx.calibration_set import gather_samples
 from slimdiff_fx.captured import CapturedDenoiser

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from passes.instrument import PREFIX, Instrumented, instrument
+from passes.calibrate.instrument import PREFIX, Instrumented, instrument
 from passes.program.module_tree import assemble
 from passes.program.program import Program
 from passes.sites.site import Site
@@ -23,7 +23,7 @@ class OneWalk:
     """A program in which both kinds of observers sit. Made by `prepare_both`.
 
     Attributes:
-        instrumented: give it to `passes.calibrate.calibrate`, or call it; its statistics are for planning.
+        instrumented: give it to `passes.calibrate.calibrate.calibrate`, or call it; its statistics are for planning.
         prepared: its graph; PT2E's observers are in it.
     """
 
@@ -45,7 +45,7 @@ def prepare_both(program: Program, sites: Sequence[Site], quantizer: Any = None,
         program: the dense program; it is left as it is.
         sites: where to watch, see `passes.sites.find.find_sites`.
         quantizer: one of PT2E's; see `slimdiff_fx.quantize.pt2e.quantize_pt2e`.
-        options: of `passes.instrument.instrument`.
+        options: of `passes.calibrate.instrument.instrument`.
 
     Raises:
         ExportError: torchao is not installed, or fails.

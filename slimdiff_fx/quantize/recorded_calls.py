@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from passes.calibrate import Batch
+from passes.calibrate.calibrate import Batch
 from passes.errors import CalibrationError
 from slimdiff_fx.calibration_run import CalibrationSettings
 from slimdiff_fx.denoiser_call import translate_call

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from passes.allocate import analyze
+from passes.calibrate.statistics import merge
 from passes.errors import CalibrationError
 from passes.plan.policies import Threshold
-from passes.statistics import merge
 from slimdiff_fx.calibration_run import CalibrationSettings
 from slimdiff_fx.captured import capture_pipeline, observe_pipeline
 from slimdiff_fx.listener import Listener

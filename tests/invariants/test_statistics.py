@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from passes.allocate import analyze
-from passes.calibrate import Batch, calibrate
+from passes.calibrate.calibrate import Batch, calibrate
+from passes.calibrate.instrument import Instrumented, instrument
+from passes.calibrate.statistics import Statistics, merge
 from passes.criteria import score
-from passes.instrument import Instrumented, instrument
 from passes.plan.policies import KeepParams, Threshold
 from passes.sites.find import find_sites
-from passes.statistics import Statistics, merge
 from tests.toy_block import HEADS, NEURONS, build, capture_block, samples, site_of, toy
 
 SAMPLES, TIMESTEPS = samples(20), torch.randint(1000, (20,), generator=torch.Generator().manual_seed(0))

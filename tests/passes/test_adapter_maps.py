@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from passes.adapter_maps import adapter_maps
+from passes.calibrate.moments import COUNT, FIRST, KEY, KEY_COUNT, KEY_FIRST, QUERY, SECOND
 from passes.compensation import compensate
-from passes.moments import COUNT, FIRST, KEY, KEY_COUNT, KEY_FIRST, QUERY, SECOND
 from passes.plan.slim_plan import SitePlan
 from passes.projections import block_diagonal
 from tests.covariances import TOKENS, attention, feed_forward, random_covariance, random_weight

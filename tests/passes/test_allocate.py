@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from passes.allocate import allocate, analyze, keep, normalize
-from passes.calibrate import calibrate
+from passes.calibrate.calibrate import calibrate
+from passes.calibrate.instrument import instrument
 from passes.errors import BudgetError, CalibrationError, PlanError, UsageError
-from passes.instrument import instrument
 from passes.plan.policies import KeepMacs, KeepParams, Normalization, Policy, Threshold
 from passes.plan.slim_plan import SlimPlan, costs
 from passes.program.program import Program

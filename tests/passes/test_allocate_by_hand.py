@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from passes.allocate import allocate, analyze, budget_name, price_list, unmet
-from passes.calibrate import calibrate
+from passes.calibrate.calibrate import calibrate
+from passes.calibrate.instrument import instrument
+from passes.calibrate.statistics import Statistics
 from passes.errors import BudgetError, UsageError
-from passes.instrument import instrument
 from passes.plan.cost_table import CostTable
 from passes.plan.policies import KeepCost, KeepMacs, KeepParams, MaxError, Threshold
 from passes.sites.site import Site
-from passes.statistics import Statistics
 from tests.toy_block import samples, site_of, toy
 
 PROGRAM, SITES = toy()

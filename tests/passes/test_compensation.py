@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from passes.calibrate.moments import COUNT, FIRST, KEY, KEY_COUNT, KEY_FIRST, QUERY, SECOND
 from passes.compensation import compensate
 from passes.errors import UsageError
-from passes.moments import COUNT, FIRST, KEY, KEY_COUNT, KEY_FIRST, QUERY, SECOND
 from passes.plan.slim_plan import SitePlan
 from tests.covariances import attention, feed_forward, random_weight
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from passes.calibrate.statistics import Statistics
 from passes.criteria import choose, needs_attention_weights, score
 from passes.errors import CalibrationError, UsageError
 from passes.sites.site import Producer, Site
-from passes.statistics import Statistics
 
 HEADS = Site("x.attn", "attention", 3, 4, (Producer("q"), Producer("k"), Producer("v")), "out")
 NEURONS = Site("x.ff", "feed_forward", 2, 1, (Producer("up"),), "down")

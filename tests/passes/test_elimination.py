@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from passes.calibrate.moments import Covariance
 from passes.elimination import eliminate_heads, eliminate_neurons, leverage_order, leverage_scores, removal_losses
 from passes.least_squares import ridge
-from passes.moments import Covariance
 from tests.covariances import random_covariance, random_weight
 
 

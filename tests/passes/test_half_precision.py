@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from passes.instrument import instrument
-from passes.moments import COUNT, FIRST, KEY, QUERY, SECOND, sampled_tokens
+from passes.calibrate.instrument import instrument
+from passes.calibrate.moments import COUNT, FIRST, KEY, QUERY, SECOND, sampled_tokens
 from passes.sites.find import locate
 from tests.toy_block import HEADS, TOKENS, samples, site_of, toy
 

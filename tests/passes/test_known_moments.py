@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from passes.calibrate.moments import Covariance
 from passes.known_moments import UNKNOWN, raise_unknown, roots, tails
-from passes.moments import Covariance
 from tests.covariances import random_covariance, random_weight
 
 HEADS, WIDTH = 3, 6

@@ -8,13 +8,14 @@ from functools import cache
 import pytest
 import torch
 
-from passes.calibrate import calibrate
+from passes.calibrate.calibrate import calibrate
+from passes.calibrate.instrument import instrument
+from passes.calibrate.moments import KEY, QUERY, SECOND
+from passes.calibrate.statistics import Statistics
 from passes.compensation import Compensation
 from passes.errors import BudgetError, UsageError
 from passes.families import families
-from passes.instrument import instrument
 from passes.methods import METHODS, RECIPES, Method, analyze, choose_method, planner_for
-from passes.moments import KEY, QUERY, SECOND
 from passes.plan.cost_table import CostTable
 from passes.plan.costs import program_macs, program_params
 from passes.plan.policies import KeepCost, KeepMacs, KeepParams, MaxError, Policy, Threshold
@@ -24,7 +25,6 @@ from passes.prove.validate import validate
 from passes.rewrite.rewrite import rewrite
 from passes.site_errors import SiteErrors
 from passes.sites.find import find_sites
-from passes.statistics import Statistics
 from tests.plans import captured
 from tests.toy_block import samples, toy
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from passes.calibrate.moments import Covariance
 from passes.known_moments import raise_unknown
-from passes.moments import Covariance
 from passes.projections import block_diagonal, narrow_values, separate_width_errors, value_maps, width_errors
 from tests.covariances import random_covariance, random_weight
 

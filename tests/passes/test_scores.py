@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from passes.moments import KEY, KEY_COUNT, KEY_FIRST, QUERY
+from passes.calibrate.moments import KEY, KEY_COUNT, KEY_FIRST, QUERY
 from passes.scores import score_loss, score_losses, score_maps
 
 HEADS, WIDTH = 3, 6

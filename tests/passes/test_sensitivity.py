@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from passes.calibrate import calibrate
+from passes.calibrate.calibrate import calibrate
+from passes.calibrate.instrument import instrument
 from passes.errors import CalibrationError
-from passes.instrument import instrument
 from passes.plan.updates import is_changed
 from passes.rewrite.rewrite import rewrite
 from passes.sensitivity import Prober, Sensitivity, _joined, sensitivity_from

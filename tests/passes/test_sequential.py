@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from passes.calibrate import calibrate
+from passes.calibrate.calibrate import calibrate
+from passes.calibrate.instrument import instrument
+from passes.calibrate.statistics import Statistics
 from passes.compensation import consumer_inputs
 from passes.errors import UsageError
-from passes.instrument import instrument
 from passes.methods import analyze
 from passes.plan.policies import KeepParams
 from passes.plan.slim_plan import SitePlan, SlimPlan
@@ -20,7 +21,6 @@ from passes.prove.validate import validate
 from passes.rewrite.rewrite import rewrite
 from passes.sequential import solve_sequentially
 from passes.sites.site import Site
-from passes.statistics import Statistics
 from tests.covariances import error_of
 from tests.toy_block import samples, toy
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from passes.adapter_maps import adapter_maps
-from passes.calibrate import calibrate
+from passes.calibrate.calibrate import calibrate
+from passes.calibrate.instrument import instrument
+from passes.calibrate.moments import sums_of
+from passes.calibrate.statistics import Statistics
 from passes.capture.capture import capture
 from passes.compensation import compensate
-from passes.instrument import instrument
 from passes.methods import analyze
-from passes.moments import sums_of
 from passes.plan.policies import KeepParams
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.plan.updates import linear_paths
@@ -24,7 +25,6 @@ from passes.rewrite.rewrite import rewrite
 from passes.sequential import solve_sequentially
 from passes.sites.find import find_sites
 from passes.sites.site import Site
-from passes.statistics import Statistics
 from tests.hand_modules import BATCH, TOKENS, WIDTH, Attention, FeedForward
 
 BATCHES = [

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from passes.calibrate import calibrate
-from passes.instrument import instrument
-from passes.moments import COUNT, FIRST, SECOND, covariance
+from passes.calibrate.calibrate import calibrate
+from passes.calibrate.instrument import instrument
+from passes.calibrate.moments import COUNT, FIRST, SECOND, covariance
+from passes.calibrate.statistics import Statistics
 from passes.settled import SETTLED, _lost, split_half_ratio
-from passes.statistics import Statistics
 from tests.covariances import attention, random_weight
 from tests.toy_block import samples, toy
 

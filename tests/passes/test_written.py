@@ -12,9 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from passes.calibrate.moments import Covariance, covariance
 from passes.compensation import COMPENSATIONS, Compensation, compensate, consumer_inputs
 from passes.error_curves import ErrorCurve, leverage_curve, removal_curve, width_curve
-from passes.moments import Covariance, covariance
 from passes.plan.slim_plan import SitePlan
 from passes.written import storage_share
 from tests.sampled_site import SampledSite, sampled_attention, sampled_feed_forward

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from passes import moment_sums
+from passes.calibrate.calibrate import moment_sums
+from passes.calibrate.instrument import Instrumented, instrument
+from passes.calibrate.statistics import Statistics
 from passes.errors import CalibrationError, CheckpointError
-from passes.instrument import Instrumented, instrument
-from passes.statistics import Statistics
 from slimdiff_fx import calibration_run
 from slimdiff_fx.calibration_checkpoint import load_checkpoint
 from slimdiff_fx.calibration_run import CalibrationSettings, calibrate_pipeline

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from passes.calibrate.statistics import Statistics
 from passes.errors import CheckpointError
 from passes.plan.slim_plan import SlimPlan
-from passes.statistics import Statistics
 from slimdiff_fx import atomic_write
 from slimdiff_fx.atomic_write import replaced_file, replaced_files, replaced_folder
 from slimdiff_fx.export_onnx import export_onnx

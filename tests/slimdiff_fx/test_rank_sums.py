@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from passes.calibrate.statistics import Statistics
 from passes.errors import CalibrationError
-from passes.statistics import Statistics
 from slimdiff_fx import rank_sums
 from slimdiff_fx.rank_sums import require_agreement, sum_over_ranks
 from slimdiff_fx.ranks import Ranks

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from passes.calibrate.instrument import instrument
 from passes.errors import CalibrationError, RankError
-from passes.instrument import instrument
 from slimdiff_fx.rank_sums import from_rank_0, gather, require_agreement, sum_over_ranks
 from slimdiff_fx.ranks import Ranks
 from tests.toy_block import samples, toy

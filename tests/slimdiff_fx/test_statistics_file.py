@@ -7,8 +7,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from passes.calibrate.statistics import Statistics
 from passes.errors import CheckpointError, OutputError
-from passes.statistics import Statistics
 from slimdiff_fx.calibration_run import statistics_of
 from slimdiff_fx.statistics_file import StoredStatistics, load_record, load_statistics, save_statistics
 

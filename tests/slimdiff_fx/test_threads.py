@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from passes.instrument import instrument
+from passes.calibrate.instrument import instrument
 from slimdiff_fx import threads
 from slimdiff_fx.calibration_checkpoint import recorded_threads
 from slimdiff_fx.calibration_run import CalibrationSettings

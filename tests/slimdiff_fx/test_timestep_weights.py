@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from passes.calibrate.instrument import BUCKETS
 from passes.errors import UsageError
-from passes.instrument import BUCKETS
 from slimdiff_fx.timestep_weights import WEIGHTS, bucket_weights
 
 

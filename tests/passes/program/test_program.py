@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from passes.calibrate.instrument import instrument
 from passes.errors import UsageError
-from passes.instrument import instrument
 from passes.program.program import Program
 from tests.hand_modules import Attention, FeedForward, captured
 from tests.plans import captured as captured_family

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from passes.calibrate import Batch, calibrate
-from passes.instrument import instrument
+from passes.calibrate.calibrate import Batch, calibrate
+from passes.calibrate.instrument import instrument
 from passes.program.program import Program
 from passes.sites.find import find_sites
 from slimdiff_fx.denoisers import capture_denoiser

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from passes.calibrate import calibrate
+from passes.calibrate.calibrate import calibrate
 from passes.errors import CalibrationError
 from slimdiff_fx.calibration_run import CalibrationSettings, calibrate_pipeline
 from slimdiff_fx.calibration_set import gather_samples

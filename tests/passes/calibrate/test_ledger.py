@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from passes import moment_sums, moments
-from passes.errors import CalibrationError
-from passes.ledger import Ledger, Opening
-from passes.moments import (
+from passes.calibrate.calibrate import moment_sums, moments
+from passes.calibrate.ledger import Ledger, Opening
+from passes.calibrate.moments import (
     COUNT,
     FIRST,
     KEY,
@@ -20,7 +19,8 @@ from passes.moments import (
     moment_shapes,
     sampled_tokens,
 )
-from passes.observers import HeadObserver, NeuronObserver, UnitObserver, Weighing, sampled_positions
+from passes.calibrate.observers import HeadObserver, NeuronObserver, UnitObserver, Weighing, sampled_positions
+from passes.errors import CalibrationError
 from passes.sites.site import Producer, Site
 
 HEADS, WIDTH, NEURONS, BUCKETS = 3, 2, 5, 4

@@ -6,12 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from passes import moment_sums
-from passes import moments as moments_module
-from passes.calibrate import calibrate
-from passes.errors import CalibrationError, UsageError
-from passes.instrument import Instrumented, instrument
-from passes.moments import (
+from passes.calibrate.calibrate import calibrate, moment_sums
+from passes.calibrate.calibrate import moments as moments_module
+from passes.calibrate.instrument import Instrumented, instrument
+from passes.calibrate.moments import (
     COUNT,
     FIRST,
     KEY,
@@ -26,9 +24,10 @@ from passes.moments import (
     sampled_tokens,
     sums_of,
 )
+from passes.calibrate.statistics import Statistics, merge
+from passes.errors import CalibrationError, UsageError
 from passes.sites.find import locate
 from passes.sites.site_nodes import SiteNodes
-from passes.statistics import Statistics, merge
 from tests.covariances import feed_forward
 from tests.toy_block import HEADS, NEURONS, TOKENS, WIDTH, samples, site_of, toy
 

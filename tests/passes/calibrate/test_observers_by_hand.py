@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-import passes.observers
-from passes.ledger import Ledger, Opening
-from passes.observers import HeadObserver, NeuronObserver, UnitObserver, Weighing
+import passes.calibrate.observers
+from passes.calibrate.ledger import Ledger, Opening
+from passes.calibrate.observers import HeadObserver, NeuronObserver, UnitObserver, Weighing
 from passes.sites.site import Producer, Site
 
 HEADS = Site("block.attention", "attention", 3, 4, (Producer("q"), Producer("k"), Producer("v")), "out")
@@ -41,7 +41,7 @@ def test_nothing_uses_an_observer_and_it_stays_in_the_graph(observer: UnitObserv
 
 @pytest.mark.parametrize("block", [1, 12, 24, 61])
 def test_one_large_sample_is_summed_a_few_tokens_at_a_time(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes.observers, "BLOCK", block)
+    monkeypatch.setattr(passes.calibrate.observers, "BLOCK", block)
     neurons = torch.arange(1.0, 36).double().reshape(1, 7, 5) * torch.tensor([1, -1, 1, -1, 1])
     found = measured(NeuronObserver(NEURONS), neurons)
     torch.testing.assert_close(found["abs"][0], neurons[0].abs().sum(0), rtol=1e-12, atol=0)

@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-import passes.moments
-from passes.errors import CalibrationError, UsageError
-from passes.moments import (
+import passes.calibrate.moments
+from passes.calibrate.moments import (
     COUNT,
     FIRST,
     KEY,
@@ -26,6 +25,7 @@ from passes.moments import (
     sampled_tokens,
     sums_of,
 )
+from passes.errors import CalibrationError, UsageError
 from passes.sites.site import Producer, Site
 
 HEADS = Site("heads", "attention", 2, 3, (Producer("q"), Producer("k"), Producer("v")), "out")
@@ -62,7 +62,7 @@ def test_small_attentions_have_halves_as_far_as_memory_goes(monkeypatch: pytest.
         (needed["small"], ["small"]),
         (needed["small"] - 1, []),
     ):
-        monkeypatch.setattr(passes.moments, "HALVES_LIMIT", limit)
+        monkeypatch.setattr(passes.calibrate.moments, "HALVES_LIMIT", limit)
         assert halved_sites(every) == chosen
 
 
@@ -103,7 +103,7 @@ def test_rows_are_added_a_block_at_a_time(block: int, monkeypatch: pytest.Monkey
         KEY_COUNT: draw(10).abs(),
     }
     sums = {name: torch.full(shape, 2.0, dtype=torch.float64) for name, shape in moment_shapes(HEADS).items()}
-    monkeypatch.setattr(passes.moments, "BLOCK", block)
+    monkeypatch.setattr(passes.calibrate.moments, "BLOCK", block)
     fold(sums, rows)
     weights, keys = rows[COUNT], rows[KEY_COUNT]
     expected = {

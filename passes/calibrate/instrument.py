@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from passes.calibrate.ledger import Closing, Ledger, Opening
+from passes.calibrate.moment_sums import Storage
+from passes.calibrate.moments import moment_shapes
+from passes.calibrate.observers import DEFAULT_OBSERVERS, ObserverFactory, UnitObserver, Weighing
+from passes.calibrate.probes import PROBES, Probes
+from passes.calibrate.statistics import Statistics, check_same_kind
+from passes.calibrate.uninterrupted import uninterrupted
 from passes.errors import UsageError
-from passes.ledger import Closing, Ledger, Opening
-from passes.moment_sums import Storage
-from passes.moments import moment_shapes
-from passes.observers import DEFAULT_OBSERVERS, ObserverFactory, UnitObserver, Weighing
 from passes.plan.fingerprint import fingerprint
-from passes.probes import PROBES, Probes
 from passes.program.program import Program
 from passes.sites.find import locate_each
 from passes.sites.site import Kind, Site
 from passes.sites.site_nodes import SiteNodes
-from passes.statistics import Statistics, check_same_kind
-from passes.uninterrupted import uninterrupted
 
 BUCKETS = 10
 TIMESTEPS = 1000.0
@@ -123,9 +123,9 @@ def instrument(
         timesteps: the scheduler's range, [0, timesteps).
         attention_weights: measure the entropy and the confidence of attention's weights too, which two criteria need.
         moments: take second moments too, over a few tokens of each sample, and keep a few inputs as probes. Memory is
-            that of `passes.moments.moment_bytes`.
+            that of `passes.calibrate.moments.moment_bytes`.
         weights: how much a token counts in the moments, one number for each bucket; None weighs all alike.
-        storage: where the moments live, see `passes.moment_sums`; in memory if None.
+        storage: where the moments live, see `passes.calibrate.moment_sums`; in memory if None.
 
     Raises:
         UsageError: no sites, no buckets, an empty range, or weights that are negative, all zero or of another number.

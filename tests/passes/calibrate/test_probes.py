@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from passes.probes import PROBES, ROWS, Probes
+from passes.calibrate.probes import PROBES, ROWS, Probes
 
 
 def offer(probes: Probes, calls: range, batch: int = 6) -> None:

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import passes.observers
-from passes.errors import CalibrationError
-from passes.ledger import Ledger, Opening
-from passes.observers import (
+import passes.calibrate.observers
+from passes.calibrate.ledger import Ledger, Opening
+from passes.calibrate.observers import (
     MOST_QUERIES,
     HeadObserver,
     NeuronObserver,
@@ -17,6 +16,7 @@ from passes.observers import (
     Weighing,
     sampled_positions,
 )
+from passes.errors import CalibrationError
 from passes.sites.site import Producer, Site
 
 HEADS = Site("block.attention", "attention", 3, 4, (Producer("q"), Producer("k"), Producer("v")), "out")
@@ -145,7 +145,7 @@ def test_sampled_positions_are_not_one_column_of_a_picture() -> None:
 def test_blocks_add_up_to_the_whole(block: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     neurons, heads = torch.randn(4, 7, 5).to(dtype), torch.randn(4, 7, 3, 4).to(dtype).transpose(1, 2)
     expected = run(NeuronObserver(NEURONS), 0, neurons) | run(HeadObserver(HEADS), 0, heads)
-    monkeypatch.setattr(passes.observers, "BLOCK", block)
+    monkeypatch.setattr(passes.calibrate.observers, "BLOCK", block)
     found = run(NeuronObserver(NEURONS), 0, neurons) | run(HeadObserver(HEADS), 0, heads)
     tolerance = 1e-12 if dtype == torch.float64 else 1e-6  # half types are summed in float32
     for name, values in expected.items():

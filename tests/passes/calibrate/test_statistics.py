@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from passes.calibrate.statistics import Statistics, merge
 from passes.errors import CalibrationError, CheckpointError, UsageError
-from passes.statistics import Statistics, merge
 
 FINGERPRINT = {"structure": "abc", "weights": {"a": [0.1, -2.5e-7]}}
 

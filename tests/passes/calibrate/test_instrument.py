@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from passes.calibrate.instrument import instrument
+from passes.calibrate.observers import NeuronObserver
+from passes.calibrate.statistics import merge
 from passes.errors import CalibrationError, UsageError
-from passes.instrument import instrument
-from passes.observers import NeuronObserver
 from passes.program.program import Program
 from passes.sites.find import find_sites
 from passes.sites.site import Site
-from passes.statistics import merge
 from tests.plans import captured
 from tests.toy_block import build, capture_block, samples, site_of, toy
 

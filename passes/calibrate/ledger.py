@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
+from passes.calibrate.moment_sums import MomentSums, Shapes, Storage
+from passes.calibrate.moments import FIRST, KEY, KEY_COUNT, sampled_tokens
+from passes.calibrate.statistics import COUNT
+from passes.calibrate.uninterrupted import uninterrupted
 from passes.errors import CalibrationError
-from passes.moment_sums import MomentSums, Shapes, Storage
-from passes.moments import FIRST, KEY, KEY_COUNT, sampled_tokens
-from passes.statistics import COUNT
-from passes.uninterrupted import uninterrupted
 
 
 class Ledger:
@@ -30,9 +30,9 @@ class Ledger:
     Args:
         layout: by site name, its units and the names of its statistics.
         buckets: timestep buckets.
-        moments: by site name, the shapes of its sums (see `passes.moments`); empty where none are taken.
+        moments: by site name, the shapes of its sums (see `passes.calibrate.moments`); empty where none are taken.
         weights: how much a token counts in the moments, by its timestep's bucket; None weighs all alike.
-        storage: where the moments live, see `passes.moment_sums`.
+        storage: where the moments live, see `passes.calibrate.moment_sums`.
 
     Attributes:
         moments: the second moments.
@@ -110,7 +110,7 @@ class Ledger:
 
         Args:
             site: its name.
-            rows: as `passes.moments.fold` takes them, without the weights, which are added here.
+            rows: as `passes.calibrate.moments.fold` takes them, without the weights, which are added here.
             tokens: how many of the activation's tokens were taken of each sample.
             keys: how many keys of each sample.
         """

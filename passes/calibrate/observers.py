@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
-from passes.ledger import Ledger
-from passes.moments import FIRST, KEY, QUERY
+from passes.calibrate.ledger import Ledger
+from passes.calibrate.moments import FIRST, KEY, QUERY
 from passes.sites.site import Kind, Site
 
 # How many queries are looked at: one in 16 tokens, to cost a small part of the attention itself, within bounds.

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from passes.calibrate.instrument import PREFIX, instrument
+from passes.calibrate.moments import COUNT, moment_shapes
 from passes.errors import UsageError
-from passes.instrument import PREFIX, instrument
-from passes.moments import COUNT, moment_shapes
 from tests.toy_block import samples, site_of, toy
 
 PROGRAM, SITES = toy()

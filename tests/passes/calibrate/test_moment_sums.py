@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import passes.moment_sums
-from passes.moment_sums import MomentSums
-from passes.moments import COUNT, FIRST, KEY, KEY_COUNT, KEY_FIRST, QUERY, SECOND, moment_shapes
+import passes.calibrate.moment_sums
+from passes.calibrate.moment_sums import MomentSums
+from passes.calibrate.moments import COUNT, FIRST, KEY, KEY_COUNT, KEY_FIRST, QUERY, SECOND, moment_shapes
 from passes.sites.site import Producer, Site
 
 HEADS = Site("heads", "attention", 2, 3, (Producer("q"), Producer("k"), Producer("v")), "out")
@@ -61,7 +61,7 @@ ODD = [True, False, True]
 
 @pytest.mark.parametrize("limit", [0, 1500, 2**29])
 def test_sums_and_their_odd_half_are_those_of_all_rows(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes.moment_sums, "WAITING_BYTES", limit)
+    monkeypatch.setattr(passes.calibrate.moment_sums, "WAITING_BYTES", limit)
     sums = MomentSums(SHAPES)
     others = [rows_of(NEURONS, count, 0, count) for count in (3, 5)]
     for part, odd in zip(PARTS, ODD, strict=True):
@@ -79,7 +79,7 @@ def test_rows_wait_until_there_are_enough(monkeypatch: pytest.MonkeyPatch) -> No
     (part,) = [rows_of(NEURONS, 3, 0, 3)]
     size = 8 * (3 * 5 + 3)
     # Two of them fit, the third is too much.
-    monkeypatch.setattr(passes.moment_sums, "WAITING_BYTES", 2 * size)
+    monkeypatch.setattr(passes.calibrate.moment_sums, "WAITING_BYTES", 2 * size)
     sums = MomentSums({"neurons": moment_shapes(NEURONS)})
     for _ in range(2):
         sums.add("neurons", part, odd=False)
@@ -144,11 +144,11 @@ def test_writing_replaces_all_and_forgets_what_waits(before: bool) -> None:
 
 
 def test_clearing_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes.moment_sums, "WAITING_BYTES", 0)
+    monkeypatch.setattr(passes.calibrate.moment_sums, "WAITING_BYTES", 0)
     sums = MomentSums(SHAPES)
     sums.add("heads", PARTS[0], odd=True)
     assert not sums.whole
-    monkeypatch.setattr(passes.moment_sums, "WAITING_BYTES", 2**29)
+    monkeypatch.setattr(passes.calibrate.moment_sums, "WAITING_BYTES", 2**29)
     sums.add("heads", PARTS[1], odd=True)
     sums.clear()
     assert sums.whole

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from passes.calibrate import calibrate
+from passes.calibrate.calibrate import calibrate
+from passes.calibrate.instrument import instrument
 from passes.errors import CalibrationError
-from passes.instrument import instrument
 from tests.toy_block import samples, toy
 
 BATCHES = [((samples(2, seed), torch.tensor(seed * 100)), {}) for seed in range(4)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from passes.calibrate.instrument import Instrumented, instrument
 from passes.errors import UsageError
-from passes.instrument import Instrumented, instrument
 from tests.toy_block import samples, toy
 
 WEIGHTS = [0.5 + bucket for bucket in range(10)]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from passes.moments import FIRST, fold, halved_sites
+from passes.calibrate.moments import FIRST, fold, halved_sites
 
 # A wide site's sum of squares is far larger than the rows of one forward: what makes it cheap is adding to it rarely.
 WAITING_BYTES = 2**29
@@ -19,7 +19,7 @@ class MomentSums:
     """The second moments of all sites, and the sampled tokens that are not in them yet.
 
     Args:
-        shapes: by site name, the shapes of its sums (see `passes.moments`).
+        shapes: by site name, the shapes of its sums (see `passes.calibrate.moments`).
         storage: makes a zero float64 tensor of a shape, for sums that shall live elsewhere than in memory. Those stay
             where they are; others move to the device that the activations are on.
 
@@ -40,7 +40,7 @@ class MomentSums:
         self._bytes = 0
 
     def add(self, site: str, rows: Mapping[str, Tensor], *, odd: bool) -> None:
-        """Take sampled tokens, as `passes.moments.fold` does; `odd` counts them to that half too."""
+        """Take sampled tokens, as `passes.calibrate.moments.fold` does; `odd` counts them to that half too."""
         with torch.inference_mode(False):
             kept = {name: values.clone() if values.is_inference() else values for name, values in rows.items()}
         self._waiting.setdefault(site, []).append((kept, odd))

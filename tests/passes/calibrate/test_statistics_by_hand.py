@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from passes.calibrate.statistics import Statistics, merge
 from passes.errors import CheckpointError
-from passes.statistics import Statistics, merge
 
 
 def f64(*values: Any) -> Tensor:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from passes.arguments import check_kind
+from passes.calibrate.instrument import Instrumented
+from passes.calibrate.statistics import Statistics
 from passes.errors import CalibrationError, UsageError
-from passes.instrument import Instrumented
-from passes.statistics import Statistics
 
 Batch = tuple[tuple[Any, ...], Mapping[str, Any]]
 
