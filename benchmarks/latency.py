@@ -26,11 +26,11 @@ from benchmarks.race import Entrant, Race
 from benchmarks.scale import CONFIGS, DTYPES, build
 from benchmarks.shaped_plan import even_plan, plan_for_cost
 from passes.errors import SlimDiffError, UsageError
-from passes.offered_sizes import sizes_offered
 from passes.plan.cost_table import params_table
 from passes.plan.policies import KeepCost
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
+from passes.solve.offered_sizes import sizes_offered
 from slimdiff_fx.captured import CapturedDenoiser, capture_model
 from slimdiff_fx.checkpoint import load_plan
 from slimdiff_fx.latency.bench import Effort

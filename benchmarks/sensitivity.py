@@ -29,7 +29,7 @@ from passes.errors import SlimDiffError, UsageError
 from passes.methods import analyze
 from passes.plan.policies import KeepParams
 from passes.plan.slim_plan import SlimPlan
-from passes.settled import split_half_ratio
+from passes.solve.settled import split_half_ratio
 from slimdiff_fx.timestep_weights import bucket_weights
 
 SAMPLES = (4, 16, 64, 128, 256, 500)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import torch
 
-from passes.offered_sizes import Size, sizes_offered
 from passes.optimize import Option, allocate_within_cost
 from passes.plan.cost_table import params_table
 from passes.plan.policies import KeepCost
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.sites.site import Site
+from passes.solve.offered_sizes import Size, sizes_offered
 from slimdiff_fx.latency.shaped_plan import shaped_plan
 
 

@@ -17,7 +17,6 @@ from typing import Any, Literal
 from passes import allocate as thresholds
 from passes.allocate import check_statistics
 from passes.calibrate.statistics import Statistics
-from passes.compensation import Compensation
 from passes.criteria import Criterion
 from passes.errors import UsageError
 from passes.plan.policies import Budget, KeepCost, MaxError, Policy, Threshold
@@ -26,6 +25,7 @@ from passes.planner import Planner
 from passes.program.program import Program
 from passes.site_errors import OnSite, Recipe, untold
 from passes.sites.site import Site
+from passes.solve.compensation import Compensation
 
 Method = Literal["best", "slimdiff", "obs", "threshold"]
 METHODS: tuple[Method, ...] = ("best", "slimdiff", "obs", "threshold")

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from passes.calibrate.moments import Covariance, covariance, sums_of
 from passes.calibrate.statistics import Statistics
-from passes.compensation import consumer_inputs
-from passes.elimination import leverage_scores, removal_losses
 from passes.sites.site import Site
+from passes.solve.compensation import consumer_inputs
+from passes.solve.elimination import leverage_scores, removal_losses
 
 OutputCriterion = Callable[[Site, Statistics, Mapping[str, Tensor]], Tensor]
 

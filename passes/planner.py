@@ -8,11 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from passes.adapter_maps import adapter_maps
 from passes.allocate import budget_name, price_list, unmet
 from passes.calibrate.statistics import Statistics
-from passes.compensation import Compensation
-from passes.error_curves import Choice, ErrorCurve
 from passes.families import families, joined, sizes_of, spread
 from passes.optimize import Option, allocate_within_cost, allocate_within_error
 from passes.plan.alignment import is_aligned
@@ -23,6 +20,9 @@ from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.site_errors import OnSite, Recipe, SiteErrors, nearest, untold
 from passes.sites.site import Site
+from passes.solve.adapter_maps import adapter_maps
+from passes.solve.compensation import Compensation
+from passes.solve.error_curves import Choice, ErrorCurve
 
 _TRIALS = 4  # plans whose whole error is measured, in search of the one that just meets a largest error
 _ROUNDS = 4  # times that sizes are chosen anew because the weights of some do worse than was expected

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from passes.allocate import price_list, unmet
 from passes.methods import RECIPES, Method
-from passes.offered_sizes import sizes_offered
 from passes.plan.policies import KeepCost, KeepMacs, KeepParams
 from passes.program.program import Program
 from passes.sites.site import Site
+from passes.solve.offered_sizes import sizes_offered
 
 
 def refuse_unreachable(program: Program, sites: Sequence[Site], policy: object, method: Method) -> None:

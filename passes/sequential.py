@@ -6,10 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from passes.adapter_maps import adapter_maps
 from passes.calibrate.moments import sums_of
 from passes.calibrate.statistics import Statistics
-from passes.compensation import Compensation, compensate
 from passes.errors import UsageError
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.plan.updates import is_changed, linear_paths
@@ -17,6 +15,8 @@ from passes.program.program import Program
 from passes.prove.masking import mask
 from passes.sensitivity import Prober
 from passes.sites.site import Site
+from passes.solve.adapter_maps import adapter_maps
+from passes.solve.compensation import Compensation, compensate
 
 Observe = Callable[[Program, tuple[Site, ...]], Statistics]
 
@@ -55,7 +55,7 @@ def solve_sequentially(
         observe: calibrates a program with the earlier groups slim, in dense shapes, and gives moments of some sites.
         rounds: groups; the first keeps its weights, so calibration runs once less.
         compensation: as the plan was made with.
-        as_published: see `passes.compensation.compensate`.
+        as_published: see `passes.solve.compensation.compensate`.
 
     Raises:
         UsageError: fewer than two groups, or more than sites.

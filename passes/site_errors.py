@@ -11,13 +11,13 @@ from torch import Tensor
 
 from passes.calibrate.moments import covariance, sums_of
 from passes.calibrate.statistics import Statistics
-from passes.compensation import Compensated, Compensation, compensate, consumer_inputs
-from passes.error_curves import Choice, ErrorCurve, leverage_curve, narrows, removal_curve, width_curve
-from passes.known_moments import UNKNOWN
 from passes.plan.slim_plan import SitePlan
 from passes.program.program import Program
 from passes.sensitivity import Prober, Sensitivity, sensitivity_from
 from passes.sites.site import Site
+from passes.solve.compensation import Compensated, Compensation, compensate, consumer_inputs
+from passes.solve.error_curves import Choice, ErrorCurve, leverage_curve, narrows, removal_curve, width_curve
+from passes.solve.known_moments import UNKNOWN
 
 OnSite = Callable[[int, int], None]
 

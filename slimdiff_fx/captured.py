@@ -13,9 +13,9 @@ from passes.calibrate.instrument import TIMESTEPS, Instrumented, instrument
 from passes.capture.capture import capture
 from passes.errors import UsageError
 from passes.program.program import Program
-from passes.settled import SETTLED, split_half_ratio
 from passes.sites.find import find_sites
 from passes.sites.site import Site
+from passes.solve.settled import SETTLED, split_half_ratio
 from slimdiff_fx.calibration_checkpoint import finished_samples
 from slimdiff_fx.calibration_run import CalibrationSettings, calibrate_pipeline
 from slimdiff_fx.denoiser_call import translate_call

@@ -10,13 +10,13 @@ from pathlib import Path
 from rich.console import Console
 
 from passes.calibrate.moments import moment_bytes
-from passes.compensation import COMPENSATIONS
 from passes.criteria import check_measured, choose
 from passes.errors import PlanError, UsageError
 from passes.methods import choose_method
 from passes.plan.policies import Policy
 from passes.plan.slim_plan import SlimPlan
 from passes.sites.find import find_unsupported
+from passes.solve.compensation import COMPENSATIONS
 from slimdiff_fx.calibration_checkpoint import (
     find_checkpoint,
     forget_checkpoint,

@@ -2,7 +2,7 @@
 
 The adapter adds B A to a linear's weights W. Where units are removed, rows of B go with the rows of W, and columns of A
 with its columns: exactly what the masked dense model with the adapter computes. Where new weights were solved for, the
-plan holds the maps by which they came from W (see `passes.adapter_maps`), and B A goes through the same.
+plan holds the maps by which they came from W (see `passes.solve.adapter_maps`), and B A goes through the same.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class LinearCut:
         entry: what stays of its site.
         consumes: whether it loses input columns; otherwise it loses output rows.
         solved: whether the plan has new weights for it.
-        map: how those come from the dense ones, see `passes.adapter_maps`; None if the plan doesn't say.
+        map: how those come from the dense ones, see `passes.solve.adapter_maps`; None if the plan doesn't say.
     """
 
     path: str

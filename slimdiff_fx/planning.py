@@ -10,7 +10,6 @@ from diffusers import DiffusionPipeline
 
 from passes.arguments import check_kind
 from passes.calibrate.statistics import Statistics
-from passes.compensation import COMPENSATIONS, Compensation
 from passes.criteria import choose, needs_attention_weights
 from passes.errors import UsageError
 from passes.methods import RECIPES, Method, analyze
@@ -20,6 +19,7 @@ from passes.plan.slim_plan import SlimPlan
 from passes.planner import Planner
 from passes.refuse_unreachable import refuse_unreachable
 from passes.sequential import check_rounds
+from passes.solve.compensation import COMPENSATIONS, Compensation
 from slimdiff_fx.captured import CapturedDenoiser
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.inputs import check_timed_sizes

@@ -16,7 +16,6 @@ from passes.arguments import check_kind
 from passes.calibrate.calibrate import Batch, calibrate
 from passes.calibrate.instrument import instrument
 from passes.calibrate.statistics import Statistics
-from passes.compensation import Compensation
 from passes.errors import UsageError
 from passes.methods import RECIPES, Method, choose_method, planner_for
 from passes.plan.policies import Policy
@@ -28,6 +27,7 @@ from passes.rewrite.rewrite import rewrite
 from passes.sequential import Observe, solve_sequentially
 from passes.sites.find import find_unsupported
 from passes.sites.site import Site
+from passes.solve.compensation import Compensation
 from slimdiff_fx.altered_models import refuse_wrapped
 from slimdiff_fx.calibration_run import CalibrationSettings
 from slimdiff_fx.calibration_set import gather_samples

@@ -12,7 +12,6 @@ from passes.calibrate.calibrate import calibrate
 from passes.calibrate.instrument import TIMESTEPS, Instrumented, instrument
 from passes.capture.capture import capture as capture_module
 from passes.capture.lower import lower
-from passes.compensation import Compensation
 from passes.errors import CalibrationError
 from passes.methods import RECIPES, Method, choose_method, planner_for
 from passes.methods import analyze as analyze_statistics
@@ -24,6 +23,7 @@ from passes.program.program import Program
 from passes.prove.validate import validate
 from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
+from passes.solve.compensation import Compensation
 from slimdiff_fx.denoisers import DenoiserInputs, capture_denoiser
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.refine import plan_within_latency

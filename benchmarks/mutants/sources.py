@@ -48,13 +48,13 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
     "passes/arguments.py": ("tests/slimdiff_fx/test_newcomers_words.py",),
     "passes/sites/attention.py": ("tests/passes/sites/test_find.py", "tests/passes/rewrite/test_rewrite.py"),
     "passes/sites/attention_walk.py": ("tests/passes/sites/test_find.py", "tests/passes/rewrite/test_rewrite.py"),
-    "passes/compensation.py": (
+    "passes/solve/compensation.py": (
         "tests/passes/test_methods.py",
         "tests/passes/test_sequential.py",
-        "tests/passes/test_adapter_maps.py",
+        "tests/passes/solve/test_adapter_maps.py",
     ),
     "passes/capture/dynamo_graph.py": ("tests/slimdiff_fx/test_compile_backend.py",),
-    "passes/error_curves.py": ("tests/passes/test_methods.py", "tests/passes/plan/test_alignment.py"),
+    "passes/solve/error_curves.py": ("tests/passes/test_methods.py", "tests/passes/plan/test_alignment.py"),
     "passes/errors.py": ("tests/passes/rewrite/test_rewrite.py", "tests/passes/calibrate/test_instrument.py"),
     "passes/sites/feed_forward.py": ("tests/passes/sites/test_find.py", "tests/passes/rewrite/test_rewrite.py"),
     "passes/program/module_tree.py": (
@@ -72,7 +72,7 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
         "tests/passes/calibrate/test_instrument.py",
     ),
     "passes/capture/lowered_guards.py": ("tests/passes/capture/test_lower.py",),
-    "passes/offered_sizes.py": ("tests/passes/test_refuse_unreachable.py", "tests/passes/test_methods.py"),
+    "passes/solve/offered_sizes.py": ("tests/passes/test_refuse_unreachable.py", "tests/passes/test_methods.py"),
     "passes/calibrate/observers.py": ("tests/passes/calibrate/test_moments.py",),
     "passes/plan/slim_plan.py": (
         "tests/passes/plan/test_fingerprint.py",

@@ -36,7 +36,7 @@ class Statistics:
             taken.
         probes: a few inputs of the denoiser, each the flat list of its tensors: what sensitivities are measured on.
         weights: how much a token counted in the moments, by timestep bucket; empty if all did alike.
-        halves: second moments of some sites over every second batch alone, see `passes.settled`.
+        halves: second moments of some sites over every second batch alone, see `passes.solve.settled`.
     """
 
     sites: Mapping[str, Mapping[str, Tensor]]

@@ -61,7 +61,7 @@ class SlimPlan:
             "site_error" on the calibration set and its part "relative_mse" of the prediction's. Where the budget was
             measured, "cost": what it is of, "dense" and "slim", and how it was measured.
         adapter_maps: by path of a linear whose weights were solved for, what takes an adapter of the dense linear
-            along; see `passes.adapter_maps`.
+            along; see `passes.solve.adapter_maps`.
     """
 
     fingerprint: Mapping[str, Any]

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from passes.offered_sizes import Size
 from passes.plan.slim_plan import SlimPlan
 from passes.sites.site import Kind, Site
+from passes.solve.offered_sizes import Size
 from slimdiff_fx.latency.bench import Bench
 from slimdiff_fx.latency.target import Target
 from slimdiff_fx.runtimes import Forward

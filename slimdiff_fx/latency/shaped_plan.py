@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from passes.offered_sizes import Size
 from passes.plan.fingerprint import fingerprint
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.plan.updates import slim_shapes
 from passes.program.program import Program
 from passes.sites.site import Site
+from passes.solve.offered_sizes import Size
 
 
 def shaped_plan(program: Program, sites: Sequence[Site], sizes: Mapping[str, Size]) -> SlimPlan:

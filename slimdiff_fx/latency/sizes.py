@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from passes.offered_sizes import Size, sizes_offered
 from passes.sites.site import Site
+from passes.solve.offered_sizes import Size, sizes_offered
 
 _POINTS = 7
 # Kernels compute so many columns at once: what lies between two multiples takes as long as the upper one (measured, see

@@ -9,13 +9,13 @@ from functools import cached_property
 
 from diffusers import ModelMixin
 
-from passes.error_curves import narrows
-from passes.offered_sizes import Size
 from passes.plan.cost_table import CostTable
 from passes.plan.policies import KeepCost
 from passes.program.program import Program
 from passes.rewrite.site_program import signature, site_program
 from passes.sites.site import Kind, Site
+from passes.solve.error_curves import narrows
+from passes.solve.offered_sizes import Size
 from slimdiff_fx.latency.bench import Bench, Effort, opened
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.cache import LatencyCache, cache_folder, digest, environment

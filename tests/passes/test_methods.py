@@ -12,7 +12,6 @@ from passes.calibrate.calibrate import calibrate
 from passes.calibrate.instrument import instrument
 from passes.calibrate.moments import KEY, QUERY, SECOND
 from passes.calibrate.statistics import Statistics
-from passes.compensation import Compensation
 from passes.errors import BudgetError, UsageError
 from passes.families import families
 from passes.methods import METHODS, RECIPES, Method, analyze, choose_method, planner_for
@@ -25,6 +24,7 @@ from passes.prove.validate import validate
 from passes.rewrite.rewrite import rewrite
 from passes.site_errors import SiteErrors
 from passes.sites.find import find_sites
+from passes.solve.compensation import Compensation
 from tests.plans import captured
 from tests.toy_block import samples, toy
 

@@ -9,9 +9,9 @@ from passes.calibrate.calibrate import calibrate
 from passes.calibrate.instrument import instrument
 from passes.calibrate.moments import covariance
 from passes.criteria import choose, score
-from passes.elimination import leverage_scores
 from passes.errors import UsageError
 from passes.output_criteria import OUTPUT_CRITERIA
+from passes.solve.elimination import leverage_scores
 from tests.toy_block import samples, site_of, toy
 
 PROGRAM, SITES = toy()

@@ -10,7 +10,6 @@ import torch
 from passes.calibrate.calibrate import calibrate
 from passes.calibrate.instrument import instrument
 from passes.calibrate.statistics import Statistics
-from passes.compensation import consumer_inputs
 from passes.errors import UsageError
 from passes.methods import analyze
 from passes.plan.policies import KeepParams
@@ -21,6 +20,7 @@ from passes.prove.validate import validate
 from passes.rewrite.rewrite import rewrite
 from passes.sequential import solve_sequentially
 from passes.sites.site import Site
+from passes.solve.compensation import consumer_inputs
 from tests.covariances import error_of
 from tests.toy_block import samples, toy
 

@@ -8,13 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from passes.adapter_maps import adapter_maps
 from passes.calibrate.calibrate import calibrate
 from passes.calibrate.instrument import instrument
 from passes.calibrate.moments import sums_of
 from passes.calibrate.statistics import Statistics
 from passes.capture.capture import capture
-from passes.compensation import compensate
 from passes.methods import analyze
 from passes.plan.policies import KeepParams
 from passes.plan.slim_plan import SitePlan, SlimPlan
@@ -25,6 +23,8 @@ from passes.rewrite.rewrite import rewrite
 from passes.sequential import solve_sequentially
 from passes.sites.find import find_sites
 from passes.sites.site import Site
+from passes.solve.adapter_maps import adapter_maps
+from passes.solve.compensation import compensate
 from tests.hand_modules import BATCH, TOKENS, WIDTH, Attention, FeedForward
 
 BATCHES = [

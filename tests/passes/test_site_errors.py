@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 import passes.site_errors
-from passes.compensation import Compensated
-from passes.error_curves import Choice
 from passes.methods import RECIPES, Method
 from passes.plan.policies import KeepParams, MaxError
 from passes.planner import Planner
 from passes.site_errors import SiteErrors, nearest, untold
 from passes.sites.site import Site
+from passes.solve.compensation import Compensated
+from passes.solve.error_curves import Choice
 from tests.covariances import attention, feed_forward
 from tests.observed_block import observed_block
 from tests.toy_block import site_of

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from passes.calibrate.moments import Covariance
-from passes.least_squares import output_energy, rounding
 from passes.plan.slim_plan import SitePlan
-from passes.projections import block_diagonal
 from passes.sites.site import Site
+from passes.solve.least_squares import output_energy, rounding
+from passes.solve.projections import block_diagonal
 
 
 def output_loss(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from passes.calibrate.moments import Covariance
-from passes.least_squares import LEAST_RIDGE, ridge_factor
+from passes.solve.least_squares import LEAST_RIDGE, ridge_factor
 
 BLOCK = 64
 _TINY = 1e-300

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from passes.calibrate.moments import Covariance, Sums, covariance
-from passes.compensation import Compensated
-from passes.known_moments import raise_unknown
-from passes.least_squares import refit
 from passes.plan.slim_plan import SitePlan
-from passes.projections import block_diagonal, give_back
 from passes.sites.site import Site
+from passes.solve.compensation import Compensated
+from passes.solve.known_moments import raise_unknown
+from passes.solve.least_squares import refit
+from passes.solve.projections import block_diagonal, give_back
 
 
 def adapter_maps(site: Site, entry: SitePlan, sums: Sums, cut: Compensated) -> dict[str, Tensor]:

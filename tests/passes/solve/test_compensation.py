@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from passes.calibrate.moments import COUNT, FIRST, KEY, KEY_COUNT, KEY_FIRST, QUERY, SECOND
-from passes.compensation import compensate
 from passes.errors import UsageError
 from passes.plan.slim_plan import SitePlan
+from passes.solve.compensation import compensate
 from tests.covariances import attention, feed_forward, random_weight
 
 KEPT = (0, 2, 3)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from passes.calibrate.moments import KEY, KEY_COUNT, KEY_FIRST, QUERY, Sums
-from passes.known_moments import roots, tails
+from passes.solve.known_moments import roots, tails
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from passes.calibrate.moments import Covariance
-from passes.known_moments import UNKNOWN, raise_unknown, roots, tails
+from passes.solve.known_moments import UNKNOWN, raise_unknown, roots, tails
 from tests.covariances import random_covariance, random_weight
 
 HEADS, WIDTH = 3, 6

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from passes.calibrate.moments import Covariance, Sums
-from passes.elimination import eliminate_heads, eliminate_neurons, leverage_order
-from passes.known_moments import raise_unknown
-from passes.least_squares import output_energy, ridge_factor, rounding
 from passes.plan.slim_plan import SitePlan
-from passes.projections import separate_width_errors, value_maps, width_errors
-from passes.scores import score_losses
 from passes.sites.site import Site
+from passes.solve.elimination import eliminate_heads, eliminate_neurons, leverage_order
+from passes.solve.known_moments import raise_unknown
+from passes.solve.least_squares import output_energy, ridge_factor, rounding
+from passes.solve.projections import separate_width_errors, value_maps, width_errors
+from passes.solve.scores import score_losses
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ErrorCurve:
         order: units in the order of their removal, all but one of them; empty where heads only become narrower.
         choices: sizes; their errors never fall.
         energy: E‖W (a − mean)‖², the error of giving back the mean alone.
-        rounding: by how much two errors may differ and be the same, see `passes.least_squares.rounding`. Whatever is
+        rounding: by how much two errors may differ and be the same, see `passes.solve.least_squares.rounding`. Whatever is
             cut, the error is at least this: only the whole has none.
     """
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from passes.error_curves import narrows, widths_offered
 from passes.plan.alignment import is_aligned
 from passes.sites.site import Site
+from passes.solve.error_curves import narrows, widths_offered
 
 Size = tuple[int, int]  # units, width of each
 

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from passes.calibrate.moments import COUNT, Covariance, Sums
 from passes.calibrate.statistics import Statistics
-from passes.compensation import consumer_inputs
-from passes.known_moments import raise_unknown
-from passes.least_squares import output_energy
-from passes.projections import narrow_values, value_maps
 from passes.sites.site import Site
+from passes.solve.compensation import consumer_inputs
+from passes.solve.known_moments import raise_unknown
+from passes.solve.least_squares import output_energy
+from passes.solve.projections import narrow_values, value_maps
 
 # Weights from one half may have so many times the error, on the other half, of weights from that one.
 SETTLED = 1.5

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from passes.adapter_maps import adapter_maps
 from passes.calibrate.moments import COUNT, FIRST, KEY, KEY_COUNT, KEY_FIRST, QUERY, SECOND
-from passes.compensation import compensate
 from passes.plan.slim_plan import SitePlan
-from passes.projections import block_diagonal
+from passes.solve.adapter_maps import adapter_maps
+from passes.solve.compensation import compensate
+from passes.solve.projections import block_diagonal
 from tests.covariances import TOKENS, attention, feed_forward, random_covariance, random_weight
 
 HALF = {"rtol": 2e-3, "atol": 2e-3}  # maps of consumers are kept in half precision

@@ -1,7 +1,7 @@
 """Fewer channels in each head's value: the best low-rank value–output maps under what calibration saw.
 
 All heads of a site get the same width, and query, key and value do: fused attention kernels want that. For queries and
-keys see `passes.scores`.
+keys see `passes.solve.scores`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from passes.calibrate.moments import Covariance
-from passes.known_moments import head_slices, roots, tails
-from passes.least_squares import Refit, refit, refitted, ridge, ridge_factor, ridge_of, rounding
+from passes.solve.known_moments import head_slices, roots, tails
+from passes.solve.least_squares import Refit, refit, refitted, ridge, ridge_factor, ridge_of, rounding
 
 
 def value_maps(weight: Tensor, inputs: Covariance, heads: int) -> Tensor:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from passes.calibrate.moments import Covariance
-from passes.elimination import eliminate_heads, eliminate_neurons, leverage_order, leverage_scores, removal_losses
-from passes.least_squares import ridge
+from passes.solve.elimination import eliminate_heads, eliminate_neurons, leverage_order, leverage_scores, removal_losses
+from passes.solve.least_squares import ridge
 from tests.covariances import random_covariance, random_weight
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from passes.calibrate.moments import Covariance
-from passes.known_moments import raise_unknown
-from passes.projections import block_diagonal, narrow_values, separate_width_errors, value_maps, width_errors
+from passes.solve.known_moments import raise_unknown
+from passes.solve.projections import block_diagonal, narrow_values, separate_width_errors, value_maps, width_errors
 from tests.covariances import random_covariance, random_weight
 
 HEADS, WIDTH = 3, 6

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from passes.calibrate.moments import Covariance
 from passes.errors import CalibrationError
-from passes.least_squares import LEAST_RIDGE, refit, ridge, ridge_factor
+from passes.solve.least_squares import LEAST_RIDGE, refit, ridge, ridge_factor
 from tests.covariances import error_of, random_covariance, random_weight
 
 

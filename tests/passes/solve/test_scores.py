@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from passes.calibrate.moments import KEY, KEY_COUNT, KEY_FIRST, QUERY
-from passes.scores import score_loss, score_losses, score_maps
+from passes.solve.scores import score_loss, score_losses, score_maps
 
 HEADS, WIDTH = 3, 6
 

@@ -11,7 +11,7 @@ from passes.calibrate.calibrate import calibrate
 from passes.calibrate.instrument import instrument
 from passes.calibrate.moments import COUNT, FIRST, SECOND, covariance
 from passes.calibrate.statistics import Statistics
-from passes.settled import SETTLED, _lost, split_half_ratio
+from passes.solve.settled import SETTLED, _lost, split_half_ratio
 from tests.covariances import attention, random_weight
 from tests.toy_block import samples, toy
 

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from passes.calibrate.moments import Covariance, Sums, covariance
 from passes.errors import UsageError
-from passes.known_moments import raise_unknown
-from passes.least_squares import lost_weight, output_energy, refit_weight, ridge
 from passes.plan.slim_plan import SitePlan
-from passes.projections import narrow_values, value_maps
-from passes.scores import score_loss, score_maps
 from passes.sites.site import Site
-from passes.written import output_loss, storage_share
+from passes.solve.known_moments import raise_unknown
+from passes.solve.least_squares import lost_weight, output_energy, refit_weight, ridge
+from passes.solve.projections import narrow_values, value_maps
+from passes.solve.scores import score_loss, score_maps
+from passes.solve.written import output_loss, storage_share
 
 Compensation = Literal["none", "bias", "lstsq"]
 COMPENSATIONS: tuple[Compensation, ...] = ("none", "bias", "lstsq")
@@ -31,7 +31,7 @@ class Compensated:
     Attributes:
         updates: new parameters by path, in slim shapes and the model's own type.
         error: E‖Δ‖² at the consumer's output on the calibration set, by the updates as they are stored (see
-            `passes.written`). Of narrower heads, if that is larger, the share that is lost of the scores times the
+            `passes.solve.written`). Of narrower heads, if that is larger, the share that is lost of the scores times the
             energy of the output: an upper end of what that can do to it.
         maps: of narrower heads, what turns the dense query, key and value of each head into the slim one: by the
             linear's path, float64 [heads, width, head_dim].
@@ -139,7 +139,7 @@ def _stored_like(dense: Tensor, value: Tensor) -> Tensor:
     """Give new weights the type of the old ones: half precision too, if those are float32 and fit into it.
 
     Weights that came from half precision files go back into such files; what rounding adds is about 1e-7 of the squared
-    output. `passes.written` counts it.
+    output. `passes.solve.written` counts it.
     """
     value = value.to(dense.dtype)
     if dense.dtype == torch.float32 and torch.equal(dense.half().float(), dense):
