@@ -19,16 +19,16 @@ from rich.console import Console
 
 from benchmarks.measure import RESULTS, Watch, machine, resident, write_result
 from benchmarks.scale import CONFIGS, DTYPES, build
+from passes.analyze.planner import Planner
+from passes.analyze.sensitivity import Prober
+from passes.analyze.site_errors import Recipe
 from passes.calibrate.instrument import instrument
 from passes.calibrate.moments import moment_bytes
 from passes.calibrate.statistics import Statistics
 from passes.errors import SlimDiffError, UsageError
 from passes.plan.policies import KeepParams
-from passes.planner import Planner
 from passes.program.fresh_inputs import fresh_inputs
 from passes.program.program import Program
-from passes.sensitivity import Prober
-from passes.site_errors import Recipe
 from passes.sites.find import find_sites
 from slimdiff_fx.denoisers import capture_denoiser
 from slimdiff_fx.disk_sums import sums_in

@@ -25,12 +25,12 @@ from rich.table import Table
 from benchmarks.measure import RESULTS, machine, write_result
 from benchmarks.scale import CONFIGS, DTYPES, build
 from benchmarks.shaped_plan import plan_for_cost
+from passes.analyze.planner import Planner
+from passes.analyze.site_errors import untold
 from passes.errors import SlimDiffError
 from passes.plan.cost_table import params_table
 from passes.plan.policies import KeepCost, MaxError
 from passes.plan.slim_plan import SlimPlan
-from passes.planner import Planner
-from passes.site_errors import untold
 from slimdiff_fx.calibration_run import CalibrationSettings
 from slimdiff_fx.calibration_set import gather_samples
 from slimdiff_fx.captured import CapturedDenoiser, capture_model, capture_pipeline, observe_pipeline

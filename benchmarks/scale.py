@@ -16,7 +16,7 @@ from diffusers import UNet2DConditionModel
 
 from benchmarks.measure import Watch, machine, resident
 from benchmarks.uniform_plan import uniform_plan
-from passes.allocate import allocate
+from passes.analyze.thresholds import allocate
 from passes.capture.lower import lower
 from passes.plan.costs import program_macs, program_params
 from passes.plan.policies import KeepParams

@@ -24,9 +24,9 @@ from benchmarks.quality.agreement import real_pictures
 from benchmarks.quality.arena import FULL, Arena, enter, open_arena
 from benchmarks.quality.judge import HOW_TO_GET_REAL, REAL
 from benchmarks.quality.prediction_error import DenseCall, prediction_error, record_trajectory
+from passes.analyze.methods import analyze
 from passes.calibrate.statistics import Statistics
 from passes.errors import SlimDiffError, UsageError
-from passes.methods import analyze
 from passes.plan.policies import KeepParams
 from passes.plan.slim_plan import SlimPlan
 from passes.solve.settled import split_half_ratio

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from passes.allocate import price_list
+from passes.analyze.thresholds import price_list
 from passes.errors import UsageError
 from passes.plan.fingerprint import fingerprint
 from passes.plan.policies import KeepMacs, KeepParams

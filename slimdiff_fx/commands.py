@@ -9,10 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from passes.analyze.criteria import check_measured, choose
+from passes.analyze.methods import choose_method
 from passes.calibrate.moments import moment_bytes
-from passes.criteria import check_measured, choose
 from passes.errors import PlanError, UsageError
-from passes.methods import choose_method
 from passes.plan.policies import Policy
 from passes.plan.slim_plan import SlimPlan
 from passes.sites.find import find_unsupported

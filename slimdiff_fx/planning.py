@@ -8,17 +8,17 @@ from typing import get_args
 
 from diffusers import DiffusionPipeline
 
+from passes.analyze.criteria import choose, needs_attention_weights
+from passes.analyze.methods import RECIPES, Method, analyze
+from passes.analyze.output_criteria import OUTPUT_CRITERIA
+from passes.analyze.planner import Planner
+from passes.analyze.refuse_unreachable import refuse_unreachable
+from passes.analyze.sequential import check_rounds
 from passes.arguments import check_kind
 from passes.calibrate.statistics import Statistics
-from passes.criteria import choose, needs_attention_weights
 from passes.errors import UsageError
-from passes.methods import RECIPES, Method, analyze
-from passes.output_criteria import OUTPUT_CRITERIA
 from passes.plan.policies import Policy
 from passes.plan.slim_plan import SlimPlan
-from passes.planner import Planner
-from passes.refuse_unreachable import refuse_unreachable
-from passes.sequential import check_rounds
 from passes.solve.compensation import COMPENSATIONS, Compensation
 from slimdiff_fx.captured import CapturedDenoiser
 from slimdiff_fx.latency.budget import KeepLatency
@@ -46,7 +46,7 @@ def check_policy(policy: object) -> None:
 
 @dataclass(frozen=True)
 class Planning:
-    """How statistics become a plan; see `passes.methods.analyze`."""
+    """How statistics become a plan; see `passes.analyze.methods.analyze`."""
 
     method: Method
     policy: Policy | KeepLatency | None = None

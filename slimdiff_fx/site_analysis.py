@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from passes.allocate import normalize
+from passes.analyze.criteria import CRITERIA, DEFAULT_CRITERION, choose, score
+from passes.analyze.planner import Planner
+from passes.analyze.sweep import TAUS, SweepPoint, sweep_budgets, sweep_thresholds
+from passes.analyze.thresholds import normalize
 from passes.calibrate.statistics import Statistics
-from passes.criteria import CRITERIA, DEFAULT_CRITERION, choose, score
 from passes.plan.policies import Normalization
 from passes.plan.slim_plan import SlimPlan
-from passes.planner import Planner
 from passes.program.program import Program
 from passes.sites.site import Site
-from passes.sweep import TAUS, SweepPoint, sweep_budgets, sweep_thresholds
 
 ANALYSIS_FILE = "analysis.json"
 FORMAT = 1

@@ -12,19 +12,19 @@ import torch
 from diffusers import DiffusionPipeline, ModelMixin
 from torch import nn
 
+from passes.analyze.methods import RECIPES, Method, choose_method, planner_for
+from passes.analyze.sequential import Observe, solve_sequentially
 from passes.arguments import check_kind
 from passes.calibrate.calibrate import Batch, calibrate
 from passes.calibrate.instrument import instrument
 from passes.calibrate.statistics import Statistics
 from passes.errors import UsageError
-from passes.methods import RECIPES, Method, choose_method, planner_for
 from passes.plan.policies import Policy
 from passes.plan.slim_plan import SlimPlan
 from passes.program.ownership import owned, sealed, share_tensors, weights_digest
 from passes.program.program import Program
 from passes.prove.validate import validate
 from passes.rewrite.rewrite import rewrite
-from passes.sequential import Observe, solve_sequentially
 from passes.sites.find import find_unsupported
 from passes.sites.site import Site
 from passes.solve.compensation import Compensation
@@ -93,11 +93,11 @@ def slim(
         steps: denoising steps of each sample, or noise levels of each picture; the pipeline's default if None.
         guidance: classifier-free guidance scale; the pipeline's default if None.
         observe_steps: observe only this many of the steps, chosen by the seed.
-        method: "best", "slimdiff", "obs" or "threshold", see `passes.methods`; "best" unless a threshold or a criterion
+        method: "best", "slimdiff", "obs" or "threshold", see `passes.analyze.methods`; "best" unless a threshold or a criterion
             is given.
         policy: `KeepParams(fraction)`, `KeepMacs(fraction)`, `KeepLatency(fraction, backend)`, `MaxError(error)` or
             `Threshold(tau)`; by default as much goes as `MaxError()` allows.
-        criterion: for "threshold", name of the score, one or one for each kind of site; see `passes.criteria`.
+        criterion: for "threshold", name of the score, one or one for each kind of site; see `passes.analyze.criteria`.
         compensation: for "threshold": "none", "bias" or "lstsq".
         timestep_weights: how much timesteps count in second moments; see `slimdiff_fx.timestep_weights`.
         moments_folder: keep second moments in files there, for models whose moments outgrow memory.

@@ -7,17 +7,17 @@ from typing import Any
 
 from torch import nn
 
+from passes.analyze.methods import RECIPES, Method, choose_method, planner_for
+from passes.analyze.methods import analyze as analyze_statistics
+from passes.analyze.planner import Planner
 from passes.arguments import check_kind
 from passes.calibrate.calibrate import calibrate
 from passes.calibrate.instrument import TIMESTEPS, Instrumented, instrument
 from passes.capture.capture import capture as capture_module
 from passes.capture.lower import lower
 from passes.errors import CalibrationError
-from passes.methods import RECIPES, Method, choose_method, planner_for
-from passes.methods import analyze as analyze_statistics
 from passes.plan.policies import Policy
 from passes.plan.slim_plan import SlimPlan
-from passes.planner import Planner
 from passes.program.ownership import owned, sealed
 from passes.program.program import Program
 from passes.prove.validate import validate
@@ -84,10 +84,10 @@ def analyze(
 
     Args:
         prepared: after calibration.
-        method: see `passes.methods`; "best" unless a threshold or a criterion is given.
+        method: see `passes.analyze.methods`; "best" unless a threshold or a criterion is given.
         policy: as much as `MaxError()` allows if None. A `KeepLatency` times the graph: `slimdiff_fx.slim` times the
             eager model, where the runtime runs that.
-        criterion: for "threshold", see `passes.criteria`.
+        criterion: for "threshold", see `passes.analyze.criteria`.
         compensation: for "threshold": "none", "bias" or "lstsq".
 
     Raises:

@@ -44,17 +44,17 @@ SAVING_AND_LOADING = tuple(
 
 # Tests beside the one that has the source's name; without one of its name, a source must stand here.
 OTHER_TESTS: dict[str, tuple[str, ...]] = {
-    "passes/allocate.py": ("tests/passes/plan/test_alignment.py",),
+    "passes/analyze/thresholds.py": ("tests/passes/plan/test_alignment.py",),
     "passes/arguments.py": ("tests/slimdiff_fx/test_newcomers_words.py",),
     "passes/sites/attention.py": ("tests/passes/sites/test_find.py", "tests/passes/rewrite/test_rewrite.py"),
     "passes/sites/attention_walk.py": ("tests/passes/sites/test_find.py", "tests/passes/rewrite/test_rewrite.py"),
     "passes/solve/compensation.py": (
-        "tests/passes/test_methods.py",
-        "tests/passes/test_sequential.py",
+        "tests/passes/analyze/test_methods.py",
+        "tests/passes/analyze/test_sequential.py",
         "tests/passes/solve/test_adapter_maps.py",
     ),
     "passes/capture/dynamo_graph.py": ("tests/slimdiff_fx/test_compile_backend.py",),
-    "passes/solve/error_curves.py": ("tests/passes/test_methods.py", "tests/passes/plan/test_alignment.py"),
+    "passes/solve/error_curves.py": ("tests/passes/analyze/test_methods.py", "tests/passes/plan/test_alignment.py"),
     "passes/errors.py": ("tests/passes/rewrite/test_rewrite.py", "tests/passes/calibrate/test_instrument.py"),
     "passes/sites/feed_forward.py": ("tests/passes/sites/test_find.py", "tests/passes/rewrite/test_rewrite.py"),
     "passes/program/module_tree.py": (
@@ -66,21 +66,24 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
         "tests/passes/calibrate/test_observers.py",
         "tests/passes/calibrate/test_instrument.py",
     ),
-    "passes/methods.py": ("tests/passes/plan/test_alignment.py",),
+    "passes/analyze/methods.py": ("tests/passes/plan/test_alignment.py",),
     "passes/calibrate/moment_sums.py": (
         "tests/passes/calibrate/test_moments.py",
         "tests/passes/calibrate/test_instrument.py",
     ),
     "passes/capture/lowered_guards.py": ("tests/passes/capture/test_lower.py",),
-    "passes/solve/offered_sizes.py": ("tests/passes/test_refuse_unreachable.py", "tests/passes/test_methods.py"),
+    "passes/solve/offered_sizes.py": (
+        "tests/passes/analyze/test_refuse_unreachable.py",
+        "tests/passes/analyze/test_methods.py",
+    ),
     "passes/calibrate/observers.py": ("tests/passes/calibrate/test_moments.py",),
     "passes/plan/slim_plan.py": (
         "tests/passes/plan/test_fingerprint.py",
         "tests/passes/rewrite/test_rewrite.py",
-        "tests/passes/test_methods.py",
+        "tests/passes/analyze/test_methods.py",
     ),
-    "passes/planner.py": ("tests/passes/test_methods.py", "tests/passes/plan/test_alignment.py"),
-    "passes/plan/policies.py": ("tests/passes/test_allocate.py",),
+    "passes/analyze/planner.py": ("tests/passes/analyze/test_methods.py", "tests/passes/plan/test_alignment.py"),
+    "passes/plan/policies.py": ("tests/passes/analyze/test_thresholds.py",),
     "passes/program/shapes.py": ("tests/passes/program/test_specialize.py", "tests/passes/prove/test_verify.py"),
     "passes/sites/site.py": (
         "tests/passes/sites/test_find.py",
@@ -92,10 +95,10 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
         "tests/passes/program/test_specialize.py",
         "tests/slimdiff_fx/latency/test_latency_table.py",
     ),
-    "passes/sweep.py": ("tests/slimdiff_fx/test_site_analysis.py",),
+    "passes/analyze/sweep.py": ("tests/slimdiff_fx/test_site_analysis.py",),
     "passes/plan/updates.py": (
         "tests/passes/rewrite/test_rewrite.py",
-        "tests/passes/test_sensitivity.py",
+        "tests/passes/analyze/test_sensitivity.py",
         "tests/slimdiff_fx/test_apply_plan.py",
     ),
     "passes/sites/walk.py": (

@@ -45,7 +45,7 @@ class KeepParams:
         fraction: above 0, at most 1.
         normalize: for "threshold", as in `Threshold`.
         align: hold the channels of every site that is cut to multiples of this; see `passes.plan.alignment`.
-        uniform: give sites that are the same in every repeated block one size; see `passes.families`.
+        uniform: give sites that are the same in every repeated block one size; see `passes.analyze.families`.
     """
 
     fraction: float

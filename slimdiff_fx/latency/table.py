@@ -75,7 +75,7 @@ def measured_costs(
         listener: told how many sizes there are to time, and as each is done.
 
     Returns:
-        the policy for `passes.methods.analyze`.
+        the policy for `passes.analyze.methods.analyze`.
 
     Raises:
         UsageError: the sizes can't be timed.

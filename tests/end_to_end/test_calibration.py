@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from passes.allocate import analyze
+from passes.analyze.thresholds import analyze
 from passes.calibrate.statistics import merge
 from passes.errors import CalibrationError
 from passes.plan.policies import Threshold

@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passes.allocate import analyze
+from passes.analyze.criteria import score
+from passes.analyze.thresholds import analyze
 from passes.calibrate.calibrate import Batch, calibrate
 from passes.calibrate.instrument import Instrumented, instrument
 from passes.calibrate.statistics import Statistics, merge
-from passes.criteria import score
 from passes.plan.policies import KeepParams, Threshold
 from passes.sites.find import find_sites
 from tests.toy_block import HEADS, NEURONS, build, capture_block, samples, site_of, toy

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passes.allocate import allocate
+from passes.analyze.methods import METHODS, analyze
+from passes.analyze.thresholds import allocate
 from passes.errors import BudgetError, UsageError
-from passes.methods import METHODS, analyze
 from passes.plan.alignment import is_aligned, rounded_up
 from passes.plan.cost_table import macs_table, params_table
 from passes.plan.policies import KeepCost, KeepMacs, KeepParams, MaxError, Policy, Threshold

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from passes.analyze.methods import METHODS, analyze
 from passes.errors import BudgetError, UsageError
-from passes.methods import METHODS, analyze
 from passes.plan.cost_table import CostTable, macs_table, params_table
 from passes.plan.costs import program_macs, program_params
 from passes.plan.policies import KeepCost, KeepParams

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from passes.analyze.methods import METHODS, RECIPES, Method, analyze
 from passes.errors import CheckpointError, UsageError
-from passes.methods import METHODS, RECIPES, Method, analyze
 from passes.program.specialize import specialize
 from passes.rewrite.site_program import signature, site_program
 from passes.sites.find import find_sites, locate_all

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import slimdiff_fx
+from passes.analyze.methods import analyze
 from passes.errors import BudgetError
-from passes.methods import analyze
 from passes.plan.cost_table import macs_table
 from passes.plan.policies import KeepCost
 from passes.plan.slim_plan import SlimPlan

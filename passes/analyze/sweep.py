@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from passes.allocate import allocate
+from passes.analyze.planner import Planner
+from passes.analyze.thresholds import allocate
 from passes.errors import BudgetError
 from passes.plan.cost_table import macs_table, params_table
 from passes.plan.policies import KeepParams, Normalization, Threshold
 from passes.plan.slim_plan import SitePlan
-from passes.planner import Planner
 from passes.program.program import Program
 from passes.sites.site import Site
 
@@ -49,7 +49,7 @@ def sweep_thresholds(
     align: int | None = None,
     taus: Sequence[float] = TAUS,
 ) -> tuple[SweepPoint, ...]:
-    """Carry thresholds out on paper, from the lowest to the highest; arguments as `passes.allocate` takes them."""
+    """Carry thresholds out on paper, from the lowest to the highest; arguments as `passes.analyze.thresholds` takes them."""
     costs = params_table(program, sites), macs_table(program, sites)
     points = []
     for tau in taus:

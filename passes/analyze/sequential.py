@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
+from passes.analyze.sensitivity import Prober
 from passes.calibrate.moments import sums_of
 from passes.calibrate.statistics import Statistics
 from passes.errors import UsageError
@@ -13,7 +14,6 @@ from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.plan.updates import is_changed, linear_paths
 from passes.program.program import Program
 from passes.prove.masking import mask
-from passes.sensitivity import Prober
 from passes.sites.site import Site
 from passes.solve.adapter_maps import adapter_maps
 from passes.solve.compensation import Compensation, compensate

@@ -9,11 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from passes.analyze.sensitivity import Prober, Sensitivity, sensitivity_from
 from passes.calibrate.moments import covariance, sums_of
 from passes.calibrate.statistics import Statistics
 from passes.plan.slim_plan import SitePlan
 from passes.program.program import Program
-from passes.sensitivity import Prober, Sensitivity, sensitivity_from
 from passes.sites.site import Site
 from passes.solve.compensation import Compensated, Compensation, compensate, consumer_inputs
 from passes.solve.error_curves import Choice, ErrorCurve, leverage_curve, narrows, removal_curve, width_curve

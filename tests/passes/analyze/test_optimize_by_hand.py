@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from passes.optimize import Option, allocate_within_error
+from passes.analyze.optimize import Option, allocate_within_error
 
 
 @pytest.mark.parametrize(

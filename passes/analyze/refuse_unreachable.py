@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from passes.allocate import price_list, unmet
-from passes.methods import RECIPES, Method
+from passes.analyze.methods import RECIPES, Method
+from passes.analyze.thresholds import price_list, unmet
 from passes.plan.policies import KeepCost, KeepMacs, KeepParams
 from passes.program.program import Program
 from passes.sites.site import Site

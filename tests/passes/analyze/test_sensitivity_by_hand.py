@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from passes.analyze.sensitivity import Prober, sensitivity_from
 from passes.errors import CalibrationError
 from passes.plan.slim_plan import SitePlan
 from passes.program.program import Program
-from passes.sensitivity import Prober, sensitivity_from
 from passes.sites.site import Producer, Site
 from tests.toy_block import samples, site_of, toy
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from passes.analyze.sequential import solve_sequentially
 from passes.calibrate.calibrate import calibrate
 from passes.calibrate.instrument import instrument
 from passes.calibrate.statistics import Statistics
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.prove.masking import mask
-from passes.sequential import solve_sequentially
 from passes.sites.site import Site
 from passes.solve.compensation import Compensation, compensate
 from tests.plans import plan_of

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-import passes.site_errors
-from passes.methods import RECIPES, Method
+import passes.analyze.site_errors
+from passes.analyze.methods import RECIPES, Method
+from passes.analyze.planner import Planner
+from passes.analyze.site_errors import SiteErrors, nearest, untold
 from passes.plan.policies import KeepParams, MaxError
-from passes.planner import Planner
-from passes.site_errors import SiteErrors, nearest, untold
 from passes.sites.site import Site
 from passes.solve.compensation import Compensated
 from passes.solve.error_curves import Choice
@@ -62,7 +62,7 @@ def test_sizes_are_chosen_anew_where_weights_do_worse_than_was_expected(
     policy: KeepParams | MaxError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program, sites, statistics = observed_block()
-    bad, solve = site_of(sites, "feed_forward"), passes.site_errors.compensate
+    bad, solve = site_of(sites, "feed_forward"), passes.analyze.site_errors.compensate
 
     def plan() -> dict[str, int]:
         planner = Planner(program, sites, statistics, RECIPES["best"])
@@ -79,7 +79,7 @@ def test_sizes_are_chosen_anew_where_weights_do_worse_than_was_expected(
 
     plain = plan()
     assert plain[bad.name] < bad.units
-    monkeypatch.setattr(passes.site_errors, "compensate", worse)
+    monkeypatch.setattr(passes.analyze.site_errors, "compensate", worse)
     held = plan()
     assert held[bad.name] > plain[bad.name]
 

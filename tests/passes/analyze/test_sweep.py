@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import torch
 
+from passes.analyze.planner import Planner, Recipe
+from passes.analyze.sweep import sweep_budgets, sweep_thresholds
 from passes.plan.costs import program_macs, program_params
-from passes.planner import Planner, Recipe
 from passes.rewrite.rewrite import rewrite
-from passes.sweep import sweep_budgets, sweep_thresholds
 from tests.observed_block import observed_block
 from tests.plans import plan_of
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from passes import allocate as thresholds
-from passes.allocate import allocate
+from passes.analyze import thresholds as thresholds
+from passes.analyze.methods import METHODS, analyze
+from passes.analyze.thresholds import allocate
 from passes.errors import CalibrationError, PlanError
-from passes.methods import METHODS, analyze
 from passes.plan.policies import KeepParams, Policy, Threshold
 from tests.observed_block import observed_block
 

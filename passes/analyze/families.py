@@ -13,8 +13,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from passes.analyze.optimize import Option
 from passes.errors import BudgetError
-from passes.optimize import Option
 from passes.sites.site import Site
 
 Size = tuple[int, int]
@@ -76,7 +76,7 @@ def joined(
 
     Args:
         found: the families.
-        options: by site, as `passes.optimize` takes them.
+        options: by site, as `passes.analyze.optimize` takes them.
         sizes: by site, the size at each option's index.
 
     Returns:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from passes.analyze.optimize import Option, allocate_within_cost, allocate_within_error, lower_hull
 from passes.errors import BudgetError
-from passes.optimize import Option, allocate_within_cost, allocate_within_error, lower_hull
 
 CURVES = st.lists(st.floats(1e-6, 10), min_size=1, max_size=5)
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from passes.analyze.criteria import Criterion, check_scores, choose, score
 from passes.calibrate.statistics import Statistics
-from passes.criteria import Criterion, check_scores, choose, score
 from passes.errors import BudgetError, CalibrationError, PlanError, UsageError
 from passes.plan.alignment import rounded_up
 from passes.plan.cost_table import CostTable, macs_table, params_table
@@ -43,7 +43,7 @@ def analyze(
         sites: its sites.
         statistics: of a calibration of this program.
         policy: `Threshold(0.05)` if None.
-        criterion: as `passes.criteria.score` takes it.
+        criterion: as `passes.analyze.criteria.score` takes it.
 
     Raises:
         PlanError: the statistics are of another model.

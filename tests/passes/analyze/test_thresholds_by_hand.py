@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from passes.allocate import allocate, analyze, budget_name, price_list, unmet
+from passes.analyze.thresholds import allocate, analyze, budget_name, price_list, unmet
 from passes.calibrate.calibrate import calibrate
 from passes.calibrate.instrument import instrument
 from passes.calibrate.statistics import Statistics

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from passes.analyze.sensitivity import Prober, Sensitivity, _joined, sensitivity_from
 from passes.calibrate.calibrate import calibrate
 from passes.calibrate.instrument import instrument
 from passes.errors import CalibrationError
 from passes.plan.updates import is_changed
 from passes.rewrite.rewrite import rewrite
-from passes.sensitivity import Prober, Sensitivity, _joined, sensitivity_from
 from passes.sites.find import find_sites
 from tests.families import of_families
 from tests.plans import captured, plan_of, updated_plan

@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 
+from passes.analyze.families import families, joined, sizes_of, spread
+from passes.analyze.optimize import Option, allocate_within_cost
 from passes.errors import BudgetError
-from passes.families import families, joined, sizes_of, spread
-from passes.optimize import Option, allocate_within_cost
 from passes.sites.site import Producer, Site
 
 

@@ -7,18 +7,18 @@ from dataclasses import replace
 import pytest
 import torch
 
+from passes.analyze.methods import analyze
+from passes.analyze.sequential import solve_sequentially
 from passes.calibrate.calibrate import calibrate
 from passes.calibrate.instrument import instrument
 from passes.calibrate.statistics import Statistics
 from passes.errors import UsageError
-from passes.methods import analyze
 from passes.plan.policies import KeepParams
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.prove.masking import mask
 from passes.prove.validate import validate
 from passes.rewrite.rewrite import rewrite
-from passes.sequential import solve_sequentially
 from passes.sites.site import Site
 from passes.solve.compensation import consumer_inputs
 from tests.covariances import error_of

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from passes.analyze.sweep import SHARES, TAUS, sweep_budgets, sweep_thresholds
 from passes.errors import BudgetError
 from passes.plan.cost_table import macs_table, params_table
 from passes.plan.policies import KeepParams
 from passes.plan.slim_plan import SitePlan
-from passes.sweep import SHARES, TAUS, sweep_budgets, sweep_thresholds
 from tests.toy_block import toy
 
 PROGRAM, SITES = toy()

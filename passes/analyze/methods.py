@@ -14,16 +14,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from passes import allocate as thresholds
-from passes.allocate import check_statistics
+from passes.analyze import thresholds as thresholds
+from passes.analyze.criteria import Criterion
+from passes.analyze.planner import Planner
+from passes.analyze.site_errors import OnSite, Recipe, untold
+from passes.analyze.thresholds import check_statistics
 from passes.calibrate.statistics import Statistics
-from passes.criteria import Criterion
 from passes.errors import UsageError
 from passes.plan.policies import Budget, KeepCost, MaxError, Policy, Threshold
 from passes.plan.slim_plan import SlimPlan
-from passes.planner import Planner
 from passes.program.program import Program
-from passes.site_errors import OnSite, Recipe, untold
 from passes.sites.site import Site
 from passes.solve.compensation import Compensation
 
@@ -57,7 +57,7 @@ def analyze(
         sites: all its sites.
         statistics: of a calibration of this program; every method but `threshold` needs its second moments.
         policy: how much goes. By default as much as `MaxError()` allows, or what reaches `Threshold()` for that method.
-        criterion: for `threshold`, as `passes.criteria.score` takes it.
+        criterion: for `threshold`, as `passes.analyze.criteria.score` takes it.
         method: one of `METHODS`; by default `threshold` where a threshold or a criterion is given, and else `best`.
         compensation: for `threshold`: "none" (default), "bias" or "lstsq".
         on_site: told how many sites have been analyzed, of how many.

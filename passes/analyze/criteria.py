@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from passes.analyze.output_criteria import OUTPUT_CRITERIA
 from passes.calibrate.statistics import Statistics
 from passes.errors import CalibrationError, UsageError
-from passes.output_criteria import OUTPUT_CRITERIA
 from passes.sites.site import Kind, Site
 
 Criterion = Callable[[Site, Statistics], Tensor]

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from passes.analyze.criteria import choose, needs_attention_weights, score
 from passes.calibrate.statistics import Statistics
-from passes.criteria import choose, needs_attention_weights, score
 from passes.errors import CalibrationError, UsageError
 from passes.sites.site import Producer, Site
 

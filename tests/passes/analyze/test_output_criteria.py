@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from passes.analyze.criteria import choose, score
+from passes.analyze.output_criteria import OUTPUT_CRITERIA
 from passes.calibrate.calibrate import calibrate
 from passes.calibrate.instrument import instrument
 from passes.calibrate.moments import covariance
-from passes.criteria import choose, score
 from passes.errors import UsageError
-from passes.output_criteria import OUTPUT_CRITERIA
 from passes.solve.elimination import leverage_scores
 from tests.toy_block import samples, site_of, toy
 

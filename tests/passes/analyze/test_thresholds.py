@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from passes.allocate import allocate, analyze, keep, normalize
+from passes.analyze.thresholds import allocate, analyze, keep, normalize
 from passes.calibrate.calibrate import calibrate
 from passes.calibrate.instrument import instrument
 from passes.errors import BudgetError, CalibrationError, PlanError, UsageError

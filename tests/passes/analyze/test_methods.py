@@ -8,13 +8,14 @@ from functools import cache
 import pytest
 import torch
 
+from passes.analyze.families import families
+from passes.analyze.methods import METHODS, RECIPES, Method, analyze, choose_method, planner_for
+from passes.analyze.site_errors import SiteErrors
 from passes.calibrate.calibrate import calibrate
 from passes.calibrate.instrument import instrument
 from passes.calibrate.moments import KEY, QUERY, SECOND
 from passes.calibrate.statistics import Statistics
 from passes.errors import BudgetError, UsageError
-from passes.families import families
-from passes.methods import METHODS, RECIPES, Method, analyze, choose_method, planner_for
 from passes.plan.cost_table import CostTable
 from passes.plan.costs import program_macs, program_params
 from passes.plan.policies import KeepCost, KeepMacs, KeepParams, MaxError, Policy, Threshold
@@ -22,7 +23,6 @@ from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.prove.validate import validate
 from passes.rewrite.rewrite import rewrite
-from passes.site_errors import SiteErrors
 from passes.sites.find import find_sites
 from passes.solve.compensation import Compensation
 from tests.plans import captured

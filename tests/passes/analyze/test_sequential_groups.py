@@ -8,19 +8,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from passes.analyze.methods import analyze
+from passes.analyze.sequential import solve_sequentially
 from passes.calibrate.calibrate import calibrate
 from passes.calibrate.instrument import instrument
 from passes.calibrate.moments import sums_of
 from passes.calibrate.statistics import Statistics
 from passes.capture.capture import capture
-from passes.methods import analyze
 from passes.plan.policies import KeepParams
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.plan.updates import linear_paths
 from passes.program.program import Program
 from passes.prove.masking import mask
 from passes.rewrite.rewrite import rewrite
-from passes.sequential import solve_sequentially
 from passes.sites.find import find_sites
 from passes.sites.site import Site
 from passes.solve.adapter_maps import adapter_maps
