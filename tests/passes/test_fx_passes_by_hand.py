@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import fx, nn
 
-import passes.pass_adapters
+import passes.fx_passes
 from passes.errors import ValidationError, VerificationError
-from passes.pass_adapters import InstrumentPass, MaskPass, RaisePass, RewritePass, VerifyPass
+from passes.fx_passes import InstrumentPass, MaskPass, RaisePass, RewritePass, VerifyPass
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.rewrite.rewrite import rewrite
@@ -84,7 +84,7 @@ def test_a_rewrite_that_went_wrong_is_noticed_unless_that_is_switched_off(monkey
         slim.module(SITES[1].consumer).bias = nn.Parameter(slim.module(SITES[1].consumer).bias + 1)
         return slim
 
-    monkeypatch.setattr(passes.pass_adapters, "rewrite", wrong)
+    monkeypatch.setattr(passes.fx_passes, "rewrite", wrong)
     with pytest.raises(Exception, match="differs from the masked dense one") as caught:
         RewritePass(PROGRAM, PLAN)(PROGRAM.graph_module)
     assert isinstance(caught.value, ValidationError)

@@ -6,7 +6,7 @@ import torch
 from torch.fx.passes.infra.pass_base import PassResult
 from torch.fx.passes.infra.pass_manager import PassManager
 
-from passes.pass_adapters import InstrumentPass, MaskPass, RewritePass, VerifyPass
+from passes.fx_passes import InstrumentPass, MaskPass, RewritePass, VerifyPass
 from passes.rewrite.rewrite import rewrite
 from tests.plans import captured, plan_of, random_plan
 
