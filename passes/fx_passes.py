@@ -85,7 +85,7 @@ class MaskPass(_ProgramPass):
 
 
 class InstrumentPass(_ProgramPass):
-    """Run `passes.calibrate.instrument.instrument` at every site. `instrumented` then holds what gives the statistics."""
+    """Run `instrument` at every site. `instrumented` then holds what gives the statistics."""
 
     def __init__(self, program: Program, **options: Any) -> None:
         """Take the program that the graph module belongs to and what `instrument` takes besides."""

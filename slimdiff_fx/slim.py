@@ -93,8 +93,8 @@ def slim(
         steps: denoising steps of each sample, or noise levels of each picture; the pipeline's default if None.
         guidance: classifier-free guidance scale; the pipeline's default if None.
         observe_steps: observe only this many of the steps, chosen by the seed.
-        method: "best", "slimdiff", "obs" or "threshold", see `passes.analyze.methods`; "best" unless a threshold or a criterion
-            is given.
+        method: "best", "slimdiff", "obs" or "threshold", see `passes.analyze.methods`; "best" unless a threshold or a
+            criterion is given.
         policy: `KeepParams(fraction)`, `KeepMacs(fraction)`, `KeepLatency(fraction, backend)`, `MaxError(error)` or
             `Threshold(tau)`; by default as much goes as `MaxError()` allows.
         criterion: for "threshold", name of the score, one or one for each kind of site; see `passes.analyze.criteria`.

@@ -49,7 +49,7 @@ def sweep_thresholds(
     align: int | None = None,
     taus: Sequence[float] = TAUS,
 ) -> tuple[SweepPoint, ...]:
-    """Carry thresholds out on paper, from the lowest to the highest; arguments as `passes.analyze.thresholds` takes them."""
+    """Carry thresholds out on paper, from the lowest to the highest; arguments as for `allocate`."""
     costs = params_table(program, sites), macs_table(program, sites)
     points = []
     for tau in taus:

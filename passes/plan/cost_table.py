@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from passes.plan.slim_plan import SitePlan, costs
+from passes.plan import costs
+from passes.plan.slim_plan import SitePlan
 from passes.program.program import Program
 from passes.sites.find import locate_all
 from passes.sites.site import Site

@@ -31,8 +31,8 @@ class Compensated:
     Attributes:
         updates: new parameters by path, in slim shapes and the model's own type.
         error: E‖Δ‖² at the consumer's output on the calibration set, by the updates as they are stored (see
-            `passes.solve.written`). Of narrower heads, if that is larger, the share that is lost of the scores times the
-            energy of the output: an upper end of what that can do to it.
+            `passes.solve.written`). Of narrower heads, if that is larger, the share that is lost of the scores times
+            the energy of the output: an upper end of what that can do to it.
         maps: of narrower heads, what turns the dense query, key and value of each head into the slim one: by the
             linear's path, float64 [heads, width, head_dim].
     """

@@ -41,8 +41,8 @@ class ErrorCurve:
         order: units in the order of their removal, all but one of them; empty where heads only become narrower.
         choices: sizes; their errors never fall.
         energy: E‖W (a − mean)‖², the error of giving back the mean alone.
-        rounding: by how much two errors may differ and be the same, see `passes.solve.least_squares.rounding`. Whatever is
-            cut, the error is at least this: only the whole has none.
+        rounding: by how much two errors may differ and be the same, see `passes.solve.least_squares.rounding`. Whatever
+            is cut, the error is at least this: only the whole has none.
     """
 
     site: Site

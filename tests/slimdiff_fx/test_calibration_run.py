@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from passes.calibrate.calibrate import moment_sums
+from passes.calibrate import moment_sums
 from passes.calibrate.instrument import Instrumented, instrument
 from passes.calibrate.statistics import Statistics
 from passes.errors import CalibrationError, CheckpointError

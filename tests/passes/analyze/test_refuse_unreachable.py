@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from tests.passes.test_methods import observed
 
 from passes.analyze.methods import METHODS, analyze
 from passes.analyze.refuse_unreachable import refuse_unreachable
 from passes.errors import BudgetError
 from passes.plan.policies import KeepMacs, KeepParams, MaxError, Threshold
 from passes.sites.find import find_sites
+from tests.passes.analyze.test_methods import observed
 
 
 @pytest.mark.parametrize("align", [None, 4])

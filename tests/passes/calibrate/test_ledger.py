@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from passes.calibrate.calibrate import moment_sums, moments
+from passes.calibrate import moment_sums, moments
 from passes.calibrate.ledger import Ledger, Opening
 from passes.calibrate.moments import (
     COUNT,

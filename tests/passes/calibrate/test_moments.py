@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from passes.calibrate.calibrate import calibrate, moment_sums
-from passes.calibrate.calibrate import moments as moments_module
+from passes.calibrate import moment_sums
+from passes.calibrate import moments as moments_module
+from passes.calibrate.calibrate import calibrate
 from passes.calibrate.instrument import Instrumented, instrument
 from passes.calibrate.moments import (
     COUNT,
