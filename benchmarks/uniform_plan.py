@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from passes.analyze.thresholds import price_list
 from passes.errors import UsageError
 from passes.plan.fingerprint import fingerprint
-from passes.plan.policies import KeepMacs, KeepParams
+from passes.plan.policies import KeepMacs, KeepParams, price_list
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.sites.site import Site

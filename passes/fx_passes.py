@@ -11,11 +11,12 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from passes.calibrate.instrument import instrument
 from passes.capture.raise_modules import raise_modules
 from passes.plan.slim_plan import SlimPlan
+from passes.plan.updates import changed_sites
 from passes.program.program import Program
 from passes.prove.masking import mask
 from passes.prove.validate import validate
 from passes.prove.verify import verify
-from passes.rewrite.rewrite import changed_sites, rewrite
+from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
 
 

@@ -14,9 +14,9 @@ from passes.arguments import check_kind
 from passes.errors import PlanError
 from passes.plan.fingerprint import check_parameters
 from passes.plan.slim_plan import SitePlan, SlimPlan
-from passes.plan.updates import check_updates, is_changed, linear_paths, put_updates
+from passes.plan.updates import check_updates, is_changed, linear_paths
 from passes.program.ownership import own_tensors
-from passes.rewrite.rewrite import slice_linears
+from passes.rewrite.slicing import put_updates, slice_linears
 from passes.sites.site import Producer, Site
 from slimdiff_fx.taken_over import refuse_taken_over
 

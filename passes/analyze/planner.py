@@ -11,12 +11,11 @@ from torch import Tensor
 from passes.analyze.families import families, joined, sizes_of, spread
 from passes.analyze.optimize import Option, allocate_within_cost, allocate_within_error
 from passes.analyze.site_errors import OnSite, Recipe, SiteErrors, nearest, untold
-from passes.analyze.thresholds import budget_name, price_list, unmet
 from passes.calibrate.statistics import Statistics
 from passes.plan.alignment import is_aligned
 from passes.plan.cost_table import CostTable, params_table
 from passes.plan.fingerprint import fingerprint
-from passes.plan.policies import Budget, MaxError
+from passes.plan.policies import Budget, MaxError, budget_name, price_list, unmet
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.sites.site import Site

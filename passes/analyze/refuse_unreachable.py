@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from passes.analyze.methods import RECIPES, Method
-from passes.analyze.thresholds import price_list, unmet
-from passes.plan.policies import KeepCost, KeepMacs, KeepParams
+from passes.plan.policies import KeepCost, KeepMacs, KeepParams, price_list, unmet
 from passes.program.program import Program
 from passes.sites.site import Site
 from passes.solve.offered_sizes import sizes_offered

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from typing import Any, NamedTuple
 
 import torch
@@ -11,18 +10,18 @@ from torch import Tensor
 
 from passes.analyze.criteria import Criterion, check_scores, choose, score
 from passes.calibrate.statistics import Statistics
-from passes.errors import BudgetError, CalibrationError, PlanError, UsageError
+from passes.errors import CalibrationError, PlanError, UsageError
 from passes.plan.alignment import rounded_up
-from passes.plan.cost_table import CostTable, macs_table, params_table
+from passes.plan.cost_table import CostTable
 from passes.plan.fingerprint import check_fingerprint, fingerprint
 from passes.plan.policies import (
     Budget,
-    KeepCost,
-    KeepParams,
     MaxError,
     Normalization,
     Policy,
     Threshold,
+    price_list,
+    unmet,
 )
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
@@ -199,26 +198,3 @@ def _solve(
     if removed == 0:
         return masks, 0.0
     return masks, candidates[removed].score if removed < len(candidates) else 1.0
-
-
-def price_list(program: Program, sites: Sequence[Site], policy: Budget) -> tuple[CostTable, int]:
-    """Say what a budget counts, and how much of it may stay."""
-    if isinstance(policy, KeepCost):
-        costs = policy.costs
-    else:
-        costs = (params_table if isinstance(policy, KeepParams) else macs_table)(program, sites)
-    return costs, int(Fraction(policy.fraction).limit_denominator(10**9) * costs.total)
-
-
-def budget_name(policy: Budget) -> str:
-    """Name what a budget counts, in one word for the record."""
-    return policy.costs.name if isinstance(policy, KeepCost) else "params" if isinstance(policy, KeepParams) else "macs"
-
-
-def unmet(policy: Budget, costs: CostTable, least: int, with_what: str) -> BudgetError:
-    """Make the error that says which budget could be met."""
-    share = -(-least * 10_000 // costs.total) / 10_000
-    return BudgetError(
-        f"{policy.fraction:g} of the {costs.words} can't be met: with {with_what}, {share:g} of them stay; "
-        f"ask for {share:g} or more"
-    )

@@ -32,8 +32,8 @@ class Statistics:
         calls: forwards so far: where an interrupted calibration continues.
         timesteps: the timesteps covered, [0, timesteps), in as many equal buckets as the sums have rows.
         fingerprint: of the program that was watched, see `passes.plan.fingerprint`.
-        moments: by site name, second moments over sampled tokens, float64 (see `passes.calibrate.moments`); empty if none
-            were taken.
+        moments: by site name, second moments over sampled tokens, float64 (see `passes.calibrate.moments`); empty if
+            none were taken.
         probes: a few inputs of the denoiser, each the flat list of its tensors: what sensitivities are measured on.
         weights: how much a token counted in the moments, by timestep bucket; empty if all did alike.
         halves: second moments of some sites over every second batch alone, see `passes.solve.settled`.

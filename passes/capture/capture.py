@@ -34,7 +34,7 @@ from passes.program.guards import (
 from passes.program.ownership import named_tensors
 from passes.program.program import Program
 from passes.program.size_limits import simplified
-from passes.sites.walk import is_fixed
+from passes.program.sizes import is_fixed
 
 
 def capture(

@@ -19,7 +19,7 @@ from torch.fx.node import map_arg
 
 from passes.errors import PlanError
 from passes.program.module_tree import assemble
-from passes.sites.walk import is_fixed
+from passes.program.sizes import is_fixed
 
 # Where a lifted tensor came from reads like L['self']._modules['conv_in']._parameters['weight'].
 _STEP = re.compile(r"_(?:modules|parameters|buffers)(?:'\])?\['([^']+)'\]")

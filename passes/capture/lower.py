@@ -14,7 +14,7 @@ from passes.capture.lowered_guards import shown_guards
 from passes.capture.ties import tied_places
 from passes.errors import ExportError
 from passes.program.program import Program
-from passes.sites.walk import concrete
+from passes.program.sizes import concrete
 
 
 def lower(program: Program) -> ExportedProgram:

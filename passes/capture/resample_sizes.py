@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from passes.sites.walk import concrete
+from passes.program.sizes import concrete
 
 _HALVING = frozenset(
     getattr(module, name)

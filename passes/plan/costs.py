@@ -13,10 +13,10 @@ from torch import Tensor, fx, nn
 
 from passes.plan.slim_plan import SitePlan
 from passes.program.program import Program
+from passes.program.sizes import sizes_of
 from passes.sites.find import locate
 from passes.sites.site import Site
 from passes.sites.site_nodes import SiteNodes
-from passes.sites.walk import sizes_of
 
 aten = torch.ops.aten
 _PRODUCTS = (aten.matmul.default, aten.bmm.default, aten.mm.default)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from numbers import Real
 from typing import Any, Literal
 
-from passes.errors import UsageError
+from passes.errors import BudgetError, UsageError
 from passes.plan.alignment import check_align
-from passes.plan.cost_table import CostTable
+from passes.plan.cost_table import CostTable, macs_table, params_table
+from passes.program.program import Program
+from passes.sites.site import Site
 
 Normalization = Literal["max", "minmax"]
 # The largest relative squared error of the prediction at which pictures of dense and slim could not be told apart by
@@ -145,3 +149,26 @@ def check_normalization(how: str) -> None:
     """
     if how not in ("max", "minmax"):
         raise UsageError(f"unknown normalization {how!r}; there are 'max' and 'minmax'")
+
+
+def price_list(program: Program, sites: Sequence[Site], policy: Budget) -> tuple[CostTable, int]:
+    """Say what a budget counts, and how much of it may stay."""
+    if isinstance(policy, KeepCost):
+        costs = policy.costs
+    else:
+        costs = (params_table if isinstance(policy, KeepParams) else macs_table)(program, sites)
+    return costs, int(Fraction(policy.fraction).limit_denominator(10**9) * costs.total)
+
+
+def budget_name(policy: Budget) -> str:
+    """Name what a budget counts, in one word for the record."""
+    return policy.costs.name if isinstance(policy, KeepCost) else "params" if isinstance(policy, KeepParams) else "macs"
+
+
+def unmet(policy: Budget, costs: CostTable, least: int, with_what: str) -> BudgetError:
+    """Make the error that says which budget could be met."""
+    share = -(-least * 10_000 // costs.total) / 10_000
+    return BudgetError(
+        f"{policy.fraction:g} of the {costs.words} can't be met: with {with_what}, {share:g} of them stay; "
+        f"ask for {share:g} or more"
+    )

@@ -6,10 +6,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from passes.errors import PlanError
+from passes.plan.fingerprint import check_fingerprint
 from passes.plan.slim_plan import SitePlan, SlimPlan
+from passes.program.program import Program
+from passes.sites.find import find_sites
 from passes.sites.site import Site
 
 
@@ -57,17 +60,6 @@ def check_updates(plan: SlimPlan, sites: Sequence[Site], parameters: Mapping[str
                 raise PlanError(f"site {site.name!r}: the update of {name!r} is not finite; calibrate on more samples")
     if unused:
         raise PlanError(f"the plan updates {min(unused)!r}, which belongs to no site of this model; plan anew")
-
-
-def put_updates(model: nn.Module, site: Site, updates: Mapping[str, Tensor]) -> None:
-    """Replace parameters of a site's linears, in a model that has been sliced already."""
-    for path in linear_paths(site):
-        linear = model.get_submodule(path)
-        for name, parameter in list(linear.named_parameters(recurse=False)):
-            value = updates.get(f"{path}.{name}")
-            if value is not None:
-                new = value.to(device=parameter.device, dtype=parameter.dtype)
-                setattr(linear, name, nn.Parameter(new, requires_grad=parameter.requires_grad))
 
 
 def dense_parameters(
@@ -148,3 +140,24 @@ def slim_shapes(site: Site, entry: SitePlan, parameters: Mapping[str, Tensor]) -
             elif len(shape) == 2:
                 shape = (shape[0], width)
             yield name, shape
+
+
+def changed_sites(program: Program, plan: SlimPlan) -> list[tuple[Site, Tensor]]:
+    """List the sites that the plan changes, with their masks (bool [units]; True keeps).
+
+    Raises:
+        PlanError: the plan is of another model, or its updates don't fit.
+    """
+    sites = find_sites(program)
+    check_fingerprint(plan, program, sites)
+    check_updates(plan, sites, dict(program.graph_module.named_parameters()))
+    changed = []
+    for site in sites:
+        entry = plan.sites.get(site.name)
+        if entry is None or entry.units != site.units or entry.kind != site.kind:
+            raise PlanError(
+                f"site {site.name!r}: the plan doesn't have it as {site.units} {site.kind} units; plan anew"
+            )
+        if is_changed(site, entry, plan.updates):
+            changed.append((site, entry.mask()))
+    return changed

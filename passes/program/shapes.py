@@ -9,7 +9,7 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_map
 
 from passes.program.program import Program
-from passes.sites.walk import concrete
+from passes.program.sizes import concrete
 
 _META = torch.device("meta")
 

@@ -1,11 +1,11 @@
-"""Replace symbolic sizes by small numbers that fit together, so that a part of a graph can run by itself."""
+"""Sizes in a graph: of a node, as numbers, and small ones that fit together, so that a part can run by itself."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 # No symbol becomes larger than this. A power of two, so that halved resolutions stay whole.
 SMALL = 16
@@ -35,3 +35,27 @@ def concrete_size(value: Any, limit: int | None = SMALL) -> Any:
 def concrete_shape(value: Tensor, limit: int | None = SMALL) -> tuple[int, ...]:
     """Evaluate a tensor's shape; see `concrete_size`."""
     return tuple(concrete_size(size, limit) for size in value.shape)
+
+
+def shape_of(node: fx.Node) -> tuple[Any, ...]:
+    """Give the shape of a tensor node: whole numbers and symbols. An empty tuple for anything but a tensor."""
+    value = node.meta.get("val")
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+
+def is_fixed(size: Any) -> bool:
+    """Tell whether a size is one number, written as a number or as a symbol that turned out to be one."""
+    return isinstance(size, int) or bool(size.node.expr.is_number)
+
+
+def concrete(size: Any) -> int:
+    """Give the example value of a size that may be symbolic."""
+    if isinstance(size, int):
+        return size
+    hint = size.node.hint
+    return int(hint if hint is not None else size)
+
+
+def sizes_of(node: fx.Node) -> tuple[int, ...]:
+    """Give the shape of a tensor node at the captured example's sizes."""
+    return tuple(concrete(size) for size in shape_of(node))

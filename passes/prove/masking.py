@@ -10,9 +10,8 @@ from torch import Tensor, fx, nn
 
 from passes.errors import CouplingError
 from passes.plan.slim_plan import SlimPlan
-from passes.plan.updates import dense_parameters, linear_paths
+from passes.plan.updates import changed_sites, dense_parameters, linear_paths
 from passes.program.program import Program
-from passes.rewrite.rewrite import changed_sites
 from passes.sites.find import locate_all
 from passes.sites.site import Site
 from passes.sites.site_nodes import implied_scale

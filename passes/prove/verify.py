@@ -9,9 +9,9 @@ from torch import Tensor
 from passes.errors import VerificationError
 from passes.program.program import Program
 from passes.program.shapes import propagate_shapes
+from passes.program.sizes import sizes_of
 from passes.sites.find import find_sites
 from passes.sites.site import Site
-from passes.sites.walk import sizes_of
 
 
 def verify(program: Program, sites: Iterable[Site] | None = None) -> None:

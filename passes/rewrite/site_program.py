@@ -12,7 +12,8 @@ from passes.plan.slim_plan import SitePlan
 from passes.program.program import Program
 from passes.program.specialize import set_shapes
 from passes.prove.region import cut_region
-from passes.rewrite.rewrite import mend_constants, slice_linears, slim_site
+from passes.rewrite.constants import mend_constants
+from passes.rewrite.slicing import slice_linears, slim_site
 from passes.sites.site import Site
 from passes.sites.site_nodes import SiteNodes
 

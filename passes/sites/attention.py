@@ -6,10 +6,11 @@ import torch
 from torch import fx
 
 from passes.program.program import Program
+from passes.program.sizes import shape_of
 from passes.sites.attention_walk import VIEWS, follow_mask, trace_back, trace_forward
 from passes.sites.site import Producer, Site, Unsupported
 from passes.sites.site_nodes import Constant, SiteNodes
-from passes.sites.walk import Ownership, Refused, common_path, linear_of, shape_of, upwards
+from passes.sites.walk import Ownership, Refused, common_path, linear_of, upwards
 
 aten = torch.ops.aten
 Found = tuple[Site, SiteNodes] | Unsupported

@@ -14,8 +14,9 @@ import torch
 from torch import fx
 
 from passes.program.program import Program
+from passes.program.sizes import shape_of
 from passes.sites.site_nodes import Constant
-from passes.sites.walk import Refused, linear_of, passes_on, readers, shape_of
+from passes.sites.walk import Refused, linear_of, passes_on, readers
 
 aten = torch.ops.aten
 VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)

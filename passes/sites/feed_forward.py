@@ -13,9 +13,10 @@ import torch
 from torch import fx
 
 from passes.program.program import Program
+from passes.program.sizes import shape_of
 from passes.sites.site import Producer, Site, Unsupported
 from passes.sites.site_nodes import Constant, SiteNodes
-from passes.sites.walk import Ownership, Refused, common_path, is_dropout, linear_of, passes_on, readers, shape_of
+from passes.sites.walk import Ownership, Refused, common_path, is_dropout, linear_of, passes_on, readers
 
 aten = torch.ops.aten
 Found = tuple[Site, SiteNodes] | Unsupported

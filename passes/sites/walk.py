@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from passes.program.program import Program
 
@@ -32,30 +31,6 @@ PASSED = frozenset(
 
 class Refused(Exception):
     """Why a site can't be handled: what was looked at isn't understood, or is used elsewhere too."""
-
-
-def shape_of(node: fx.Node) -> tuple[Any, ...]:
-    """Give the shape of a tensor node: whole numbers and symbols. An empty tuple for anything but a tensor."""
-    value = node.meta.get("val")
-    return tuple(value.shape) if isinstance(value, Tensor) else ()
-
-
-def is_fixed(size: Any) -> bool:
-    """Tell whether a size is one number, written as a number or as a symbol that turned out to be one."""
-    return isinstance(size, int) or bool(size.node.expr.is_number)
-
-
-def concrete(size: Any) -> int:
-    """Give the example value of a size that may be symbolic."""
-    if isinstance(size, int):
-        return size
-    hint = size.node.hint
-    return int(hint if hint is not None else size)
-
-
-def sizes_of(node: fx.Node) -> tuple[int, ...]:
-    """Give the shape of a tensor node at the captured example's sizes."""
-    return tuple(concrete(size) for size in shape_of(node))
 
 
 def linear_of(program: Program, node: fx.Node) -> nn.Linear | None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from passes.plan.slim_plan import SitePlan
-from passes.plan.updates import dense_parameters, is_changed, put_updates, slim_shapes
+from passes.plan.updates import dense_parameters, is_changed, slim_shapes
+from passes.rewrite.slicing import put_updates
 from passes.sites.site import Producer, Site
 
 KEPT = torch.tensor([True, False, False, True])

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from passes.errors import CouplingError
 from passes.prove.region import region_nodes
 from passes.rewrite.refresh_shapes import refresh_shapes
-from passes.rewrite.rewrite import slice_linears
+from passes.rewrite.slicing import slice_linears
 from passes.sites.site import Producer
 from tests.passes.hand_graphs import (
     HEAD_DIM,

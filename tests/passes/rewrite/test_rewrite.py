@@ -10,7 +10,10 @@ from torch import fx, nn
 
 from passes.errors import CouplingError, PlanError
 from passes.plan.slim_plan import SitePlan, SlimPlan
-from passes.rewrite.rewrite import changed_sites, mend_constants, rewrite, slice_linears, sliced_linear
+from passes.plan.updates import changed_sites
+from passes.rewrite.constants import mend_constants
+from passes.rewrite.rewrite import rewrite
+from passes.rewrite.slicing import slice_linears, sliced_linear
 from passes.sites.find import find_sites
 from passes.sites.site import Producer, Site
 from passes.sites.site_nodes import Constant

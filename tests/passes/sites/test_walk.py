@@ -11,20 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from passes.program.program import Program
-from passes.sites.walk import (
-    Ownership,
-    common_path,
-    concrete,
-    is_dropout,
-    is_fixed,
-    is_size,
-    linear_of,
-    passes_on,
-    readers,
-    shape_of,
-    sizes_of,
-    upwards,
-)
+from passes.program.sizes import concrete, is_fixed, shape_of, sizes_of
+from passes.sites.walk import Ownership, common_path, is_dropout, is_size, linear_of, passes_on, readers, upwards
 
 ATEN = torch.ops.aten
 
