@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
 from passes.calibrate.moment_sums import MomentSums, Shapes, Storage
-from passes.calibrate.moments import FIRST, KEY, KEY_COUNT, sampled_tokens
+from passes.calibrate.moments import FIRST, KEY, KEY_COUNT
 from passes.calibrate.statistics import COUNT
+from passes.calibrate.token_sampling import sampled_tokens
 from passes.calibrate.uninterrupted import uninterrupted
 from passes.errors import CalibrationError
 

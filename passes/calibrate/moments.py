@@ -11,13 +11,8 @@ from torch import Tensor
 from passes.errors import CalibrationError, UsageError
 from passes.sites.site import Site
 
-# One in 16 tokens of each sample, within bounds: what a second moment costs grows with the square of a site's width,
-# and calibration sees every prompt at many timesteps anyway.
-SAMPLED_SHARE = 16
-FEWEST_TOKENS, MOST_TOKENS = 4, 8
 HALVES_LIMIT = 2**28  # bytes
 BLOCK = 2048  # tokens summed in their own precision
-_GOLDEN_RATIO, _SILVER_RATIO = 0.6180339887498949, 0.4142135623730951
 
 COUNT, FIRST, SECOND = "count", "first", "second"
 QUERY, KEY_COUNT, KEY_FIRST, KEY = "query", "key_count", "key_first", "key"
@@ -56,20 +51,6 @@ def halved_sites(moments: Mapping[str, Mapping[str, tuple[int, ...]]]) -> list[s
         if room >= 0:
             chosen.append(site)
     return chosen
-
-
-def sampled_tokens(tokens: int, timestep: float) -> list[int]:
-    """Choose one token in each of a few equal stretches of a sequence; which ones moves on with the timestep.
-
-    The choice depends on nothing else, so that sums don't depend on how samples are batched.
-
-    Returns:
-        Ascending positions below `tokens`.
-    """
-    count = min(tokens, max(FEWEST_TOKENS, min(MOST_TOKENS, tokens // SAMPLED_SHARE)))
-    ends = [stretch * tokens // count for stretch in range(count + 1)]
-    within = [(timestep * _GOLDEN_RATIO + stretch * _SILVER_RATIO) % 1 for stretch in range(count)]
-    return [ends[index] + int(within[index] * (ends[index + 1] - ends[index])) for index in range(count)]
 
 
 @dataclass(frozen=True)

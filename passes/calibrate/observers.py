@@ -11,12 +11,9 @@ from torch._subclasses import FakeTensor
 
 from passes.calibrate.ledger import Ledger
 from passes.calibrate.moments import FIRST, KEY, QUERY
+from passes.calibrate.token_sampling import sampled_positions
 from passes.sites.site import Kind, Site
 
-# How many queries are looked at: one in 16 tokens, to cost a small part of the attention itself, within bounds.
-SAMPLED_SHARE = 16
-FEWEST_QUERIES, MOST_QUERIES = 2, 8
-_GOLDEN_RATIO = 0.6180339887498949
 # Elements that are summed at once on a CPU. Intermediate values of a large activation would go out to memory and back,
 # into pages that the system has to hand out first: 20 times the cost of those that stay in the cache.
 BLOCK = 2**19
@@ -199,21 +196,6 @@ class HeadObserver(UnitObserver):
             positions = torch.tensor(sampled_positions(tokens), device=device)
             self._positions[tokens, device] = positions
         return self._positions[tokens, device]
-
-
-def sampled_positions(tokens: int) -> list[int]:
-    """Choose one position in each of a few equal stretches of a sequence.
-
-    Where in its stretch follows multiples of the golden ratio: the same place in each stretch would sample one column
-    of a picture again and again.
-
-    Returns:
-        Ascending positions below `tokens`: one for every `SAMPLED_SHARE` tokens, from 2 to 8.
-    """
-    count = min(tokens, max(FEWEST_QUERIES, min(MOST_QUERIES, tokens // SAMPLED_SHARE)))
-    ends = [stretch * tokens // count for stretch in range(count + 1)]
-    within = [(0.5 + stretch * _GOLDEN_RATIO) % 1 for stretch in range(count)]
-    return [ends[index] + int(within[index] * (ends[index + 1] - ends[index])) for index in range(count)]
 
 
 def _take(values: Tensor, ledger: Ledger) -> Tensor:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, fx
 
 from passes.calibrate.instrument import instrument
-from passes.calibrate.moments import COUNT, FIRST, KEY, QUERY, SECOND, sampled_tokens
+from passes.calibrate.moments import COUNT, FIRST, KEY, QUERY, SECOND
+from passes.calibrate.token_sampling import sampled_tokens
 from passes.sites.find import locate
 from tests.toy_block import HEADS, TOKENS, samples, site_of, toy
 

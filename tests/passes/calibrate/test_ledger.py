@@ -8,18 +8,9 @@ from torch import Tensor
 
 from passes.calibrate import moment_sums, moments
 from passes.calibrate.ledger import Ledger, Opening
-from passes.calibrate.moments import (
-    COUNT,
-    FIRST,
-    KEY,
-    KEY_COUNT,
-    KEY_FIRST,
-    QUERY,
-    SECOND,
-    moment_shapes,
-    sampled_tokens,
-)
-from passes.calibrate.observers import HeadObserver, NeuronObserver, UnitObserver, Weighing, sampled_positions
+from passes.calibrate.moments import COUNT, FIRST, KEY, KEY_COUNT, KEY_FIRST, QUERY, SECOND, moment_shapes
+from passes.calibrate.observers import HeadObserver, NeuronObserver, UnitObserver, Weighing
+from passes.calibrate.token_sampling import sampled_positions, sampled_tokens
 from passes.errors import CalibrationError
 from passes.sites.site import Producer, Site
 

@@ -16,16 +16,15 @@ from passes.calibrate.moments import (
     KEY,
     KEY_COUNT,
     KEY_FIRST,
-    MOST_TOKENS,
     QUERY,
     SECOND,
     covariance,
     halved_sites,
     moment_bytes,
-    sampled_tokens,
     sums_of,
 )
 from passes.calibrate.statistics import Statistics, merge
+from passes.calibrate.token_sampling import MOST_TOKENS, sampled_tokens
 from passes.errors import CalibrationError, UsageError
 from passes.sites.find import locate
 from passes.sites.site_nodes import SiteNodes

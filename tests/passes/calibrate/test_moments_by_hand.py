@@ -22,9 +22,9 @@ from passes.calibrate.moments import (
     halved_sites,
     moment_bytes,
     moment_shapes,
-    sampled_tokens,
     sums_of,
 )
+from passes.calibrate.token_sampling import sampled_tokens
 from passes.errors import CalibrationError, UsageError
 from passes.sites.site import Producer, Site
 

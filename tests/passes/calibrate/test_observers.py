@@ -8,14 +8,8 @@ from torch import Tensor
 
 import passes.calibrate.observers
 from passes.calibrate.ledger import Ledger, Opening
-from passes.calibrate.observers import (
-    MOST_QUERIES,
-    HeadObserver,
-    NeuronObserver,
-    UnitObserver,
-    Weighing,
-    sampled_positions,
-)
+from passes.calibrate.observers import HeadObserver, NeuronObserver, UnitObserver, Weighing
+from passes.calibrate.token_sampling import MOST_QUERIES, sampled_positions
 from passes.errors import CalibrationError
 from passes.sites.site import Producer, Site
 
