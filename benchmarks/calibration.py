@@ -19,8 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import RESULTS, Timing, interleave, machine, paired_ratio, write_result
-from passes.calibrate.instrument import Instrumented
-from passes.calibrate.ledger import Closing, Opening
+from passes.calibrate.instrument import Closing, Instrumented, Opening
 from passes.calibrate.observers import UnitObserver
 from passes.calibrate.statistics import COUNT, Statistics
 from passes.errors import SlimDiffError, UsageError

@@ -26,7 +26,7 @@ from benchmarks.race import Entrant, Race
 from benchmarks.scale import CONFIGS, DTYPES, build
 from benchmarks.shaped_plan import even_plan, plan_for_cost
 from passes.errors import SlimDiffError, UsageError
-from passes.plan.cost_table import params_table
+from passes.plan.costs import params_table
 from passes.plan.policies import KeepCost
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program

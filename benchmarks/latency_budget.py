@@ -28,7 +28,7 @@ from benchmarks.shaped_plan import plan_for_cost
 from passes.analyze.planner import Planner
 from passes.analyze.site_errors import untold
 from passes.errors import SlimDiffError
-from passes.plan.cost_table import params_table
+from passes.plan.costs import params_table
 from passes.plan.policies import KeepCost, MaxError
 from passes.plan.slim_plan import SlimPlan
 from slimdiff_fx.calibration_run import CalibrationSettings

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from passes.analyze.optimize import Option, allocate_within_cost
-from passes.plan.cost_table import params_table
+from passes.plan.costs import params_table
 from passes.plan.policies import KeepCost
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program

@@ -14,7 +14,7 @@ from torch import Tensor
 from passes.capture.lower import lower
 from passes.errors import ExportError
 from passes.program.program import Program
-from passes.program.specialize import specialize
+from passes.program.shapes import specialize
 from slimdiff_fx.atomic_write import replaced_file
 from slimdiff_fx.cast_program import require_float32
 from slimdiff_fx.first_line import first_line

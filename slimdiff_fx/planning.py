@@ -8,9 +8,8 @@ from typing import get_args
 
 from diffusers import DiffusionPipeline
 
-from passes.analyze.criteria import choose, needs_attention_weights
+from passes.analyze.criteria import OUTPUT_CRITERIA, choose, needs_attention_weights
 from passes.analyze.methods import RECIPES, Method, analyze
-from passes.analyze.output_criteria import OUTPUT_CRITERIA
 from passes.analyze.planner import Planner
 from passes.analyze.refuse_unreachable import refuse_unreachable
 from passes.analyze.sequential import check_rounds

@@ -12,11 +12,13 @@ from tests.toy_denoisers import FAMILIES
 LONG = ("unet_inpaint", "unet_sd21", "unet_sdxl", "unet_unconditional")
 
 
-def of_families(names: Iterable[str]) -> pytest.MarkDecorator:
-    """Run a test on these families; those in `LONG` are slow."""
+def of_families(names: Iterable[str], slow: Iterable[str] = LONG) -> pytest.MarkDecorator:
+    """Run a test on these families; those in `slow` are so."""
     return pytest.mark.parametrize(
-        "family", [pytest.param(each, marks=pytest.mark.slow) if each in LONG else each for each in names]
+        "family", [pytest.param(each, marks=pytest.mark.slow) if each in slow else each for each in names]
     )
 
 
 EVERY_FAMILY = of_families(sorted(FAMILIES))
+# Where a UNet takes longest, and is left to the full run.
+TRANSFORMERS_FIRST = of_families(sorted(FAMILIES), (*LONG, "unet_sd15"))

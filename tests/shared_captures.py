@@ -145,7 +145,8 @@ def _setting(value: Any, depth: int = 0) -> Any:
     if isinstance(value, Tensor):
         return (_shape(value), value.detach().flatten().tolist() if value.numel() < 10_000 else id(value))
     if isinstance(value, Mapping) and depth < 4:
-        return tuple((repr(key), _setting(each, depth + 1)) for key, each in value.items())
+        # Where a model was loaded from has no part in what it computes.
+        return tuple((repr(key), _setting(each, depth + 1)) for key, each in value.items() if key != "_name_or_path")
     if isinstance(value, list | tuple) and depth < 4:
         return (type(value), tuple(_setting(each, depth + 1) for each in value))
     if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):

@@ -76,6 +76,19 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
         "tests/passes/analyze/test_refuse_unreachable.py",
         "tests/passes/analyze/test_methods.py",
     ),
+    "passes/rewrite/constants.py": (
+        "tests/passes/rewrite/test_rewrite.py",
+        "tests/passes/rewrite/test_rewrite_checks.py",
+    ),
+    "passes/rewrite/slicing.py": (
+        "tests/passes/rewrite/test_rewrite.py",
+        "tests/passes/rewrite/test_rewrite_checks.py",
+    ),
+    "passes/calibrate/token_sampling.py": (
+        "tests/passes/calibrate/test_moments.py",
+        "tests/passes/calibrate/test_moments_by_hand.py",
+        "tests/passes/calibrate/test_observers.py",
+    ),
     "passes/calibrate/observers.py": ("tests/passes/calibrate/test_moments.py",),
     "passes/plan/slim_plan.py": (
         "tests/passes/plan/test_fingerprint.py",
@@ -84,7 +97,7 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
     ),
     "passes/analyze/planner.py": ("tests/passes/analyze/test_methods.py", "tests/passes/plan/test_alignment.py"),
     "passes/plan/policies.py": ("tests/passes/analyze/test_thresholds.py",),
-    "passes/program/shapes.py": ("tests/passes/program/test_specialize.py", "tests/passes/prove/test_verify.py"),
+    "passes/program/shapes.py": ("tests/passes/program/test_shapes_specialize.py", "tests/passes/prove/test_verify.py"),
     "passes/sites/site.py": (
         "tests/passes/sites/test_find.py",
         "tests/passes/prove/test_region.py",
@@ -92,7 +105,7 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
     ),
     "passes/sites/site_nodes.py": ("tests/passes/rewrite/test_rewrite.py", "tests/passes/calibrate/test_moments.py"),
     "passes/rewrite/site_program.py": (
-        "tests/passes/program/test_specialize.py",
+        "tests/passes/program/test_shapes_specialize.py",
         "tests/slimdiff_fx/latency/test_latency_table.py",
     ),
     "passes/analyze/sweep.py": ("tests/slimdiff_fx/test_site_analysis.py",),

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from passes.analyze import thresholds as thresholds
+from passes.analyze import thresholds
 from passes.analyze.criteria import Criterion
 from passes.analyze.planner import Planner
 from passes.analyze.site_errors import OnSite, Recipe, untold

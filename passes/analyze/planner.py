@@ -13,7 +13,7 @@ from passes.analyze.optimize import Option, allocate_within_cost, allocate_withi
 from passes.analyze.site_errors import OnSite, Recipe, SiteErrors, nearest, untold
 from passes.calibrate.statistics import Statistics
 from passes.plan.alignment import is_aligned
-from passes.plan.cost_table import CostTable, params_table
+from passes.plan.costs import CostTable, params_table
 from passes.plan.fingerprint import fingerprint
 from passes.plan.policies import Budget, MaxError, budget_name, price_list, unmet
 from passes.plan.slim_plan import SitePlan, SlimPlan

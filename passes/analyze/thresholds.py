@@ -12,7 +12,7 @@ from passes.analyze.criteria import Criterion, check_scores, choose, score
 from passes.calibrate.statistics import Statistics
 from passes.errors import CalibrationError, PlanError, UsageError
 from passes.plan.alignment import rounded_up
-from passes.plan.cost_table import CostTable
+from passes.plan.costs import CostTable
 from passes.plan.fingerprint import check_fingerprint, fingerprint
 from passes.plan.policies import (
     Budget,

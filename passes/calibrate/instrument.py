@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
+from torch._subclasses import FakeTensor
 
-from passes.calibrate.ledger import Closing, Ledger, Opening
+from passes.calibrate.ledger import Ledger, uninterrupted
 from passes.calibrate.moment_sums import Storage
 from passes.calibrate.moments import moment_shapes
 from passes.calibrate.observers import DEFAULT_OBSERVERS, ObserverFactory, UnitObserver, Weighing
 from passes.calibrate.probes import PROBES, Probes
 from passes.calibrate.statistics import Statistics, check_same_kind
-from passes.calibrate.uninterrupted import uninterrupted
 from passes.errors import UsageError
 from passes.plan.fingerprint import fingerprint
 from passes.program.program import Program
@@ -213,3 +213,52 @@ def _weighing(nodes: SiteNodes) -> Weighing | None:
 def _argument(node: fx.Node, position: int, name: str) -> Any:
     """Give an SDPA argument, by position or name; None where it is left out."""
     return node.args[position] if len(node.args) > position else node.kwargs.get(name)
+
+
+class Opening(nn.Module):
+    """First node of an instrumented program: begin a forward in the timesteps' buckets.
+
+    Args:
+        ledger: where the observers record.
+        timesteps: the range, [0, timesteps); what lies outside counts to the nearest bucket.
+    """
+
+    # Nothing uses the result: without this mark, dead-code elimination would remove the node.
+    _is_impure = True
+
+    def __init__(self, ledger: Ledger, timesteps: float) -> None:
+        super().__init__()
+        self.ledger = ledger
+        self.timesteps = timesteps
+
+    def forward(self, timestep: Any = None) -> None:
+        """Begin; `timestep` is a number, [] or [B], or None where the program has none."""
+        if isinstance(timestep, FakeTensor):
+            return
+        given = [0.0] if timestep is None else torch.as_tensor(timestep).detach().double().flatten().tolist()
+        last = self.ledger.buckets - 1
+        self.ledger.begin([int(min(max(step * (last + 1) / self.timesteps, 0), last)) for step in given], given)
+
+
+class Closing(nn.Module):
+    """Last node of an instrumented program: take what the forward's observers recorded into the sums.
+
+    Args:
+        ledger: where the observers record.
+    """
+
+    _is_impure = True
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__()
+        self.ledger = ledger
+
+    def forward(self, prediction: Tensor) -> None:
+        """Commit, unless `prediction` is a fake tensor: shape propagation measures nothing.
+
+        Raises:
+            CalibrationError: an activation was not finite.
+        """
+        if not isinstance(prediction, FakeTensor):
+            with torch.no_grad():
+                self.ledger.commit()

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from typing import Any
+from contextlib import contextmanager, nullcontext
 
 import torch
-from torch import Tensor, nn
-from torch._subclasses import FakeTensor
+from torch import Tensor
 
 from passes.calibrate.moment_sums import MomentSums, Shapes, Storage
 from passes.calibrate.moments import FIRST, KEY, KEY_COUNT
 from passes.calibrate.statistics import COUNT
 from passes.calibrate.token_sampling import sampled_tokens
-from passes.calibrate.uninterrupted import uninterrupted
 from passes.errors import CalibrationError
 
 
@@ -201,50 +200,25 @@ class Ledger:
         self._place(torch.zeros_like(self._total))
 
 
-class Opening(nn.Module):
-    """First node of an instrumented program: begin a forward in the timesteps' buckets.
+# Ctrl-C, and what launchers end a process with.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    Args:
-        ledger: where the observers record.
-        timesteps: the range, [0, timesteps); what lies outside counts to the nearest bucket.
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C and a request to terminate back for the duration of a block, and act on them afterwards.
+
+    Python delivers them to the main thread only; elsewhere there is nothing to hold back.
     """
-
-    # Nothing uses the result: without this mark, dead-code elimination would remove the node.
-    _is_impure = True
-
-    def __init__(self, ledger: Ledger, timesteps: float) -> None:
-        super().__init__()
-        self.ledger = ledger
-        self.timesteps = timesteps
-
-    def forward(self, timestep: Any = None) -> None:
-        """Begin; `timestep` is a number, [] or [B], or None where the program has none."""
-        if isinstance(timestep, FakeTensor):
-            return
-        given = [0.0] if timestep is None else torch.as_tensor(timestep).detach().double().flatten().tolist()
-        last = self.ledger.buckets - 1
-        self.ledger.begin([int(min(max(step * (last + 1) / self.timesteps, 0), last)) for step in given], given)
-
-
-class Closing(nn.Module):
-    """Last node of an instrumented program: take what the forward's observers recorded into the sums.
-
-    Args:
-        ledger: where the observers record.
-    """
-
-    _is_impure = True
-
-    def __init__(self, ledger: Ledger) -> None:
-        super().__init__()
-        self.ledger = ledger
-
-    def forward(self, prediction: Tensor) -> None:
-        """Commit, unless `prediction` is a fake tensor: shape propagation measures nothing.
-
-        Raises:
-            CalibrationError: an activation was not finite.
-        """
-        if not isinstance(prediction, FakeTensor):
-            with torch.no_grad():
-                self.ledger.commit()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    before = {number: signal.signal(number, lambda number, frame: waiting.append(number)) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if waiting:
+            signal.raise_signal(waiting[0])

@@ -1,4 +1,4 @@
-"""What units and programs cost: parameters and multiply-accumulates (MACs).
+"""What units and programs cost, and what a budget counts: parameters and multiply-accumulates (MACs).
 
 MACs are counted at the program's example sizes, batch included: linears, convolutions and matrix products, those inside
 attention too. Elementwise work and norms are left out, as is usual.
@@ -7,6 +7,10 @@ attention too. Elementwise work and norms are left out, as is usual.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,7 +18,7 @@ from torch import Tensor, fx, nn
 from passes.plan.slim_plan import SitePlan
 from passes.program.program import Program
 from passes.program.sizes import sizes_of
-from passes.sites.find import locate
+from passes.sites.find import locate, locate_all
 from passes.sites.site import Site
 from passes.sites.site_nodes import SiteNodes
 
@@ -123,3 +127,62 @@ def _macs(program: Program, node: fx.Node) -> int:
 def tensor_bytes(tensors: dict[str, Tensor]) -> int:
     """Count the bytes of some tensors; a shared one counts once."""
     return sum({id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors.values()}.values())
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """Costs in whole numbers of one unit: parameters, multiply-adds, nanoseconds.
+
+    Attributes:
+        name: one word for the record: "params", "macs", "latency".
+        words: what they are called in a sentence: "parameters".
+        total: of the whole dense denoiser.
+        sites: by site name, what it costs with so many channels left, units times width. A curve need be neither
+            convex nor monotone.
+        record: where the numbers come from, as JSON values, for the plan's record.
+    """
+
+    name: str
+    words: str
+    total: int
+    sites: Mapping[str, Callable[[int], int]]
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    def of(self, site: Site, units: int, width: int | None = None) -> int:
+        """Give what a site costs with `units` left, each `width` wide; None for their whole width."""
+        return self.sites[site.name](units * (width or site.unit_width))
+
+    def whole(self, site: Site) -> int:
+        """Give what the dense site costs."""
+        return self.of(site, site.units)
+
+    def rest(self, sites: Sequence[Site]) -> int:
+        """Give what everything outside the sites costs."""
+        return self.total - sum(map(self.whole, sites))
+
+    def kept(self, sites: Sequence[Site], entries: Mapping[str, SitePlan]) -> int:
+        """Give what the denoiser costs under a plan."""
+        return self.rest(sites) + sum(
+            self.of(site, len(entries[site.name].kept), entries[site.name].width) for site in sites
+        )
+
+
+def params_table(program: Program, sites: Sequence[Site]) -> CostTable:
+    """Count parameters."""
+    whole = {site.name: site_params(program, site) for site in sites}
+    return CostTable("params", "parameters", program_params(program), _in_proportion(sites, whole))
+
+
+def macs_table(program: Program, sites: Sequence[Site]) -> CostTable:
+    """Count multiply-adds at the captured sizes."""
+    places = locate_all(program)
+    whole = {site.name: site_macs(program, site, places[site]) for site in sites}
+    return CostTable("macs", "multiply-adds", program_macs(program), _in_proportion(sites, whole))
+
+
+def _in_proportion(sites: Sequence[Site], whole: Mapping[str, int]) -> dict[str, Callable[[int], int]]:
+    return {site.name: partial(_share, whole[site.name], site.width) for site in sites}
+
+
+def _share(whole: int, width: int, channels: int) -> int:
+    return whole * channels // width

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from passes.errors import BudgetError, UsageError
 from passes.plan.alignment import check_align
-from passes.plan.cost_table import CostTable, macs_table, params_table
+from passes.plan.costs import CostTable, macs_table, params_table
 from passes.program.program import Program
 from passes.sites.site import Site
 

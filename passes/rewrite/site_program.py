@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from passes.plan.slim_plan import SitePlan
 from passes.program.program import Program
-from passes.program.specialize import set_shapes
+from passes.program.shapes import set_shapes
 from passes.prove.region import cut_region
 from passes.rewrite.constants import mend_constants
 from passes.rewrite.slicing import slice_linears, slim_site
@@ -26,7 +26,7 @@ def site_program(
     Which units are kept makes no difference to what this is for: weights are the dense model's rows, inputs are random.
 
     Args:
-        program: a specialized program (see `passes.program.specialize`); it is only read.
+        program: a specialized program (see `passes.program.shapes`); it is only read.
         site: a site of it.
         nodes: the site's nodes there.
         units: heads or neurons that stay.

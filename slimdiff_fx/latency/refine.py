@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from diffusers import ModelMixin
 
 from passes.errors import BudgetError
-from passes.plan.cost_table import CostTable
+from passes.plan.costs import CostTable
 from passes.plan.policies import KeepCost
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program

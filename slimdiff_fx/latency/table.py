@@ -9,7 +9,7 @@ from functools import cached_property
 
 from diffusers import ModelMixin
 
-from passes.plan.cost_table import CostTable
+from passes.plan.costs import CostTable
 from passes.plan.policies import KeepCost
 from passes.program.program import Program
 from passes.rewrite.site_program import signature, site_program

@@ -10,7 +10,7 @@ from diffusers import ModelMixin
 
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
-from passes.program.specialize import specialize
+from passes.program.shapes import specialize
 from passes.rewrite.rewrite import rewrite
 from passes.rewrite.site_program import site_program
 from passes.sites.find import locate_all

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from passes.errors import UsageError
 from passes.program.program import Program
-from passes.program.specialize import specialize
+from passes.program.shapes import specialize
 from slimdiff_fx.captured import CapturedDenoiser
 from slimdiff_fx.models import LoadedPipeline
 from slimdiff_fx.parity import call_flat, example_tensors

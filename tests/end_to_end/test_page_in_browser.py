@@ -11,6 +11,8 @@ import pytest
 from slimdiff_fx.page.write_page import write_page
 from tests.browser import browser, prefer, requested, require_browser, resize
 
+# The headline is looked at in every run, in test_page_headline_in_browser.py.
+pytestmark = pytest.mark.slow
 WIDTHS = (390, 768, 1280)
 
 

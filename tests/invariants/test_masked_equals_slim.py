@@ -18,7 +18,7 @@ from passes.sites.find import find_sites
 from passes.sites.site import Site
 from slimdiff_fx.apply_plan import apply_plan
 from slimdiff_fx.denoisers import describe
-from tests.families import EVERY_FAMILY
+from tests.families import TRANSFORMERS_FIRST
 from tests.plans import captured, plan_of
 from tests.toy_denoisers import FAMILIES
 
@@ -53,7 +53,7 @@ def _sites(program: Program) -> dict[str, Site]:
     return {site.name: site for site in find_sites(program)}
 
 
-@EVERY_FAMILY
+@TRANSFORMERS_FIRST
 @settings(max_examples=10, **_COMMON)
 @given(seed=MODEL_SEEDS, data=st.data())
 def test_masked_equals_slim(family: str, seed: int, data: st.DataObject) -> None:
@@ -83,7 +83,7 @@ def test_masked_equals_slim(family: str, seed: int, data: st.DataObject) -> None
     )
 
 
-@EVERY_FAMILY
+@TRANSFORMERS_FIRST
 @settings(max_examples=4, **_COMMON)
 @given(seed=MODEL_SEEDS, data=st.data())
 def test_slim_equals_weights_cut_by_hand(family: str, seed: int, data: st.DataObject) -> None:
@@ -117,7 +117,7 @@ def _same_weights(model: nn.Module, slim: Program, sites: dict[str, Site], plan:
         assert torch.equal(parameter, expected[name]), name
 
 
-@EVERY_FAMILY
+@TRANSFORMERS_FIRST
 def test_keeping_everything_is_the_identity(family: str) -> None:
     program = captured(family)
     everything = plan_of(program)

@@ -182,6 +182,7 @@ def test_perturbed_attention_guidance_runs_on_a_slim_unet(toy_pipeline, slim) ->
     assert not torch.equal(*images)
 
 
+@pytest.mark.slow
 def test_in_a_new_process_that_has_imported_nothing_of_ours(folder) -> None:
     program = f"""
         import sys

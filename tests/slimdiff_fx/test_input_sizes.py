@@ -136,6 +136,7 @@ def test_limits_are_found_in_the_guards(family: str, limits: dict[str, SizeLimit
         assert str(sizes) == "batch: at least 1; hidden_states batch×4×8×8"
 
 
+@pytest.mark.slow
 def test_pictures_inside_the_network_are_parts_of_the_input() -> None:
     program = capture_denoiser(unet_sd15(0), height=8, width=12, tokens=5, residuals=("controlnet",))
     sizes = input_sizes(program)

@@ -176,6 +176,7 @@ def test_shapes_are_constants_where_they_can_be() -> None:
     assert not [node for node in graph if node.op_type in ("Identity", "Dropout", "Cast", "CastLike", "Expand")]
 
 
+@pytest.mark.slow
 def test_heavy_weights_go_beside_the_file_and_the_result_is_equal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

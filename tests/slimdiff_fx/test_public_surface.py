@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 import slimdiff_fx
 
 
@@ -14,6 +16,7 @@ def test_every_public_name_is_there():
     assert set(slimdiff_fx.__all__) == set(dir(slimdiff_fx))
 
 
+@pytest.mark.slow
 def test_functions_are_not_hidden_by_the_files_of_their_name():
     code = (
         "import slimdiff_fx.slim, slimdiff_fx.apply_plan, slimdiff_fx.cli, slimdiff_fx, inspect; "

@@ -16,8 +16,7 @@ from passes.calibrate.instrument import instrument
 from passes.calibrate.moments import KEY, QUERY, SECOND
 from passes.calibrate.statistics import Statistics
 from passes.errors import BudgetError, UsageError
-from passes.plan.cost_table import CostTable
-from passes.plan.costs import program_macs, program_params
+from passes.plan.costs import CostTable, program_macs, program_params
 from passes.plan.policies import KeepCost, KeepMacs, KeepParams, MaxError, Policy, Threshold
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
@@ -63,7 +62,7 @@ def planned(family: str, policy: Policy, method: str, how: Compensation | None =
         pytest.param(
             method,
             family,
-            marks=[pytest.mark.slow] if family == "unet_sd15" and method in ("best", "slimdiff") else [],
+            marks=[pytest.mark.slow] if family == "unet_sd15" and method != "threshold" else [],
         )
         for method in METHODS
         for family in FAMILIES
@@ -98,7 +97,9 @@ def test_compensation_never_raises_the_error_of_a_site(family: str) -> None:
         assert sites[1][name]["site_error"] <= sites[0][name]["site_error"] * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("limit", [1e-4, 1e-3, 1e-2])
+@pytest.mark.parametrize(
+    "limit", [pytest.param(1e-4, marks=pytest.mark.slow), 1e-3, pytest.param(1e-2, marks=pytest.mark.slow)]
+)
 def test_as_much_goes_as_the_error_allows(limit: float) -> None:
     program, plan = planned("unet_sd15", MaxError(limit), "best")
     assert 0 < plan.predicted["relative_mse"] <= limit

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from passes.analyze import thresholds as thresholds
+from passes.analyze import thresholds
 from passes.analyze.methods import METHODS, analyze
 from passes.analyze.thresholds import allocate
 from passes.errors import CalibrationError, PlanError

@@ -10,7 +10,7 @@ import torch
 
 from passes.analyze.sweep import SHARES, TAUS, sweep_budgets, sweep_thresholds
 from passes.errors import BudgetError
-from passes.plan.cost_table import macs_table, params_table
+from passes.plan.costs import macs_table, params_table
 from passes.plan.policies import KeepParams
 from passes.plan.slim_plan import SitePlan
 from tests.toy_block import toy

@@ -13,7 +13,7 @@ from passes.calibrate.calibrate import calibrate
 from passes.calibrate.instrument import instrument
 from passes.calibrate.statistics import Statistics
 from passes.errors import BudgetError, UsageError
-from passes.plan.cost_table import CostTable
+from passes.plan.costs import CostTable
 from passes.plan.policies import KeepCost, KeepMacs, KeepParams, MaxError, Threshold, budget_name, price_list, unmet
 from passes.sites.site import Site
 from tests.toy_block import samples, site_of, toy

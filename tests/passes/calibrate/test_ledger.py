@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from passes.calibrate import moment_sums, moments
-from passes.calibrate.ledger import Ledger, Opening
+from passes.calibrate.instrument import Opening
+from passes.calibrate.ledger import Ledger
 from passes.calibrate.moments import COUNT, FIRST, KEY, KEY_COUNT, KEY_FIRST, QUERY, SECOND, moment_shapes
 from passes.calibrate.observers import HeadObserver, NeuronObserver, UnitObserver, Weighing
 from passes.calibrate.token_sampling import sampled_positions, sampled_tokens

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 import passes.calibrate.observers
-from passes.calibrate.ledger import Ledger, Opening
+from passes.calibrate.instrument import Opening
+from passes.calibrate.ledger import Ledger
 from passes.calibrate.observers import HeadObserver, NeuronObserver, UnitObserver, Weighing
 from passes.calibrate.token_sampling import MOST_QUERIES, sampled_positions
 from passes.errors import CalibrationError

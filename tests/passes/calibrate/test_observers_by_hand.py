@@ -8,7 +8,8 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import passes.calibrate.observers
-from passes.calibrate.ledger import Ledger, Opening
+from passes.calibrate.instrument import Opening
+from passes.calibrate.ledger import Ledger
 from passes.calibrate.observers import HeadObserver, NeuronObserver, UnitObserver, Weighing
 from passes.sites.site import Producer, Site
 

@@ -10,7 +10,7 @@ from torch.export import Dim
 from passes.capture.capture import capture
 from passes.errors import CaptureError, UsageError
 from slimdiff_fx.denoisers import describe
-from tests.families import EVERY_FAMILY
+from tests.families import TRANSFORMERS_FIRST
 from tests.plans import captured as captured_family
 from tests.toy_denoisers import FAMILIES
 
@@ -46,7 +46,7 @@ def _capture(module: nn.Module, batch: int = 2) -> object:
     return capture(module, (torch.randn(batch, 4),), {}, ({0: BATCH},), timestep=None)
 
 
-@EVERY_FAMILY
+@TRANSFORMERS_FIRST
 def test_keys_and_parameters_are_the_models_own(family: str) -> None:
     model = FAMILIES[family](3, torch.float32)
     inputs = describe(model)

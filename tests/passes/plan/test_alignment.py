@@ -11,7 +11,7 @@ from passes.analyze.methods import METHODS, analyze
 from passes.analyze.thresholds import allocate
 from passes.errors import BudgetError, UsageError
 from passes.plan.alignment import is_aligned, rounded_up
-from passes.plan.cost_table import macs_table, params_table
+from passes.plan.costs import macs_table, params_table
 from passes.plan.policies import KeepCost, KeepMacs, KeepParams, MaxError, Policy, Threshold
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program

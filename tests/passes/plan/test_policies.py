@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from passes.errors import UsageError
-from passes.plan.cost_table import CostTable
+from passes.plan.costs import CostTable
 from passes.plan.policies import KeepCost, KeepMacs, KeepParams, MaxError, Threshold
 
 

@@ -81,7 +81,7 @@ def test_digest_is_of_names_types_shapes_and_bytes():
 
 
 def test_a_program_with_its_own_weights_does_not_move_with_the_dense_one():
-    dense = captured("unet_sd15", 3)
+    dense = captured("unet_sd15")
     slim = rewrite(dense, random_plan(dense, 4))
     own = sealed(owned(slim))
     assert not _pointers(own.graph_module) & _pointers(dense.graph_module)

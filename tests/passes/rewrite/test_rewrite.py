@@ -179,7 +179,7 @@ def test_slim_program_can_be_slimmed_again() -> None:
 def test_plan_of_another_model_is_refused() -> None:
     program = captured("unet_sd15")
     with pytest.raises(PlanError):
-        rewrite(program, random_plan(captured("unet_sd15", seed=1), seed=0))
+        rewrite(captured("dit", seed=1), random_plan(captured("dit"), seed=0))
     with pytest.raises(PlanError):
         rewrite(program, random_plan(captured("dit"), seed=0))
 

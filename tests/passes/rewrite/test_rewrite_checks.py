@@ -17,9 +17,9 @@ from passes.prove import coupling
 from passes.prove.coupling import check_coupling
 from passes.prove.masking import mask
 from passes.prove.validate import validate
+from passes.rewrite import rewrite as rewriting
 from passes.rewrite.constants import mend_constants
 from passes.rewrite.rewrite import rewrite
-from passes.rewrite.rewrite import rewrite as rewriting
 from passes.rewrite.slicing import slim_site
 from passes.sites.site import Producer, Site
 from passes.sites.site_nodes import Constant

@@ -12,7 +12,7 @@ import torch
 
 from passes.analyze.methods import METHODS, RECIPES, Method, analyze
 from passes.errors import CheckpointError, UsageError
-from passes.program.specialize import specialize
+from passes.program.shapes import specialize
 from passes.rewrite.site_program import signature, site_program
 from passes.sites.find import find_sites, locate_all
 from slimdiff_fx.latency.bench import Effort, opened

@@ -11,7 +11,7 @@ import torch
 import slimdiff_fx
 from passes.analyze.methods import analyze
 from passes.errors import BudgetError
-from passes.plan.cost_table import macs_table
+from passes.plan.costs import macs_table
 from passes.plan.policies import KeepCost
 from passes.plan.slim_plan import SlimPlan
 from slimdiff_fx.latency.budget import KeepLatency

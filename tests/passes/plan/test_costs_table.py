@@ -6,8 +6,7 @@ import pytest
 
 from passes.analyze.methods import METHODS, analyze
 from passes.errors import BudgetError, UsageError
-from passes.plan.cost_table import CostTable, macs_table, params_table
-from passes.plan.costs import program_macs, program_params
+from passes.plan.costs import CostTable, macs_table, params_table, program_macs, program_params
 from passes.plan.policies import KeepCost, KeepParams
 from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites

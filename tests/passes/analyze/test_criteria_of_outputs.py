@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from passes.analyze.criteria import choose, score
-from passes.analyze.output_criteria import OUTPUT_CRITERIA
+from passes.analyze.criteria import OUTPUT_CRITERIA, choose, score
 from passes.calibrate.calibrate import calibrate
 from passes.calibrate.instrument import instrument
 from passes.calibrate.moments import covariance

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from passes.errors import UsageError
-from passes.program.specialize import specialize
+from passes.program.shapes import specialize
 from passes.rewrite.site_program import signature, site_program
 from passes.sites.find import find_sites, locate_all
 from slimdiff_fx.latency.inputs import inputs_at

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from passes.calibrate.uninterrupted import uninterrupted
+from passes.calibrate.ledger import uninterrupted
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_an_interrupt_comes_after_the_block() -> None:
 
 def test_a_request_to_terminate_comes_after_the_block_and_is_not_lost() -> None:
     code = (
-        "import signal; from passes.calibrate.uninterrupted import uninterrupted\n"
+        "import signal; from passes.calibrate.ledger import uninterrupted\n"
         "with uninterrupted():\n"
         "    signal.raise_signal(signal.SIGTERM); print('whole', flush=True)\n"
         "print('lost', flush=True)"
