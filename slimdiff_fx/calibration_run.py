@@ -16,12 +16,12 @@ from passes.calibrate.statistics import Statistics
 from passes.errors import CalibrationError, CheckpointError, UsageError
 from slimdiff_fx.calibration_checkpoint import find_checkpoint, finished_samples, load_checkpoint, own_checkpoint
 from slimdiff_fx.calibration_record import describe_run
+from slimdiff_fx.files.statistics_file import StoredStatistics, save_statistics
 from slimdiff_fx.option_checks import check_count, check_seed
 from slimdiff_fx.rank_sums import require_agreement, sum_over_ranks
 from slimdiff_fx.ranks import ALONE, Ranks
 from slimdiff_fx.sampling import Sampling
 from slimdiff_fx.shares import Share
-from slimdiff_fx.statistics_file import StoredStatistics, save_statistics
 from slimdiff_fx.trajectory import Advance, Observed, Sample, observe_batch, observed_steps
 
 # Seconds between checkpoints: a kill loses at most this much, Ctrl-C nothing but the batch that runs.

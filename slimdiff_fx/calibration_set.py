@@ -13,9 +13,9 @@ from diffusers import DiffusionPipeline
 from passes.errors import UsageError
 from slimdiff_fx.autoencoder import autoencoder
 from slimdiff_fx.cycled import Cycled
+from slimdiff_fx.files.output_paths import expand
 from slimdiff_fx.images import CaptionedImage, check_pictures, read_images
 from slimdiff_fx.listener import SILENT, Listener
-from slimdiff_fx.output_paths import expand
 from slimdiff_fx.picture_inputs import needs_picture
 from slimdiff_fx.prompts import check_text, choose_samples, read_captions
 from slimdiff_fx.refuse_pipeline import refuse_pipeline, text_to_image_instead

@@ -21,11 +21,11 @@ from slimdiff_fx.calibration_run import CalibrationSettings, calibrate_pipeline
 from slimdiff_fx.denoiser_call import translate_call
 from slimdiff_fx.denoisers import DenoiserInputs, describe
 from slimdiff_fx.disk_sums import sums_in
+from slimdiff_fx.files.statistics_file import StoredStatistics
 from slimdiff_fx.listener import SILENT, Listener
 from slimdiff_fx.residual_inputs import pipeline_residuals
 from slimdiff_fx.sampling import denoiser_name, token_count
 from slimdiff_fx.shares import Share
-from slimdiff_fx.statistics_file import StoredStatistics
 from slimdiff_fx.trajectory import Observed, Sample, observed_steps
 
 

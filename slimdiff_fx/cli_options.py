@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from slimdiff_fx.output_paths import expand
+from slimdiff_fx.files.output_paths import expand
 
 _ON, _MUCH, _LATENCY, _METHOD, _MACHINE, _OUTPUT = (
     "What to calibrate on",

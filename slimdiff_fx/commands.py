@@ -38,16 +38,17 @@ from slimdiff_fx.command_outputs import (
     took,
 )
 from slimdiff_fx.compare import PICTURE_FILE, compare, picture_files, report_entries
+from slimdiff_fx.files.output_paths import expand
+from slimdiff_fx.files.own_files import PLAN, STATISTICS
+from slimdiff_fx.files.plan_file import updates_file
+from slimdiff_fx.files.statistics_file import StoredStatistics, load_statistics, save_statistics
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.outcome import expected_ratio
 from slimdiff_fx.listener import SILENT, Listener, timed
 from slimdiff_fx.measured_sweep import measure_sweep
 from slimdiff_fx.models import LoadedPipeline, load_pipeline, model_input
 from slimdiff_fx.option_checks import check_count, check_number, check_seed
-from slimdiff_fx.output_paths import expand
-from slimdiff_fx.own_files import PLAN, STATISTICS
 from slimdiff_fx.pictures import png_bytes, side_by_side
-from slimdiff_fx.plan_file import updates_file
 from slimdiff_fx.planning import Planning, plan_from
 from slimdiff_fx.prompts import read_prompts
 from slimdiff_fx.ranks import Ranks, joined_ranks, refuse_ranks
@@ -55,7 +56,6 @@ from slimdiff_fx.rehearse import rehearse
 from slimdiff_fx.report import build_report
 from slimdiff_fx.slim import Recalibration, carry_out, finish
 from slimdiff_fx.slim_result import SlimResult
-from slimdiff_fx.statistics_file import StoredStatistics, load_statistics, save_statistics
 from slimdiff_fx.summary import summarize
 from slimdiff_fx.tables import inspect_table, short, slim_table
 from slimdiff_fx.terminal import TerminalListener

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from passes.errors import CheckpointError
-from slimdiff_fx.output_paths import expand
+from slimdiff_fx.files.output_paths import expand
 
 
 def sums_in(folder: Path) -> Callable[[tuple[int, ...]], Tensor]:

@@ -15,11 +15,11 @@ from passes.program.program import Program
 from slimdiff_fx.auto_choice import AUTO
 from slimdiff_fx.captured import capture_pipeline
 from slimdiff_fx.command_outputs import check_file_output, note_edited, took
+from slimdiff_fx.files.output_paths import follow
+from slimdiff_fx.files.own_files import EXPORTS
 from slimdiff_fx.input_sizes import input_sizes
 from slimdiff_fx.models import DTYPES, EMOJI, denoiser_in, load_pipeline, model_input
 from slimdiff_fx.option_checks import check_count, check_seed
-from slimdiff_fx.output_paths import follow
-from slimdiff_fx.own_files import EXPORTS
 from slimdiff_fx.parity import ParityReport
 from slimdiff_fx.prompts import read_prompts
 from slimdiff_fx.quantize.calibration_data import SAMPLES, QuantizationSettings, check_calibration

@@ -13,10 +13,10 @@ from passes.arguments import check_kind
 from passes.capture.lower import lower
 from passes.errors import ExportError
 from passes.program.program import Program
-from slimdiff_fx.atomic_write import replaced_file
 from slimdiff_fx.cast_program import cast_program
+from slimdiff_fx.files.atomic_write import replaced_file
+from slimdiff_fx.files.own_files import export_place
 from slimdiff_fx.input_sizes import SIZES, input_sizes
-from slimdiff_fx.own_files import export_place
 from slimdiff_fx.parity import ParityReport, measure_parity, unflatten, untraced_inputs
 
 # The same kernels run in the same order; only the layouts (contiguous or not) they get may differ.

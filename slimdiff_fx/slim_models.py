@@ -19,7 +19,7 @@ from passes.errors import CheckpointError, PlanError, UsageError
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from slimdiff_fx.apply_plan import apply_plan, cut, eager_site, mend_head_count, shared_copy
 from slimdiff_fx.dense_on_slim import guard
-from slimdiff_fx.plan_file import plan_digest
+from slimdiff_fx.files.plan_file import plan_digest
 from slimdiff_fx.slim_files import SlimModelMixin
 from slimdiff_fx.slim_ip_adapter import SlimIPAdapterMixin
 from slimdiff_fx.slim_lora import SlimLoraMixin

@@ -120,16 +120,16 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
         "tests/passes/capture/test_lower.py",
     ),
     "slimdiff_fx/checkpoint.py": ("tests/slimdiff_fx/test_damaged_files.py", "tests/slimdiff_fx/test_model_card.py"),
-    "slimdiff_fx/file_lock.py": ("tests/slimdiff_fx/latency/test_latency_table.py",),
+    "slimdiff_fx/files/file_lock.py": ("tests/slimdiff_fx/latency/test_latency_table.py",),
     "slimdiff_fx/hub.py": ("tests/slimdiff_fx/test_model_card.py",),
     "slimdiff_fx/latency/cache.py": ("tests/slimdiff_fx/latency/test_latency_table.py",),
-    "slimdiff_fx/manifest.py": (
-        "tests/slimdiff_fx/test_own_files.py",
-        "tests/slimdiff_fx/test_own_folder.py",
+    "slimdiff_fx/files/manifest.py": (
+        "tests/slimdiff_fx/files/test_own_files.py",
+        "tests/slimdiff_fx/files/test_own_folder.py",
         "tests/slimdiff_fx/test_saved_folder.py",
     ),
     "slimdiff_fx/models.py": ("tests/slimdiff_fx/test_slim_models.py", "tests/slimdiff_fx/test_trajectory.py"),
-    "slimdiff_fx/plan_file.py": (
+    "slimdiff_fx/files/plan_file.py": (
         "tests/slimdiff_fx/test_damaged_files.py",
         "tests/slimdiff_fx/test_slim_models.py",
     ),

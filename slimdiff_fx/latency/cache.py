@@ -19,11 +19,11 @@ from typing import Any
 from passes.errors import CheckpointError
 from passes.program.program import Program
 from slimdiff_fx import __version__
-from slimdiff_fx.atomic_write import replaced_file
-from slimdiff_fx.file_lock import locked
+from slimdiff_fx.files.atomic_write import replaced_file
+from slimdiff_fx.files.file_lock import locked
+from slimdiff_fx.files.output_paths import expand
 from slimdiff_fx.hardware import device_name
 from slimdiff_fx.latency.bench import clock_of
-from slimdiff_fx.output_paths import expand
 from slimdiff_fx.runtimes import runtime
 
 VARIABLE = "SLIMDIFF_FX_LATENCY_CACHE"

@@ -11,10 +11,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from passes.errors import CheckpointError
-from slimdiff_fx.atomic_write import replaced_file
+from slimdiff_fx.files.atomic_write import replaced_file
+from slimdiff_fx.files.output_paths import expand, follow
+from slimdiff_fx.files.own_files import PAGE, check_output_file
 from slimdiff_fx.headline import Headline, what_to_do
-from slimdiff_fx.output_paths import expand, follow
-from slimdiff_fx.own_files import PAGE, check_output_file
 from slimdiff_fx.page.depth_map import depth_map
 from slimdiff_fx.page.embedded_pictures import read_pairs, read_sheet
 from slimdiff_fx.page.figures import how_made, key_figures

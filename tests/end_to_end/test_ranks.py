@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from slimdiff_fx.checkpoint import load_plan
 from slimdiff_fx.cli import app
-from slimdiff_fx.statistics_file import load_statistics
+from slimdiff_fx.files.statistics_file import load_statistics
 from tests.slimdiff_fx.test_rank_sums import assert_equal_to_rounding
 from tests.torchrun import torchrun
 

@@ -16,7 +16,7 @@ from passes.errors import CalibrationError, CheckpointError
 from slimdiff_fx import calibration_run
 from slimdiff_fx.calibration_checkpoint import load_checkpoint
 from slimdiff_fx.calibration_run import CalibrationSettings, calibrate_pipeline
-from slimdiff_fx.statistics_file import StoredStatistics, load_statistics, save_statistics
+from slimdiff_fx.files.statistics_file import StoredStatistics, load_statistics, save_statistics
 from slimdiff_fx.trajectory import Sample
 from tests.toy_block import samples, toy
 

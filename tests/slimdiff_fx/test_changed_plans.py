@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from passes.errors import CheckpointError, PlanError
 from passes.plan.slim_plan import SitePlan, SlimPlan
-from slimdiff_fx.plan_file import load_plan, plan_digest, save_plan, updates_file
+from slimdiff_fx.files.plan_file import load_plan, plan_digest, save_plan, updates_file
 
 
 def plan() -> SlimPlan:

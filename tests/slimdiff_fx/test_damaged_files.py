@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from slimdiff_fx.cli import app
-from slimdiff_fx.manifest import MANIFEST_FILE
-from slimdiff_fx.own_folder import own_folder
+from slimdiff_fx.files.manifest import MANIFEST_FILE
+from slimdiff_fx.files.own_folder import own_folder
 from tests.failing_command import QUICK, only, run, runner
 
 

@@ -21,9 +21,9 @@ from slimdiff_fx.calibration_run import CalibrationSettings
 from slimdiff_fx.calibration_set import gather_samples
 from slimdiff_fx.captured import capture_pipeline, observe_pipeline
 from slimdiff_fx.cli import app
+from slimdiff_fx.files.statistics_file import load_record
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.sampling import Sampling
-from slimdiff_fx.statistics_file import load_record
 from tests import picture_pipelines as toys
 from tests.failing_command import runner
 from tests.toy_denoisers import FAMILIES

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 from passes.errors import OutputError
-from slimdiff_fx import output_paths
-from slimdiff_fx.own_folder import own_folder
+from slimdiff_fx.files import output_paths
+from slimdiff_fx.files.own_folder import own_folder
 from tests.failing_command import QUICK, run
 from tests.file_tree import tree
 

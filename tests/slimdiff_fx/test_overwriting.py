@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from slimdiff_fx.cli import app
-from slimdiff_fx.manifest import MANIFEST_FILE
+from slimdiff_fx.files.manifest import MANIFEST_FILE
 from tests.failing_command import run, runner
 from tests.file_tree import tree
 

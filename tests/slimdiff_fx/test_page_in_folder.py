@@ -8,7 +8,7 @@ import pytest
 
 from slimdiff_fx import checkpoint
 from slimdiff_fx.cli import app
-from slimdiff_fx.manifest import read_manifest
+from slimdiff_fx.files.manifest import read_manifest
 from tests.failing_command import runner
 
 PAGE = "report.html"

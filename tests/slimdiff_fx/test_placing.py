@@ -14,11 +14,11 @@ import torch
 from passes.calibrate.statistics import Statistics
 from passes.errors import CheckpointError
 from passes.plan.slim_plan import SlimPlan
-from slimdiff_fx import atomic_write
-from slimdiff_fx.atomic_write import replaced_file, replaced_files, replaced_folder
 from slimdiff_fx.export_onnx import export_onnx
-from slimdiff_fx.plan_file import save_plan
-from slimdiff_fx.statistics_file import StoredStatistics, save_statistics
+from slimdiff_fx.files import atomic_write
+from slimdiff_fx.files.atomic_write import replaced_file, replaced_files, replaced_folder
+from slimdiff_fx.files.plan_file import save_plan
+from slimdiff_fx.files.statistics_file import StoredStatistics, save_statistics
 from tests.toy_block import build, capture_block
 
 EXPORTER = sys.modules["slimdiff_fx.export_onnx"]

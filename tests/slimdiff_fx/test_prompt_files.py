@@ -124,7 +124,7 @@ def test_folders_and_endless_files_are_refused(tmp_path, monkeypatch):
         read_prompts(tmp_path)
     with pytest.raises(UsageError, match="NUL byte"):
         read_prompts(Path("/dev/zero"))
-    monkeypatch.setattr("slimdiff_fx.text_file.MOST_BYTES", 1 << 20)
+    monkeypatch.setattr("slimdiff_fx.files.text_file.MOST_BYTES", 1 << 20)
     (tmp_path / "a.txt").write_text("cat\n" * (1 << 19))
     with pytest.raises(UsageError, match="larger than 1 MiB"):
         read_prompts(tmp_path / "a.txt")

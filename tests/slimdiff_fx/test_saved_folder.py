@@ -13,9 +13,9 @@ from diffusers import DiffusionPipeline
 from passes.errors import CheckpointError, SlimDiffError
 from slimdiff_fx import slim_files
 from slimdiff_fx.checkpoint import save_pipeline
-from slimdiff_fx.manifest import MANIFEST_FILE, file_digest
+from slimdiff_fx.files.manifest import MANIFEST_FILE, file_digest
+from slimdiff_fx.files.own_folder import check_own_folder, own_folder
 from slimdiff_fx.models import emoji_folder, load_pipeline
-from slimdiff_fx.own_folder import check_own_folder, own_folder
 from slimdiff_fx.slim_models import make_slim
 from tests.failing_command import run
 from tests.slimdiff_fx.test_slim_models import random_plan
@@ -150,7 +150,7 @@ def test_each_file_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -
         return file_digest(file)
 
     monkeypatch.setattr(slim_files, "file_digest", watched)
-    monkeypatch.setattr("slimdiff_fx.manifest.file_digest", watched)
+    monkeypatch.setattr("slimdiff_fx.files.manifest.file_digest", watched)
     load_pipeline(str(folder))
     assert len(read) == len(set(read))
     assert Path(UNET_WEIGHTS).name in read

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from passes.errors import CheckpointError, PlanError
 from passes.plan.slim_plan import SlimPlan
-from slimdiff_fx.atomic_write import replaced_files
-from slimdiff_fx.output_paths import expand, follow
-from slimdiff_fx.own_files import PLAN, TENSORS_MARK, refuse_foreign_file
+from slimdiff_fx.files.atomic_write import replaced_files
+from slimdiff_fx.files.output_paths import expand, follow
+from slimdiff_fx.files.own_files import PLAN, TENSORS_MARK, refuse_foreign_file
 
 PLAN_FILE = "slim_plan.json"
 

@@ -14,8 +14,8 @@ from onnx import TensorProto, helper
 from safetensors.torch import save_file
 
 from passes.errors import OutputError
-from slimdiff_fx.manifest import MANIFEST_FILE, manifest_of, manifest_with
-from slimdiff_fx.own_files import (
+from slimdiff_fx.files.manifest import MANIFEST_FILE, manifest_of, manifest_with
+from slimdiff_fx.files.own_files import (
     EXPORTS,
     PAGE,
     PLAN,

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from passes.errors import CheckpointError, OutputError, PlanError
 from passes.plan.slim_plan import SitePlan, SlimPlan
-from slimdiff_fx import atomic_write
-from slimdiff_fx.own_files import PLAN, refuse_foreign_file
-from slimdiff_fx.plan_file import load_plan, save_plan
+from slimdiff_fx.files import atomic_write
+from slimdiff_fx.files.own_files import PLAN, refuse_foreign_file
+from slimdiff_fx.files.plan_file import load_plan, save_plan
 from tests.file_tree import tree
 
 BARE = SlimPlan({"structure": "x", "weights": {}}, {"a": SitePlan("feed_forward", 4, (0, 2))})

@@ -18,8 +18,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from passes.errors import CheckpointError, OutputError
-from slimdiff_fx.manifest import read_manifest
-from slimdiff_fx.output_paths import check_file_place, refuse_overlap
+from slimdiff_fx.files.manifest import read_manifest
+from slimdiff_fx.files.output_paths import check_file_place, refuse_overlap
 
 RECORD = "calibration"  # metadata of statistics files
 TENSORS_MARK = {"slimdiff_fx": "plan"}  # metadata of plans' tensors
@@ -53,7 +53,7 @@ def check_output_file(
     inputs: Mapping[str, str | Path | None] | None = None,
     endings: tuple[str, ...] = (),
 ) -> Path:
-    """Refuse an output file that must not or can't be written, before any work; see `slimdiff_fx.output_paths`.
+    """Refuse an output file that must not or can't be written, before any work; see `slimdiff_fx.files.output_paths`.
 
     Args:
         path: the output.

@@ -16,9 +16,9 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from passes.errors import CheckpointError, OutputError
-from slimdiff_fx.manifest import MANIFEST_FILE, manifest_with
-from slimdiff_fx.output_paths import follow
-from slimdiff_fx.partial_files import OLD, apply_umask, drop_partial, make_partial, remove_leftovers
+from slimdiff_fx.files.manifest import MANIFEST_FILE, manifest_with
+from slimdiff_fx.files.output_paths import follow
+from slimdiff_fx.files.partial_files import OLD, apply_umask, drop_partial, make_partial, remove_leftovers
 
 # safetensors reports a full disk as its own error.
 _WRITE_FAILURES = (OSError, SafetensorError)
@@ -52,7 +52,7 @@ def replaced_files(first: Path, *others: Path) -> Iterator[tuple[Path, ...]]:
     comes into place last, so that it is never there without the others. One of the others that isn't written is
     removed from its place in the end: what was there belonged to the old `first`.
 
-    Where the folder has a record of what slimdiff_fx wrote (see `slimdiff_fx.manifest`), they are added to it.
+    Where the folder has a record of what slimdiff_fx wrote (see `slimdiff_fx.files.manifest`), they are added to it.
 
     Raises:
         OutputError: see `replaced_file`.

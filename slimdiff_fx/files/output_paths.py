@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from passes.errors import OutputError
-from slimdiff_fx.partial_files import longest_name
+from slimdiff_fx.files.partial_files import longest_name
 
 # While something is written, its path, or those of the files in it, are at most that much longer.
 _DEEPER = 400

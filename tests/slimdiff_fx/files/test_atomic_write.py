@@ -7,8 +7,8 @@ import textwrap
 import pytest
 
 from passes.errors import CheckpointError, OutputError
-from slimdiff_fx import atomic_write, partial_files
-from slimdiff_fx.atomic_write import replaced_file, replaced_files, replaced_folder
+from slimdiff_fx.files import atomic_write, partial_files
+from slimdiff_fx.files.atomic_write import replaced_file, replaced_files, replaced_folder
 from tests.file_tree import tree
 
 
@@ -83,7 +83,7 @@ def test_kill_leaves_the_old_folder_and_the_next_save_cleans_up(tmp_path):
         (partial / "one").write_text("1")
     script = f"""
         import os, pathlib
-        from slimdiff_fx.atomic_write import replaced_folder
+        from slimdiff_fx.files.atomic_write import replaced_folder
         with replaced_folder(pathlib.Path({str(folder)!r}), overwrite=True) as partial:
             (partial / "two").write_text("2")
             os.kill(os.getpid(), 9)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from slimdiff_fx import partial_files
-from slimdiff_fx.atomic_write import replaced_file, replaced_files
-from slimdiff_fx.partial_files import drop_partial, is_partial, make_partial, place_of_partial, remove_leftovers
+from slimdiff_fx.files import partial_files
+from slimdiff_fx.files.atomic_write import replaced_file, replaced_files
+from slimdiff_fx.files.partial_files import drop_partial, is_partial, make_partial, place_of_partial, remove_leftovers
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_an_export_that_was_killed(tmp_path: Path) -> None:
     place.write_text("old")
     script = f"""
 import os, pathlib
-from slimdiff_fx.atomic_write import replaced_files
+from slimdiff_fx.files.atomic_write import replaced_files
 with replaced_files(pathlib.Path({str(place)!r}), pathlib.Path({str(place) + ".data"!r})) as (graph, data):
     graph.write_text("half")
     os.kill(os.getpid(), 9)

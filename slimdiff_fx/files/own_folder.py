@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from passes.errors import CheckpointError, OutputError
-from slimdiff_fx.atomic_write import refuse_occupied, replaced_folder
-from slimdiff_fx.manifest import MANIFEST_FILE, files_in, manifest_of, read_manifest
-from slimdiff_fx.output_paths import check_folder_place, expand, follow, refuse_overlap
-from slimdiff_fx.partial_files import is_partial, place_of_partial, remove_leftovers
-from slimdiff_fx.plan_file import PLAN_FILE
+from slimdiff_fx.files.atomic_write import refuse_occupied, replaced_folder
+from slimdiff_fx.files.manifest import MANIFEST_FILE, files_in, manifest_of, read_manifest
+from slimdiff_fx.files.output_paths import check_folder_place, expand, follow, refuse_overlap
+from slimdiff_fx.files.partial_files import is_partial, place_of_partial, remove_leftovers
+from slimdiff_fx.files.plan_file import PLAN_FILE
 
 # What versions before the record wrote, by name. Companions of the dense pipeline (licences, credits) and notes of the
 # user can't be told apart, so they aren't here.
@@ -62,7 +62,7 @@ def check_own_folder(
     inputs: Mapping[str, str | Path | None] | None = None,
     endings: tuple[str, ...] = (),
 ) -> Path:
-    """Refuse an output folder that must not or can't be written, before any work; see `slimdiff_fx.output_paths`.
+    """Refuse an output folder that must not or can't be written, before any work; see `slimdiff_fx.files.output_paths`.
 
     Args:
         path: the output.

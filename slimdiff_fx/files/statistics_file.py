@@ -20,9 +20,9 @@ from torch import Tensor
 
 from passes.calibrate.statistics import Statistics
 from passes.errors import CheckpointError, SlimDiffError
-from slimdiff_fx.atomic_write import replaced_file
-from slimdiff_fx.output_paths import expand, follow
-from slimdiff_fx.own_files import RECORD, STATISTICS, refuse_foreign_file
+from slimdiff_fx.files.atomic_write import replaced_file
+from slimdiff_fx.files.output_paths import expand, follow
+from slimdiff_fx.files.own_files import RECORD, STATISTICS, refuse_foreign_file
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from passes.errors import CheckpointError, OutputError
-from slimdiff_fx import manifest
-from slimdiff_fx import own_folder as module
-from slimdiff_fx.atomic_write import replaced_file
-from slimdiff_fx.manifest import MANIFEST_FILE, read_manifest
-from slimdiff_fx.own_folder import check_own_folder, later_files, own_folder
-from slimdiff_fx.partial_files import drop_partial, make_partial
+from slimdiff_fx.files import manifest
+from slimdiff_fx.files import own_folder as module
+from slimdiff_fx.files.atomic_write import replaced_file
+from slimdiff_fx.files.manifest import MANIFEST_FILE, read_manifest
+from slimdiff_fx.files.own_folder import check_own_folder, later_files, own_folder
+from slimdiff_fx.files.partial_files import drop_partial, make_partial
 from tests.file_tree import tree
 
 CONTENT = {
