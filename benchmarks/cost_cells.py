@@ -18,7 +18,7 @@ from benchmarks.latency import load_denoiser
 from benchmarks.overhead import measure_overhead
 from benchmarks.scale import SIZES, build, measure_scale
 from passes.errors import SlimDiffError
-from slimdiff_fx.denoisers import capture_denoiser
+from slimdiff_fx.denoisers.families import capture_denoiser
 
 # Quick cells show that all works; their figures mean little.
 QUICK_CONFIG: Mapping[str, Any] = {

@@ -9,7 +9,7 @@ import torch
 from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
 
-from slimdiff_fx.slim_models import SLIM_CLASSES
+from slimdiff_fx.denoisers.slim.models import SLIM_CLASSES
 
 Test = tuple[str, str, str]  # dense class, mixin, test
 _MIXINS = "tests.models.testing_utils."

@@ -33,7 +33,7 @@ from passes.errors import SlimDiffError, UsageError
 from passes.program.program import Program
 from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
-from slimdiff_fx.denoisers import capture_denoiser, describe
+from slimdiff_fx.denoisers.families import capture_denoiser, describe
 from slimdiff_fx.export_onnx import export_onnx
 from slimdiff_fx.latency.bench import clock_of
 from slimdiff_fx.onnx_runtime import onnx_runner, quiet_onnxruntime

@@ -26,7 +26,7 @@ from benchmarks.readme_blocks import write_block
 from passes.errors import SlimDiffError, UsageError
 from passes.plan.costs import program_params
 from slimdiff_fx.captured import CapturedDenoiser, capture_pipeline
-from slimdiff_fx.denoiser_call import translate_call
+from slimdiff_fx.denoisers.call import translate_call
 from slimdiff_fx.export_onnx import export_onnx
 from slimdiff_fx.latency.bench import clock_of
 from slimdiff_fx.models import LoadedPipeline, load_pipeline

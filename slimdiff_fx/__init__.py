@@ -46,7 +46,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from slimdiff_fx.dense_on_slim import guard as _guard
+from slimdiff_fx.denoisers.slim.dense_on_slim import guard as _guard
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
@@ -55,19 +55,19 @@ if TYPE_CHECKING:
     from passes.errors import SlimDiffError
     from passes.plan.policies import KeepMacs, KeepParams, MaxError, Threshold
     from passes.plan.slim_plan import SlimPlan
-    from slimdiff_fx.apply_plan import apply_plan
     from slimdiff_fx.compile_backend import compile_backend
-    from slimdiff_fx.export_onnx import export_onnx
-    from slimdiff_fx.export_pt2 import export_pt2
-    from slimdiff_fx.latency.budget import KeepLatency
-    from slimdiff_fx.lora import slice_lora
-    from slimdiff_fx.slim import slim
-    from slimdiff_fx.slim_models import (
+    from slimdiff_fx.denoisers.slim.apply_plan import apply_plan
+    from slimdiff_fx.denoisers.slim.lora import slice_lora
+    from slimdiff_fx.denoisers.slim.models import (
         SlimDiTTransformer2DModel,
         SlimPixArtTransformer2DModel,
         SlimUNet2DConditionModel,
         SlimUNet2DModel,
     )
+    from slimdiff_fx.export_onnx import export_onnx
+    from slimdiff_fx.export_pt2 import export_pt2
+    from slimdiff_fx.latency.budget import KeepLatency
+    from slimdiff_fx.slim import slim
     from slimdiff_fx.slim_result import SlimResult
     from slimdiff_fx.stages import analyze, calibrate, capture, convert, lower, prepare
 
@@ -84,8 +84,8 @@ _HOME = {
     "lower": "slimdiff_fx.stages",
     "export_onnx": "slimdiff_fx.export_onnx",
     "export_pt2": "slimdiff_fx.export_pt2",
-    "apply_plan": "slimdiff_fx.apply_plan",
-    "slice_lora": "slimdiff_fx.lora",
+    "apply_plan": "slimdiff_fx.denoisers.slim.apply_plan",
+    "slice_lora": "slimdiff_fx.denoisers.slim.lora",
     "compile_backend": "slimdiff_fx.compile_backend",
     "Threshold": "passes.plan.policies",
     "KeepParams": "passes.plan.policies",
@@ -95,10 +95,10 @@ _HOME = {
     "SlimPlan": "passes.plan.slim_plan",
     "Statistics": "passes.calibrate.statistics",
     "SlimDiffError": "passes.errors",
-    "SlimUNet2DConditionModel": "slimdiff_fx.slim_models",
-    "SlimUNet2DModel": "slimdiff_fx.slim_models",
-    "SlimPixArtTransformer2DModel": "slimdiff_fx.slim_models",
-    "SlimDiTTransformer2DModel": "slimdiff_fx.slim_models",
+    "SlimUNet2DConditionModel": "slimdiff_fx.denoisers.slim.models",
+    "SlimUNet2DModel": "slimdiff_fx.denoisers.slim.models",
+    "SlimPixArtTransformer2DModel": "slimdiff_fx.denoisers.slim.models",
+    "SlimDiTTransformer2DModel": "slimdiff_fx.denoisers.slim.models",
     # diffusers recognises a component's kind by the base classes that its library exports.
     "ModelMixin": "diffusers",
 }

@@ -18,12 +18,12 @@ from passes.sites.site import Site
 from passes.solve.settled import SETTLED, split_half_ratio
 from slimdiff_fx.calibration_checkpoint import finished_samples
 from slimdiff_fx.calibration_run import CalibrationSettings, calibrate_pipeline
-from slimdiff_fx.denoiser_call import translate_call
-from slimdiff_fx.denoisers import DenoiserInputs, describe
+from slimdiff_fx.denoisers.call import translate_call
+from slimdiff_fx.denoisers.families import DenoiserInputs, describe
+from slimdiff_fx.denoisers.residuals import pipeline_residuals
 from slimdiff_fx.disk_sums import sums_in
 from slimdiff_fx.files.statistics_file import StoredStatistics
 from slimdiff_fx.listener import SILENT, Listener
-from slimdiff_fx.residual_inputs import pipeline_residuals
 from slimdiff_fx.sampling import denoiser_name, token_count
 from slimdiff_fx.shares import Share
 from slimdiff_fx.trajectory import Observed, Sample, observed_steps
@@ -51,7 +51,7 @@ def capture_pipeline(pipe: DiffusionPipeline, *, residuals: Sequence[str] = ()) 
 
     Args:
         pipe: the pipeline. What its own ControlNet or T2I-Adapter adds inside the denoiser are inputs of the program.
-        residuals: further ones, as `slimdiff_fx.denoisers.describe` takes them.
+        residuals: further ones, as `slimdiff_fx.denoisers.families.describe` takes them.
 
     Raises:
         UsageError: the denoiser is compiled, or of a class that can't be captured.
@@ -68,7 +68,7 @@ def capture_model(model: ModelMixin, *, tokens: int | None = None, residuals: Se
     Args:
         model: the denoiser.
         tokens: example length of the text.
-        residuals: as `slimdiff_fx.denoisers.describe` takes them.
+        residuals: as `slimdiff_fx.denoisers.families.describe` takes them.
     """
     if hasattr(model, "_orig_mod"):
         raise UsageError("the denoiser is compiled already; slim first, then torch.compile the slim one")

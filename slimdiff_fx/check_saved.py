@@ -21,11 +21,11 @@ from transformers import PreTrainedModel
 
 from passes.errors import CheckpointError, SlimDiffError, ValidationError
 from passes.prove.validate import TOLERANCES, relative_error
-from slimdiff_fx.altered_models import refuse_unsaved, refuse_wrapped
+from slimdiff_fx.denoisers.altered import refuse_unsaved, refuse_wrapped
+from slimdiff_fx.denoisers.slim.reference import Reference
 from slimdiff_fx.files.plan_file import PLAN_FILE, updates_file
 from slimdiff_fx.first_line import first_line
 from slimdiff_fx.quiet import quiet_libraries
-from slimdiff_fx.reference import Reference
 from slimdiff_fx.sampling import denoiser_name
 from slimdiff_fx.sketch import sketch
 

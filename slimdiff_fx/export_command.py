@@ -59,7 +59,7 @@ class ExportOptions:
         samples: how many of them.
         steps: denoising steps of a sample.
         seed: of the choice and of the noise.
-        residuals: who adds to the UNet's features: see `slimdiff_fx.residual_inputs`.
+        residuals: who adds to the UNet's features: see `slimdiff_fx.denoisers.residuals`.
         variant: of the weight files to load.
     """
 

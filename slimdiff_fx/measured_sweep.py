@@ -12,12 +12,12 @@ from passes.errors import UsageError
 from passes.plan.policies import KeepParams, Threshold
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
+from slimdiff_fx.denoisers.slim.models import make_slim
 from slimdiff_fx.latency.bench import Effort, opened
 from slimdiff_fx.latency.target import Target, guided_batch, make_target
 from slimdiff_fx.listener import SILENT, Listener
 from slimdiff_fx.prediction_error import measured_error
 from slimdiff_fx.sampling import Given, Sampling, denoiser_name, draw, nothing_more
-from slimdiff_fx.slim_models import make_slim
 from slimdiff_fx.slim_result import SlimResult
 from slimdiff_fx.timing import paired_ratio
 

@@ -17,12 +17,12 @@ from torch import nn
 from passes.capture.refuse_quantized import is_quantized
 from passes.errors import CheckpointError, SlimDiffError, UsageError
 from slimdiff_fx.auto_choice import AUTO, chosen_device, chosen_dtype, stored_dtype
+from slimdiff_fx.denoisers.slim.saved_folder import check_saved_folder
 from slimdiff_fx.files.output_paths import expand
 from slimdiff_fx.first_line import first_line
 from slimdiff_fx.hub import hub_files
 from slimdiff_fx.quiet import quiet_libraries
 from slimdiff_fx.sampling import DENOISERS, Sampling, read_sampling
-from slimdiff_fx.saved_folder import check_saved_folder
 from slimdiff_fx.variants import check_name, choose_variant, local_variant
 
 EMOJI = "emoji"

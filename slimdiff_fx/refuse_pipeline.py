@@ -7,8 +7,8 @@ import inspect
 from diffusers import DiffusionPipeline
 
 from passes.errors import UsageError
+from slimdiff_fx.denoisers.residuals import pipeline_residuals
 from slimdiff_fx.picture_inputs import MASK, PICTURE
-from slimdiff_fx.residual_inputs import pipeline_residuals
 from slimdiff_fx.sampling import call_parameters, denoiser_name
 
 # What calibration has to give.

@@ -12,8 +12,8 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from passes.errors import SlimDiffError, UsageError
-from slimdiff_fx.altered_models import refuse_altered
 from slimdiff_fx.calibration_run import CalibrationSettings
+from slimdiff_fx.denoisers.altered import refuse_altered
 from slimdiff_fx.disk_sums import sums_in
 from slimdiff_fx.first_line import first_line
 from slimdiff_fx.quiet import quiet_pipeline

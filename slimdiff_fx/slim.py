@@ -28,10 +28,13 @@ from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_unsupported
 from passes.sites.site import Site
 from passes.solve.compensation import Compensation
-from slimdiff_fx.altered_models import refuse_wrapped
 from slimdiff_fx.calibration_run import CalibrationSettings
 from slimdiff_fx.calibration_set import gather_samples
 from slimdiff_fx.captured import CapturedDenoiser, capture_model, capture_pipeline, observe_pipeline
+from slimdiff_fx.denoisers.altered import refuse_wrapped
+from slimdiff_fx.denoisers.slim.models import make_slim
+from slimdiff_fx.denoisers.slim.reference import make_reference
+from slimdiff_fx.denoisers.taken_over import take_over
 from slimdiff_fx.first_line import first_line
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.outcome import measure_latency
@@ -39,15 +42,12 @@ from slimdiff_fx.listener import SILENT, Listener, timed
 from slimdiff_fx.planning import Planning, check_policy, plan_from
 from slimdiff_fx.progress_bar import BarListener
 from slimdiff_fx.ranks import ALONE, Ranks
-from slimdiff_fx.reference import make_reference
 from slimdiff_fx.rehearse import rehearse
 from slimdiff_fx.sampling import Sampling, denoiser_name
 from slimdiff_fx.shared_plan import plan_of_rank_0
 from slimdiff_fx.site_analysis import site_analysis
-from slimdiff_fx.slim_models import make_slim
 from slimdiff_fx.slim_result import SlimResult
 from slimdiff_fx.summary import summarize
-from slimdiff_fx.taken_over import take_over
 from slimdiff_fx.timestep_weights import DEFAULT_WEIGHTS, bucket_weights
 from slimdiff_fx.trajectory import Sample
 

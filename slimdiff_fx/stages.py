@@ -24,7 +24,7 @@ from passes.prove.validate import validate
 from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
 from passes.solve.compensation import Compensation
-from slimdiff_fx.denoisers import DenoiserInputs, capture_denoiser
+from slimdiff_fx.denoisers.families import DenoiserInputs, capture_denoiser
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.refine import plan_within_latency
 from slimdiff_fx.planning import check_policy
@@ -37,7 +37,7 @@ def capture(model: nn.Module, inputs: DenoiserInputs | None = None, **sizes: Any
 
     Args:
         model: a diffusers denoiser.
-        inputs: how it is called, from `slimdiff_fx.denoisers.describe`; found by the model's class if None.
+        inputs: how it is called, from `slimdiff_fx.denoisers.families.describe`; found by the model's class if None.
         sizes: example sizes for that: batch, height, width, tokens, seed.
 
     Raises:

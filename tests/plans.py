@@ -13,7 +13,7 @@ from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.plan.updates import slim_shapes
 from passes.program.program import Program
 from passes.sites.find import find_sites
-from slimdiff_fx.denoisers import capture_denoiser
+from slimdiff_fx.denoisers.families import capture_denoiser
 from tests.toy_denoisers import FAMILIES
 
 

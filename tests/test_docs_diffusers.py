@@ -14,8 +14,8 @@ from diffusers import ControlNetModel, DiffusionPipeline
 from safetensors.torch import save_file
 
 from slimdiff_fx.cli import app
-from slimdiff_fx.slim_models import make_slim
-from tests.slimdiff_fx.test_slim_models import random_plan
+from slimdiff_fx.denoisers.slim.models import make_slim
+from tests.slimdiff_fx.denoisers.slim.test_models import random_plan
 from tests.toy_adapters import random_lora
 
 PAGE = (Path(__file__).parents[1] / "docs" / "diffusers.md").read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 
 from passes.plan.slim_plan import SlimPlan
-from slimdiff_fx.apply_plan import eager_site
+from slimdiff_fx.denoisers.slim.apply_plan import eager_site
 
 # Every linear of the transformer blocks, and some that no plan touches.
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "conv1", "time_emb_proj")

@@ -112,7 +112,7 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
     "passes/plan/updates.py": (
         "tests/passes/rewrite/test_rewrite.py",
         "tests/passes/analyze/test_sensitivity.py",
-        "tests/slimdiff_fx/test_apply_plan.py",
+        "tests/slimdiff_fx/denoisers/slim/test_apply_plan.py",
     ),
     "passes/sites/walk.py": (
         "tests/passes/sites/test_find.py",
@@ -126,20 +126,26 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
     "slimdiff_fx/files/manifest.py": (
         "tests/slimdiff_fx/files/test_own_files.py",
         "tests/slimdiff_fx/files/test_own_folder.py",
-        "tests/slimdiff_fx/test_saved_folder.py",
+        "tests/slimdiff_fx/denoisers/slim/test_saved_folder.py",
     ),
-    "slimdiff_fx/models.py": ("tests/slimdiff_fx/test_slim_models.py", "tests/slimdiff_fx/test_trajectory.py"),
+    "slimdiff_fx/models.py": (
+        "tests/slimdiff_fx/denoisers/slim/test_models.py",
+        "tests/slimdiff_fx/test_trajectory.py",
+    ),
     "slimdiff_fx/files/plan_file.py": (
         "tests/slimdiff_fx/test_damaged_files.py",
-        "tests/slimdiff_fx/test_slim_models.py",
+        "tests/slimdiff_fx/denoisers/slim/test_models.py",
     ),
-    "slimdiff_fx/reference.py": ("tests/slimdiff_fx/test_check_saved.py",),
+    "slimdiff_fx/denoisers/slim/reference.py": ("tests/slimdiff_fx/test_check_saved.py",),
     "slimdiff_fx/report.py": (
         "tests/slimdiff_fx/test_model_card_by_hand.py",
         "tests/slimdiff_fx/test_model_card.py",
         "tests/slimdiff_fx/test_damaged_files.py",
     ),
-    "slimdiff_fx/slim_files.py": ("tests/slimdiff_fx/test_slim_models.py", "tests/slimdiff_fx/test_damaged_files.py"),
+    "slimdiff_fx/denoisers/slim/files.py": (
+        "tests/slimdiff_fx/denoisers/slim/test_models.py",
+        "tests/slimdiff_fx/test_damaged_files.py",
+    ),
 }
 
 

@@ -16,10 +16,10 @@ from passes.rewrite.site_program import site_program
 from passes.sites.find import locate_all
 from passes.sites.site import Site
 from passes.sites.site_nodes import SiteNodes
-from slimdiff_fx.denoisers import describe
+from slimdiff_fx.denoisers.families import describe
+from slimdiff_fx.denoisers.slim.models import make_slim
 from slimdiff_fx.latency.inputs import inputs_at
 from slimdiff_fx.runtimes import Contestant
-from slimdiff_fx.slim_models import make_slim
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves
 from passes.calibrate.calibrate import Batch
 from passes.errors import CalibrationError
 from slimdiff_fx.calibration_run import CalibrationSettings
-from slimdiff_fx.denoiser_call import translate_call
-from slimdiff_fx.denoisers import DenoiserInputs
+from slimdiff_fx.denoisers.call import translate_call
+from slimdiff_fx.denoisers.families import DenoiserInputs
 from slimdiff_fx.sampling import denoiser_name
 from slimdiff_fx.trajectory import Sample, observe_batch
 
@@ -30,7 +30,7 @@ def record_calls(
 
     Args:
         pipe: the pipeline; it draws with its own denoiser and is as before when this returns.
-        inputs: how the denoiser was captured, see `slimdiff_fx.denoisers.describe`.
+        inputs: how the denoiser was captured, see `slimdiff_fx.denoisers.families.describe`.
         samples: what to draw, see `slimdiff_fx.calibration_set.gather_samples`.
         settings: sampling, seed, batch and observed steps; the rest is not used.
 

@@ -10,7 +10,7 @@ import torch
 from benchmarks.diffusers_mixins import compare
 from benchmarks.mixin_plugin import Settings, half_of
 from passes.errors import UsageError
-from slimdiff_fx.slim_models import SlimUNet2DConditionModel
+from slimdiff_fx.denoisers.slim.models import SlimUNet2DConditionModel
 from tests.toy_pipeline import tiny_unet
 
 MIXINS = """

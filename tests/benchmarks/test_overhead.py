@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.overhead import WATCHED, measure_overhead
-from slimdiff_fx.denoisers import capture_denoiser
+from slimdiff_fx.denoisers.families import capture_denoiser
 from tests.toy_denoisers import dit
 
 

@@ -16,8 +16,8 @@ from passes.prove.validate import validate
 from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
 from passes.sites.site import Site
-from slimdiff_fx.apply_plan import apply_plan
-from slimdiff_fx.denoisers import describe
+from slimdiff_fx.denoisers.families import describe
+from slimdiff_fx.denoisers.slim.apply_plan import apply_plan
 from tests.families import TRANSFORMERS_FIRST
 from tests.plans import captured, plan_of
 from tests.toy_denoisers import FAMILIES

@@ -12,8 +12,8 @@ from passes.program.fresh_inputs import fresh_inputs
 from passes.prove.validate import validate
 from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
-from slimdiff_fx.apply_plan import apply_plan
-from slimdiff_fx.denoisers import describe
+from slimdiff_fx.denoisers.families import describe
+from slimdiff_fx.denoisers.slim.apply_plan import apply_plan
 from tests.families import EVERY_FAMILY
 from tests.plans import captured, updated_plan
 from tests.toy_denoisers import FAMILIES

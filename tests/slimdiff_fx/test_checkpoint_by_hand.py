@@ -12,10 +12,10 @@ from huggingface_hub import ModelCard
 from passes.errors import UsageError
 from slimdiff_fx.checkpoint import save_pipeline, save_result
 from slimdiff_fx.compare import PICTURE_FILE
-from slimdiff_fx.slim_models import make_slim
+from slimdiff_fx.denoisers.slim.models import make_slim
 from slimdiff_fx.slim_result import SlimResult
 from slimdiff_fx.summary import SiteSummary, Summary
-from tests.slimdiff_fx.test_slim_models import random_plan
+from tests.slimdiff_fx.denoisers.slim.test_models import random_plan
 
 SITE = SiteSummary("mid.attn1", "attention", 4, 3, 8, 8, 400, 300, 4000, 3000)
 

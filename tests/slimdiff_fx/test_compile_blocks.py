@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from slimdiff_fx.apply_plan import apply_plan
-from slimdiff_fx.denoisers import capture_denoiser, describe
+from slimdiff_fx.denoisers.families import capture_denoiser, describe
+from slimdiff_fx.denoisers.slim.apply_plan import apply_plan
 from tests.plans import plan_of
 from tests.toy_denoisers import unet_sd15
 

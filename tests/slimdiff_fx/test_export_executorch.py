@@ -12,7 +12,7 @@ import torch
 from passes.errors import ExportError
 from passes.program.program import Program
 from passes.rewrite.rewrite import rewrite
-from slimdiff_fx.denoisers import capture_denoiser
+from slimdiff_fx.denoisers.families import capture_denoiser
 from slimdiff_fx.export_executorch import export_executorch, sizes_of
 from slimdiff_fx.parity import random_inputs
 from slimdiff_fx.quantize.export_int8 import export_pt2e_int8

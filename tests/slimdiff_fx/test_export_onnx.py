@@ -15,7 +15,7 @@ from passes.capture.capture import capture
 from passes.errors import CheckpointError, ExportError
 from passes.program.program import Program
 from passes.rewrite.rewrite import rewrite
-from slimdiff_fx.denoisers import capture_denoiser
+from slimdiff_fx.denoisers.families import capture_denoiser
 from slimdiff_fx.export_onnx import export_onnx
 from slimdiff_fx.onnx_runtime import onnx_runner
 from slimdiff_fx.parity import call_flat, example_tensors, untraced_inputs

@@ -20,9 +20,9 @@ from diffusers import (
 from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 
+from slimdiff_fx.denoisers.slim.models import SlimUNet2DConditionModel, make_slim
 from slimdiff_fx.models import emoji_folder
-from slimdiff_fx.slim_models import SlimUNet2DConditionModel, make_slim
-from tests.slimdiff_fx.test_slim_models import TWO_BLOCKS, random_plan
+from tests.slimdiff_fx.denoisers.slim.test_models import TWO_BLOCKS, random_plan
 from tests.toy_adapters import bare, masked
 
 EXACT = {"rtol": 0, "atol": 1e-10}

@@ -15,8 +15,8 @@ from passes.errors import UsageError
 from passes.program.program import Program
 from passes.program.size_limits import SizeLimit
 from passes.rewrite.rewrite import rewrite
-from slimdiff_fx.apply_plan import apply_plan
-from slimdiff_fx.denoisers import capture_denoiser, describe
+from slimdiff_fx.denoisers.families import capture_denoiser, describe
+from slimdiff_fx.denoisers.slim.apply_plan import apply_plan
 from slimdiff_fx.export_onnx import export_onnx
 from slimdiff_fx.export_openvino import export_openvino
 from slimdiff_fx.export_pt2 import export_pt2

@@ -21,7 +21,7 @@ from passes.program.program import Program
 from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
 from slimdiff_fx import onnx_graph as module
-from slimdiff_fx.denoisers import capture_denoiser
+from slimdiff_fx.denoisers.families import capture_denoiser
 from slimdiff_fx.export_onnx import export_onnx
 from slimdiff_fx.onnx_graph import onnx_graph, save_graph
 from slimdiff_fx.onnx_runtime import quiet_onnxruntime

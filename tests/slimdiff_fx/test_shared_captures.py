@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from passes.program.program import Program
-from slimdiff_fx.denoisers import DenoiserInputs, describe
+from slimdiff_fx.denoisers.families import DenoiserInputs, describe
 from tests.shared_captures import SharedCaptures
 from tests.toy_denoisers import pixart
 

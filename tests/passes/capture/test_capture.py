@@ -9,7 +9,7 @@ from torch.export import Dim
 
 from passes.capture.capture import capture
 from passes.errors import CaptureError, UsageError
-from slimdiff_fx.denoisers import describe
+from slimdiff_fx.denoisers.families import describe
 from tests.families import TRANSFORMERS_FIRST
 from tests.plans import captured as captured_family
 from tests.toy_denoisers import FAMILIES

@@ -7,7 +7,7 @@ from torch import nn
 from passes.capture.lower import lower
 from passes.errors import ExportError
 from passes.program.program import Program
-from slimdiff_fx.denoisers import describe
+from slimdiff_fx.denoisers.families import describe
 from tests.families import of_families
 from tests.hand_modules import WIDTH, Attention, captured
 from tests.plans import captured as captured_family

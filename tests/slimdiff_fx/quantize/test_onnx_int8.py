@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from passes.errors import ExportError, UsageError
 from passes.program.program import Program
 from passes.rewrite.rewrite import rewrite
-from slimdiff_fx.denoisers import capture_denoiser
+from slimdiff_fx.denoisers.families import capture_denoiser
 from slimdiff_fx.input_sizes import SIZES
 from slimdiff_fx.parity import random_inputs
 from slimdiff_fx.quantize.onnx_int8 import export_onnx_int8

@@ -10,8 +10,8 @@ from torch import nn
 
 from passes.errors import UsageError
 from passes.rewrite.rewrite import rewrite
-from slimdiff_fx.apply_plan import apply_plan
-from slimdiff_fx.denoisers import capture_denoiser
+from slimdiff_fx.denoisers.families import capture_denoiser
+from slimdiff_fx.denoisers.slim.apply_plan import apply_plan
 from slimdiff_fx.models import load_pipeline
 from slimdiff_fx.parity import call_flat, random_inputs
 from slimdiff_fx.quantize.weight_only import quantize_weights, weight_bytes

@@ -10,9 +10,9 @@ from diffusers.models.attention_processor import Attention
 from torch import nn
 
 from passes.errors import CheckpointError, UsageError
-from slimdiff_fx.apply_plan import cut_modules
-from slimdiff_fx.fresh_model import Alteration, alterations, fresh_model
-from slimdiff_fx.taken_over import refuse_taken_over
+from slimdiff_fx.denoisers.fresh_model import Alteration, alterations, fresh_model
+from slimdiff_fx.denoisers.slim.apply_plan import cut_modules
+from slimdiff_fx.denoisers.taken_over import refuse_taken_over
 
 _BY_SLICES = (own.SlicedAttnProcessor, own.SlicedAttnAddedKVProcessor)
 _BY_XFORMERS = (own.XFormersAttnProcessor, own.XFormersAttnAddedKVProcessor)

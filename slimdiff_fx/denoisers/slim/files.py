@@ -11,7 +11,7 @@ from diffusers import ModelMixin
 
 from passes.errors import CheckpointError, PlanError
 from passes.plan.slim_plan import SlimPlan
-from slimdiff_fx.altered_models import processor_with_weights, refuse_unsaved, wrapped_layer
+from slimdiff_fx.denoisers.altered import processor_with_weights, refuse_unsaved, wrapped_layer
 from slimdiff_fx.files.atomic_write import replaced_file
 from slimdiff_fx.files.manifest import MANIFEST_FILE, empty_manifest, file_digest
 from slimdiff_fx.files.plan_file import PLAN_FILE, load_plan, plan_digest, save_plan

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from passes.errors import CheckpointError, UsageError
 from passes.plan.slim_plan import SlimPlan
-from slimdiff_fx.adapter_widths import Width, refuse_mixed, widths_at_cuts
-from slimdiff_fx.lora import linear_cuts, refuse_kohya, site_linears, slice_values
+from slimdiff_fx.denoisers.slim.adapter_widths import Width, refuse_mixed, widths_at_cuts
+from slimdiff_fx.denoisers.slim.lora import linear_cuts, refuse_kohya, site_linears, slice_values
 
 # What diffusers passes on to fetch a file, with its defaults.
 _FETCHING: Mapping[str, Any] = {

@@ -11,9 +11,9 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0, Cu
 
 import slimdiff_fx
 from passes.errors import CheckpointError, UsageError
-from slimdiff_fx.denoisers import describe
-from slimdiff_fx.slim_models import make_slim
-from tests.slimdiff_fx.test_slim_models import random_plan
+from slimdiff_fx.denoisers.families import describe
+from slimdiff_fx.denoisers.slim.models import make_slim
+from tests.slimdiff_fx.denoisers.slim.test_models import random_plan
 from tests.toy_adapters import bare, masked
 from tests.toy_pipeline import tiny_unet
 

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from passes.errors import CheckpointError, PlanError
+from slimdiff_fx.denoisers.slim.files import CHECKSUMS_FILE
+from slimdiff_fx.denoisers.slim.models import SlimUNet2DConditionModel, make_slim
 from slimdiff_fx.files.plan_file import PLAN_FILE, load_plan, save_plan
-from slimdiff_fx.slim_files import CHECKSUMS_FILE
-from slimdiff_fx.slim_models import SlimUNet2DConditionModel, make_slim
-from tests.slimdiff_fx.test_slim_models import random_plan
+from tests.slimdiff_fx.denoisers.slim.test_models import random_plan
 from tests.toy_pipeline import tiny_unet
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -9,8 +9,8 @@ from diffusers import DiffusionPipeline
 import slimdiff_fx
 from passes.errors import UsageError
 from passes.program.ownership import weights_digest
-from slimdiff_fx.denoisers import describe
-from slimdiff_fx.taken_over import take_over
+from slimdiff_fx.denoisers.families import describe
+from slimdiff_fx.denoisers.taken_over import take_over
 from tests.toy_denoisers import FAMILIES
 from tests.toy_pipeline import tiny_unet
 

@@ -18,7 +18,7 @@ from passes.plan.updates import check_updates, is_changed, linear_paths
 from passes.program.ownership import own_tensors
 from passes.rewrite.slicing import put_updates, slice_linears
 from passes.sites.site import Producer, Site
-from slimdiff_fx.taken_over import refuse_taken_over
+from slimdiff_fx.denoisers.taken_over import refuse_taken_over
 
 
 def apply_plan(model: nn.Module, plan: SlimPlan, *, in_place: bool = False) -> nn.Module:

@@ -17,7 +17,7 @@ from passes.program.fresh_inputs import small_input
 from passes.program.ownership import weights_digest
 from passes.program.program import Program
 from passes.prove.validate import TOLERANCES, relative_error
-from slimdiff_fx.denoisers import DenoiserInputs
+from slimdiff_fx.denoisers.families import DenoiserInputs
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 
 from passes.errors import PlanError
 from passes.plan.slim_plan import SitePlan, SlimPlan
-from slimdiff_fx.lora import slice_lora
+from slimdiff_fx.denoisers.slim.lora import slice_lora
 
 
 def _plan_by_hand(width=None, updates=None, maps=None):

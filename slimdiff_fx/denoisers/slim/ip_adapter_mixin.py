@@ -9,7 +9,7 @@ from torch import nn
 
 from passes.errors import UsageError
 from passes.plan.slim_plan import SlimPlan
-from slimdiff_fx.lora import LinearCut, cut_rows, linear_cuts
+from slimdiff_fx.denoisers.slim.lora import LinearCut, cut_rows, linear_cuts
 
 
 class SlimIPAdapterMixin:

@@ -17,13 +17,13 @@ from torch import nn
 
 from passes.errors import CheckpointError, PlanError, UsageError
 from passes.plan.slim_plan import SitePlan, SlimPlan
-from slimdiff_fx.apply_plan import apply_plan, cut, eager_site, mend_head_count, shared_copy
-from slimdiff_fx.dense_on_slim import guard
+from slimdiff_fx.denoisers.slim.apply_plan import apply_plan, cut, eager_site, mend_head_count, shared_copy
+from slimdiff_fx.denoisers.slim.dense_on_slim import guard
+from slimdiff_fx.denoisers.slim.files import SlimModelMixin
+from slimdiff_fx.denoisers.slim.ip_adapter_mixin import SlimIPAdapterMixin
+from slimdiff_fx.denoisers.slim.lora_mixin import SlimLoraMixin
+from slimdiff_fx.denoisers.slim.processors import SlimProcessorsMixin
 from slimdiff_fx.files.plan_file import plan_digest
-from slimdiff_fx.slim_files import SlimModelMixin
-from slimdiff_fx.slim_ip_adapter import SlimIPAdapterMixin
-from slimdiff_fx.slim_lora import SlimLoraMixin
-from slimdiff_fx.slim_processors import SlimProcessorsMixin
 
 guard()  # where torch didn't call it at its start
 

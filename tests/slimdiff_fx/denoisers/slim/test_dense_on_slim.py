@@ -26,8 +26,8 @@ from diffusers import (
 
 from passes.errors import CheckpointError, UsageError
 from passes.plan.slim_plan import SitePlan, SlimPlan
-from slimdiff_fx.slim_models import make_slim
-from tests.slimdiff_fx.test_slim_models import random_plan
+from slimdiff_fx.denoisers.slim.models import make_slim
+from tests.slimdiff_fx.denoisers.slim.test_models import random_plan
 from tests.toy_pipeline import tiny_unet
 
 MIDDLE = "mid_block.attentions.0.transformer_blocks.0.attn1"
@@ -190,7 +190,7 @@ def test_in_a_new_process_that_has_imported_nothing_of_ours(folder) -> None:
         try:
             UNet2DConditionModel.from_pretrained({str(folder)!r}, subfolder="unet")
         except Exception as error:
-            print("slimdiff_fx.slim_models" in sys.modules, type(error).__name__, error)
+            print("slimdiff_fx.denoisers.slim.models" in sys.modules, type(error).__name__, error)
     """
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(

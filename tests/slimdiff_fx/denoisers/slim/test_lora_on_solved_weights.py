@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import slimdiff_fx
-from slimdiff_fx.denoisers import describe
+from slimdiff_fx.denoisers.families import describe
+from slimdiff_fx.denoisers.slim.lora import linear_cuts
+from slimdiff_fx.denoisers.slim.models import make_slim
 from slimdiff_fx.files.plan_file import load_plan, save_plan
-from slimdiff_fx.lora import linear_cuts
-from slimdiff_fx.slim_models import make_slim
 from tests.toy_adapters import bare, random_lora
 from tests.toy_pipeline import tiny_unet
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from passes.errors import PlanError, UsageError
-from slimdiff_fx.lora import LinearCut, find_linear
+from slimdiff_fx.denoisers.slim.lora import LinearCut, find_linear
 
 # What in an adapter has the output rows of its linear, along which axis, and what its input columns: LoRA, DoRA, LoHa.
 _ROWS = {"lora_B.weight": 0, "lora_B.bias": 0, "lora_magnitude_vector": 0, "hada_w1_a": 0}

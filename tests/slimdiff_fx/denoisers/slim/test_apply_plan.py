@@ -15,9 +15,9 @@ from passes.errors import PlanError
 from passes.plan.slim_plan import SlimPlan
 from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
-from slimdiff_fx.apply_plan import apply_plan, eager_site
-from slimdiff_fx.denoisers import describe
-from slimdiff_fx.slim_models import make_slim
+from slimdiff_fx.denoisers.families import describe
+from slimdiff_fx.denoisers.slim.apply_plan import apply_plan, eager_site
+from slimdiff_fx.denoisers.slim.models import make_slim
 from tests.families import EVERY_FAMILY
 from tests.plans import captured, plan_of, random_plan, updated_plan
 from tests.toy_denoisers import FAMILIES

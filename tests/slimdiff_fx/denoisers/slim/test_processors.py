@@ -13,8 +13,8 @@ from torch import nn
 from passes.errors import UsageError
 from passes.plan.fingerprint import fingerprint_parameters
 from passes.plan.slim_plan import SitePlan, SlimPlan
-from slimdiff_fx.apply_plan import eager_site
-from slimdiff_fx.slim_models import SlimPixArtTransformer2DModel, SlimUNet2DModel, make_slim
+from slimdiff_fx.denoisers.slim.apply_plan import eager_site
+from slimdiff_fx.denoisers.slim.models import SlimPixArtTransformer2DModel, SlimUNet2DModel, make_slim
 from tests.toy_pipeline import tiny_unet
 
 CUT = "mid_block.attentions.0.transformer_blocks.0.attn2"

@@ -16,13 +16,13 @@ from peft import LoraConfig
 from torch import nn
 
 from passes.errors import UsageError
-from slimdiff_fx.altered_models import refuse_altered, refuse_unsaved
-from slimdiff_fx.apply_plan import apply_plan
-from slimdiff_fx.denoisers import describe
-from slimdiff_fx.fresh_model import alterations, fresh_model
-from slimdiff_fx.slim_models import make_slim
-from tests.slimdiff_fx.test_altered_models import ip_adapter
-from tests.slimdiff_fx.test_slim_models import predict, random_plan
+from slimdiff_fx.denoisers.altered import refuse_altered, refuse_unsaved
+from slimdiff_fx.denoisers.families import describe
+from slimdiff_fx.denoisers.fresh_model import alterations, fresh_model
+from slimdiff_fx.denoisers.slim.apply_plan import apply_plan
+from slimdiff_fx.denoisers.slim.models import make_slim
+from tests.slimdiff_fx.denoisers.slim.test_models import predict, random_plan
+from tests.slimdiff_fx.denoisers.test_altered import ip_adapter
 from tests.toy_denoisers import FAMILIES
 from tests.toy_pipeline import tiny_unet
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from passes.capture.capture import capture
 from passes.errors import UsageError
-from slimdiff_fx.denoisers import ROOT, capture_denoiser, describe
+from slimdiff_fx.denoisers.families import ROOT, capture_denoiser, describe
 from tests.toy_denoisers import FAMILIES
 
 
@@ -127,7 +127,7 @@ def test_sdxl_base_and_refiner_count_their_time_ids(width: int, ids: int) -> Non
             addition_embed_type="text_time", addition_time_embed_dim=256, projection_class_embeddings_input_dim=width
         )
     config = model.config
-    from slimdiff_fx.denoisers import time_ids
+    from slimdiff_fx.denoisers.families import time_ids
 
     assert time_ids(config) == ids
     assert width - ids * 256 == 1280

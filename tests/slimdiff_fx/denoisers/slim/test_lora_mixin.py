@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 
 import slimdiff_fx
 from passes.errors import CheckpointError, PlanError, UsageError
-from slimdiff_fx.denoisers import describe
-from slimdiff_fx.slim_models import SlimUNet2DConditionModel, make_slim
-from tests.slimdiff_fx.test_slim_models import random_plan
+from slimdiff_fx.denoisers.families import describe
+from slimdiff_fx.denoisers.slim.models import SlimUNet2DConditionModel, make_slim
+from tests.slimdiff_fx.denoisers.slim.test_models import random_plan
 from tests.toy_adapters import bare, masked, random_lora
 from tests.toy_pipeline import tiny_unet
 

@@ -17,8 +17,9 @@ from passes.capture.capture import capture
 from passes.capture.refuse_quantized import refuse_quantized
 from passes.errors import UsageError
 from passes.program.program import Program
-from slimdiff_fx.altered_models import refuse_altered
-from slimdiff_fx.denoiser_wrappers import (
+from slimdiff_fx.denoisers.altered import refuse_altered
+from slimdiff_fx.denoisers.residuals import residual_inputs
+from slimdiff_fx.denoisers.wrappers import (
     ROOT,
     AddedUNet,
     ClassTextUNet,
@@ -30,7 +31,6 @@ from slimdiff_fx.denoiser_wrappers import (
     ResidualUNet,
     TextUNet,
 )
-from slimdiff_fx.residual_inputs import residual_inputs
 
 SUPPORTED = ("UNet2DConditionModel", "UNet2DModel", "PixArtTransformer2DModel", "DiTTransformer2DModel")
 

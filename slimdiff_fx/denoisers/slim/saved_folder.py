@@ -9,9 +9,9 @@ from typing import Any
 
 from passes.errors import CheckpointError
 from passes.plan.slim_plan import SlimPlan
+from slimdiff_fx.denoisers.slim.files import CHECKSUMS_FILE, check_digests
 from slimdiff_fx.files.manifest import MANIFEST_FILE, WrittenFile, read_manifest
 from slimdiff_fx.files.plan_file import PLAN_FILE, load_plan, plan_digest, updates_file
-from slimdiff_fx.slim_files import CHECKSUMS_FILE, check_digests
 
 _CONFIG = "config.json"
 # Settings that users edit by hand, as they may in any diffusers folder.

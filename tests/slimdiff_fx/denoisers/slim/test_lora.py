@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 
 import slimdiff_fx
 from passes.errors import CheckpointError, PlanError, UsageError
-from slimdiff_fx.denoisers import describe
-from slimdiff_fx.slim_models import make_slim
-from tests.slimdiff_fx.test_slim_models import random_plan
+from slimdiff_fx.denoisers.families import describe
+from slimdiff_fx.denoisers.slim.models import make_slim
+from tests.slimdiff_fx.denoisers.slim.test_models import random_plan
 from tests.toy_adapters import bare, masked, random_lora
 
 # In float64: what is left is rounding. Single precision is held to 1e-5 in one test of its own.

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from passes.errors import PlanError, UsageError
 from passes.plan.slim_plan import SitePlan, SlimPlan
-from slimdiff_fx.adapter_widths import refuse_mixed, widths_at_cuts
-from slimdiff_fx.lora import linear_cuts, site_linears
+from slimdiff_fx.denoisers.slim.adapter_widths import refuse_mixed, widths_at_cuts
+from slimdiff_fx.denoisers.slim.lora import linear_cuts, site_linears
 
 # Four heads of 8 channels of which two stay, and 20 gated neurons of which 5 stay; inputs of 32 channels, rank 3.
 PLAN = SlimPlan(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from passes.errors import UsageError
-from slimdiff_fx.denoisers import DenoiserInputs
+from slimdiff_fx.denoisers.families import DenoiserInputs
 
 # Changes what the call returns, not what it computes.
 _IGNORED = ("return_dict",)

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from passes.errors import UsageError
-from slimdiff_fx.denoiser_call import translate_call
-from slimdiff_fx.denoisers import describe
+from slimdiff_fx.denoisers.call import translate_call
+from slimdiff_fx.denoisers.families import describe
 from tests.toy_denoisers import FAMILIES
 
 
