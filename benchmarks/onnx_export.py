@@ -34,10 +34,10 @@ from passes.program.program import Program
 from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
 from slimdiff_fx.denoisers.families import capture_denoiser, describe
-from slimdiff_fx.export_onnx import export_onnx
+from slimdiff_fx.export.parity import example_tensors
+from slimdiff_fx.export.to_onnx.export import export_onnx
+from slimdiff_fx.export.to_onnx.runtime import onnx_runner, quiet_onnxruntime
 from slimdiff_fx.latency.bench import clock_of
-from slimdiff_fx.onnx_runtime import onnx_runner, quiet_onnxruntime
-from slimdiff_fx.parity import example_tensors
 from slimdiff_fx.timing import CLOCKS
 
 Export = Callable[[torch.nn.Module, Program, Path], None]

@@ -27,11 +27,11 @@ from passes.errors import SlimDiffError, UsageError
 from passes.plan.costs import program_params
 from slimdiff_fx.captured import CapturedDenoiser, capture_pipeline
 from slimdiff_fx.denoisers.call import translate_call
-from slimdiff_fx.export_onnx import export_onnx
+from slimdiff_fx.export.parity import example_tensors, unflatten
+from slimdiff_fx.export.to_onnx.export import export_onnx
+from slimdiff_fx.export.to_onnx.runtime import onnx_runner
 from slimdiff_fx.latency.bench import clock_of
 from slimdiff_fx.models import LoadedPipeline, load_pipeline
-from slimdiff_fx.onnx_runtime import onnx_runner
-from slimdiff_fx.parity import example_tensors, unflatten
 from slimdiff_fx.pictures import pick_conditions
 from slimdiff_fx.prompts import read_captions
 from slimdiff_fx.quantize.calibration_data import QuantizationSettings, record_calibration, record_held_out

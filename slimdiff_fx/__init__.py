@@ -64,8 +64,8 @@ if TYPE_CHECKING:
         SlimUNet2DConditionModel,
         SlimUNet2DModel,
     )
-    from slimdiff_fx.export_onnx import export_onnx
-    from slimdiff_fx.export_pt2 import export_pt2
+    from slimdiff_fx.export.pt2 import export_pt2
+    from slimdiff_fx.export.to_onnx.export import export_onnx
     from slimdiff_fx.latency.budget import KeepLatency
     from slimdiff_fx.slim import slim
     from slimdiff_fx.slim_result import SlimResult
@@ -82,8 +82,8 @@ _HOME = {
     "analyze": "slimdiff_fx.stages",
     "convert": "slimdiff_fx.stages",
     "lower": "slimdiff_fx.stages",
-    "export_onnx": "slimdiff_fx.export_onnx",
-    "export_pt2": "slimdiff_fx.export_pt2",
+    "export_onnx": "slimdiff_fx.export.to_onnx.export",
+    "export_pt2": "slimdiff_fx.export.pt2",
     "apply_plan": "slimdiff_fx.denoisers.slim.apply_plan",
     "slice_lora": "slimdiff_fx.denoisers.slim.lora",
     "compile_backend": "slimdiff_fx.compile_backend",

@@ -15,12 +15,12 @@ from passes.program.program import Program
 from slimdiff_fx.auto_choice import AUTO
 from slimdiff_fx.captured import capture_pipeline
 from slimdiff_fx.command_outputs import check_file_output, note_edited, took
+from slimdiff_fx.export.input_sizes import input_sizes
+from slimdiff_fx.export.parity import ParityReport
 from slimdiff_fx.files.output_paths import follow
 from slimdiff_fx.files.own_files import EXPORTS
-from slimdiff_fx.input_sizes import input_sizes
 from slimdiff_fx.models import DTYPES, EMOJI, denoiser_in, load_pipeline, model_input
 from slimdiff_fx.option_checks import check_count, check_seed
-from slimdiff_fx.parity import ParityReport
 from slimdiff_fx.prompts import read_prompts
 from slimdiff_fx.quantize.calibration_data import SAMPLES, QuantizationSettings, check_calibration
 from slimdiff_fx.quantize.export_int8 import OnnxOptions, check_int8, export_int8
@@ -33,7 +33,7 @@ from slimdiff_fx.terminal import TerminalListener
 _ANY_DTYPE = ("pt2", "aoti")
 
 if TYPE_CHECKING:
-    from slimdiff_fx.export_tensorrt import TensorRTReport
+    from slimdiff_fx.export.tensorrt import TensorRTReport
 
 # What a file of each format is called by default, after the denoiser's name.
 _ENDINGS = {
@@ -134,12 +134,12 @@ def export_command(
             int8 = export_int8(loaded, captured, format, file, options.int8, calibration, onnx)
         _tell_int8(int8, console)
         if format == "tensorrt":
-            from slimdiff_fx.export_tensorrt import trtexec_command
+            from slimdiff_fx.export.tensorrt import trtexec_command
 
             command = trtexec_command(captured.program, file, int8=True)
             console.print(f"compared on a CPU; to build the engine: {command}", highlight=False, soft_wrap=True)
     elif format == "tensorrt":
-        from slimdiff_fx.export_tensorrt import export_tensorrt
+        from slimdiff_fx.export.tensorrt import export_tensorrt
 
         with listener.stage("export"):
             tensorrt = export_tensorrt(captured.program, file, dtype=DTYPES.get(options.dtype))
@@ -149,7 +149,7 @@ def export_command(
             parity = _export(captured.program, format, file, options)
         _tell(parity, console)
     if format == "executorch":
-        from slimdiff_fx.export_executorch import sizes_of
+        from slimdiff_fx.export.executorch import sizes_of
 
         console.print(f"it holds for these sizes: {sizes_of(captured.program)}", highlight=False)
     else:
@@ -189,22 +189,22 @@ def _check_output(model: str, format: str, file: Path, options: ExportOptions, o
 def _export(program: Program, format: str, file: Path, options: ExportOptions) -> ParityReport:
     dtype = DTYPES.get(options.dtype)
     if format == "onnx":
-        from slimdiff_fx.export_onnx import OPSET, export_onnx
+        from slimdiff_fx.export.to_onnx.export import OPSET, export_onnx
 
         return export_onnx(program, file, dtype=dtype, opset=options.opset or OPSET, target=options.target or "generic")
     if format == "aoti":
-        from slimdiff_fx.export_aoti import export_aoti
+        from slimdiff_fx.export.aoti import export_aoti
 
         return export_aoti(program, file, dtype=dtype)
     if format == "openvino":
-        from slimdiff_fx.export_openvino import export_openvino
+        from slimdiff_fx.export.openvino import export_openvino
 
         return export_openvino(program, file, dtype=dtype)
     if format == "executorch":
-        from slimdiff_fx.export_executorch import export_executorch
+        from slimdiff_fx.export.executorch import export_executorch
 
         return export_executorch(program, file)
-    from slimdiff_fx.export_pt2 import export_pt2
+    from slimdiff_fx.export.pt2 import export_pt2
 
     return export_pt2(program, file, dtype=dtype)
 

@@ -12,10 +12,10 @@ import torch
 
 from passes.errors import ExportError
 from passes.program.program import Program
-from slimdiff_fx.export_onnx import export_onnx
+from slimdiff_fx.export.parity import example_tensors, input_names, symbol_roles
+from slimdiff_fx.export.to_onnx.export import export_onnx
+from slimdiff_fx.export.to_onnx.runtime import NUMPY, import_onnxruntime, quiet_onnxruntime
 from slimdiff_fx.first_line import first_line
-from slimdiff_fx.onnx_runtime import NUMPY, import_onnxruntime, quiet_onnxruntime
-from slimdiff_fx.parity import example_tensors, input_names, symbol_roles
 
 # Shared libraries each provider loads, in the order in which they are usually missing, and where they come from.
 _DRIVER = ("libcuda.so.1", "an NVIDIA driver")

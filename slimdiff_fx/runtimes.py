@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from passes.errors import UsageError
 from passes.program.program import Program
-from slimdiff_fx.export_aoti import export_aoti
-from slimdiff_fx.export_openvino import convert, import_openvino, openvino_runner
+from slimdiff_fx.export.aoti import export_aoti
+from slimdiff_fx.export.openvino import convert, import_openvino, openvino_runner
+from slimdiff_fx.export.parity import example_tensors, measure_parity
 from slimdiff_fx.onnxruntime_sessions import PROVIDERS, prepare_onnxruntime, require_onnxruntime
-from slimdiff_fx.parity import example_tensors, measure_parity
 
 Forward = Callable[[], Any]
 

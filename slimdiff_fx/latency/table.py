@@ -16,6 +16,7 @@ from passes.rewrite.site_program import signature, site_program
 from passes.sites.site import Kind, Site
 from passes.solve.error_curves import narrows
 from passes.solve.offered_sizes import Size
+from slimdiff_fx.export.parity import example_tensors
 from slimdiff_fx.latency.bench import Bench, Effort, opened
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.cache import LatencyCache, cache_folder, digest, environment
@@ -24,7 +25,6 @@ from slimdiff_fx.latency.shaped_plan import shaped_plan
 from slimdiff_fx.latency.sizes import nearest_half, sizes_timed, step_of
 from slimdiff_fx.latency.target import Target, make_target
 from slimdiff_fx.listener import SILENT, Listener
-from slimdiff_fx.parity import example_tensors
 from slimdiff_fx.runtimes import Forward, require
 
 

@@ -13,8 +13,8 @@ from passes.errors import UsageError
 from passes.program.program import Program
 from passes.program.shapes import specialize
 from slimdiff_fx.captured import CapturedDenoiser
+from slimdiff_fx.export.parity import call_flat, example_tensors
 from slimdiff_fx.models import LoadedPipeline
-from slimdiff_fx.parity import call_flat, example_tensors
 from slimdiff_fx.quantize.calibration_data import QuantizationSettings, record_calibration, record_held_out
 from slimdiff_fx.quantize.int8_report import MAX_ERROR, Int8Report, measure_int8
 from slimdiff_fx.quantize.recorded_calls import flat_calls
@@ -92,7 +92,7 @@ def export_int8(
     calls = flat_calls(record_calibration(loaded, captured, settings)) if mode == "static" else []
     if format not in ("onnx", "tensorrt"):
         return export_pt2e_int8(captured.program, format, file, calls, held_out)
-    from slimdiff_fx.export_onnx import OPSET
+    from slimdiff_fx.export.to_onnx.export import OPSET
     from slimdiff_fx.quantize.onnx_int8 import export_onnx_int8
 
     return export_onnx_int8(
@@ -148,17 +148,17 @@ def export_pt2e_int8(
         program, run, held_out, runtime="PT2E", mode="static", max_error=max_error, path=str(file), sizes=False
     )
     if format == "executorch":
-        from slimdiff_fx.export_executorch import export_executorch
+        from slimdiff_fx.export.executorch import export_executorch
 
         parity = export_executorch(quantized, file, tolerance=KERNEL_TOLERANCE, inputs=held_out)
     elif format == "aoti":
-        from slimdiff_fx.export_aoti import export_aoti
+        from slimdiff_fx.export.aoti import export_aoti
 
         # Without freezing the weights would be dequantized at each call.
         settings = {"freezing": True}
         parity = export_aoti(quantized, file, tolerance=KERNEL_TOLERANCE, inputs=held_out, settings=settings)
     else:
-        from slimdiff_fx.export_pt2 import export_pt2
+        from slimdiff_fx.export.pt2 import export_pt2
 
         parity = export_pt2(quantized, file)
     return replace(report, runtime=f"PT2E, {parity.runtime}")

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from passes.errors import ExportError, UsageError
 from passes.program.program import Program
-from slimdiff_fx.export_onnx import OPSET, TARGETS
+from slimdiff_fx.export.to_onnx.export import OPSET, TARGETS
+from slimdiff_fx.export.to_onnx.graph import onnx_graph, save_graph
+from slimdiff_fx.export.to_onnx.runtime import onnx_runner, quiet_onnxruntime
 from slimdiff_fx.files.atomic_write import replaced_files
 from slimdiff_fx.files.own_files import EXPORTS, export_place
 from slimdiff_fx.first_line import first_line
-from slimdiff_fx.onnx_graph import onnx_graph, save_graph
-from slimdiff_fx.onnx_runtime import onnx_runner, quiet_onnxruntime
 from slimdiff_fx.quantize.int8_report import MAX_ERROR, Int8Report, measure_int8
 from slimdiff_fx.quiet_logging import quiet_logging
 

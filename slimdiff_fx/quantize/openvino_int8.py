@@ -12,7 +12,7 @@ from torch import Tensor
 
 from passes.errors import ExportError
 from passes.program.program import Program
-from slimdiff_fx.export_openvino import convert, import_openvino, openvino_runner
+from slimdiff_fx.export.openvino import convert, import_openvino, openvino_runner
 from slimdiff_fx.files.atomic_write import replaced_files
 from slimdiff_fx.files.own_files import export_place
 from slimdiff_fx.first_line import first_line

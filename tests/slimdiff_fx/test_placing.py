@@ -14,7 +14,7 @@ import torch
 from passes.calibrate.statistics import Statistics
 from passes.errors import CheckpointError
 from passes.plan.slim_plan import SlimPlan
-from slimdiff_fx.export_onnx import export_onnx
+from slimdiff_fx.export.to_onnx.export import export_onnx
 from slimdiff_fx.files import atomic_write
 from slimdiff_fx.files.atomic_write import replaced_file, replaced_files, replaced_folder
 from slimdiff_fx.files.plan_file import save_plan

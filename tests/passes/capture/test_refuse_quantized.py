@@ -12,7 +12,7 @@ import slimdiff_fx
 from passes.capture.capture import capture
 from passes.capture.refuse_quantized import quantized_places
 from passes.errors import UsageError
-from slimdiff_fx.parity import random_inputs, unflatten
+from slimdiff_fx.export.parity import random_inputs, unflatten
 from tests.toy_block import TOKENS, WIDTH, build, capture_block
 from tests.toy_denoisers import unet_sd15
 

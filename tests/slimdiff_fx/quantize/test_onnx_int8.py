@@ -16,8 +16,8 @@ from passes.errors import ExportError, UsageError
 from passes.program.program import Program
 from passes.rewrite.rewrite import rewrite
 from slimdiff_fx.denoisers.families import capture_denoiser
-from slimdiff_fx.input_sizes import SIZES
-from slimdiff_fx.parity import random_inputs
+from slimdiff_fx.export.input_sizes import SIZES
+from slimdiff_fx.export.parity import random_inputs
 from slimdiff_fx.quantize.onnx_int8 import export_onnx_int8
 from tests.old_exports import ONNX
 from tests.plans import random_plan

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from passes.errors import ExportError
-from slimdiff_fx.input_sizes import SIZES
-from slimdiff_fx.parity import random_inputs
+from slimdiff_fx.export.input_sizes import SIZES
+from slimdiff_fx.export.parity import random_inputs
 from slimdiff_fx.quantize.openvino_int8 import export_openvino_int8
 from tests.toy_picture import capture_picture
 

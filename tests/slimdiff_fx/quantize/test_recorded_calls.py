@@ -12,8 +12,8 @@ from passes.errors import CalibrationError
 from slimdiff_fx.calibration_run import CalibrationSettings, calibrate_pipeline
 from slimdiff_fx.calibration_set import gather_samples
 from slimdiff_fx.captured import capture_pipeline, watch_pipeline
+from slimdiff_fx.export.parity import example_tensors
 from slimdiff_fx.models import load_pipeline
-from slimdiff_fx.parity import example_tensors
 from slimdiff_fx.quantize.recorded_calls import flat_calls, record_calls
 
 

@@ -9,7 +9,7 @@ import torch
 
 from passes.errors import CheckpointError, ExportError
 from passes.program.program import Program
-from slimdiff_fx.export_aoti import export_aoti
+from slimdiff_fx.export.aoti import export_aoti
 from tests.old_exports import PT2
 from tests.toy_block import build, capture_block
 from tests.toy_picture import capture_picture

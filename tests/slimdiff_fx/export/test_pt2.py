@@ -9,7 +9,7 @@ import torch
 
 from passes.errors import CheckpointError, ExportError
 from passes.program.program import Program
-from slimdiff_fx.export_pt2 import export_pt2
+from slimdiff_fx.export.pt2 import export_pt2
 from tests.old_exports import PT2
 from tests.toy_block import build, capture_block
 

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 
 from passes.errors import ExportError
 from passes.program.program import Program
-from slimdiff_fx.merged_attention import ATTEND
+from slimdiff_fx.export.merged_attention import ATTEND
 
 _WAVES = (torch.ops.aten.sin.default, torch.ops.aten.cos.default)
 # These want all their arguments in one dtype; everything else promotes.

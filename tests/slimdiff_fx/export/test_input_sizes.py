@@ -17,12 +17,12 @@ from passes.program.size_limits import SizeLimit
 from passes.rewrite.rewrite import rewrite
 from slimdiff_fx.denoisers.families import capture_denoiser, describe
 from slimdiff_fx.denoisers.slim.apply_plan import apply_plan
-from slimdiff_fx.export_onnx import export_onnx
-from slimdiff_fx.export_openvino import export_openvino
-from slimdiff_fx.export_pt2 import export_pt2
-from slimdiff_fx.input_sizes import SIZES, fixed_sizes, input_sizes
-from slimdiff_fx.onnx_runtime import onnx_runner
-from slimdiff_fx.parity import untraced_inputs
+from slimdiff_fx.export.input_sizes import SIZES, fixed_sizes, input_sizes
+from slimdiff_fx.export.openvino import export_openvino
+from slimdiff_fx.export.parity import untraced_inputs
+from slimdiff_fx.export.pt2 import export_pt2
+from slimdiff_fx.export.to_onnx.export import export_onnx
+from slimdiff_fx.export.to_onnx.runtime import onnx_runner
 from tests.plans import captured, random_plan
 from tests.toy_denoisers import unet_sd15
 
@@ -56,7 +56,7 @@ def exported(request: pytest.FixtureRequest, slim: tuple[nn.Module, Program], tm
         runner, written = (lambda tensors: module(*tensors)), extra[f"{SIZES}.json"]
     else:
         openvino = pytest.importorskip("openvino")
-        from slimdiff_fx.export_openvino import openvino_runner
+        from slimdiff_fx.export.openvino import openvino_runner
 
         report = export_openvino(program, folder / "unet.xml")
         runner = openvino_runner(folder / "unet.xml")

@@ -11,11 +11,18 @@ from torch import Tensor
 
 from passes.errors import ExportError
 from passes.program.program import Program
-from slimdiff_fx.export_onnx import export_onnx
+from slimdiff_fx.export.parity import (
+    ParityReport,
+    example_tensors,
+    input_names,
+    input_nodes,
+    measure_parity,
+    random_inputs,
+)
+from slimdiff_fx.export.to_onnx.export import export_onnx
+from slimdiff_fx.export.to_onnx.runtime import onnx_runner
 from slimdiff_fx.files.output_paths import expand
-from slimdiff_fx.onnx_runtime import onnx_runner
 from slimdiff_fx.onnxruntime_sessions import PROVIDERS, require_onnxruntime
-from slimdiff_fx.parity import ParityReport, example_tensors, input_names, input_nodes, measure_parity, random_inputs
 
 # TensorRT multiplies in TF32 unless told otherwise: 10 bits of each factor count, as in half precision.
 TOLERANCE = 1e-2

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from passes.errors import ExportError
-from slimdiff_fx.parity import ParityCase, ParityReport, call_flat, measure_parity, unflatten
+from slimdiff_fx.export.parity import ParityCase, ParityReport, call_flat, measure_parity, unflatten
 from tests.toy_block import samples, toy
 
 SIZES = (1, 2, 3)

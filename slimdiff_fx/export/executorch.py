@@ -15,12 +15,12 @@ from passes.capture.lower import lower
 from passes.errors import ExportError
 from passes.program.program import Program
 from passes.program.shapes import specialize
-from slimdiff_fx.cast_program import require_float32
+from slimdiff_fx.export.cast_program import require_float32
+from slimdiff_fx.export.input_sizes import fixed_sizes
+from slimdiff_fx.export.parity import ParityReport, example_tensors, input_nodes, measure_parity, random_inputs
 from slimdiff_fx.files.atomic_write import replaced_file
 from slimdiff_fx.files.own_files import export_place
 from slimdiff_fx.first_line import first_line
-from slimdiff_fx.input_sizes import fixed_sizes
-from slimdiff_fx.parity import ParityReport, example_tensors, input_nodes, measure_parity, random_inputs
 from slimdiff_fx.quiet_logging import quiet_logging
 
 # XNNPACK sums in another order than torch; what is measured on UNets is 1e-6, on transformers 2e-5.

@@ -13,12 +13,12 @@ from torch import Tensor
 from passes.capture.lower import lower
 from passes.errors import ExportError
 from passes.program.program import Program
-from slimdiff_fx.cast_program import require_float32
+from slimdiff_fx.export.cast_program import require_float32
+from slimdiff_fx.export.input_sizes import SIZES, input_sizes
+from slimdiff_fx.export.parity import ParityReport, Runner, input_names, measure_parity, untraced_inputs
 from slimdiff_fx.files.atomic_write import replaced_files
 from slimdiff_fx.files.own_files import export_place
 from slimdiff_fx.first_line import first_line
-from slimdiff_fx.input_sizes import SIZES, input_sizes
-from slimdiff_fx.parity import ParityReport, Runner, input_names, measure_parity, untraced_inputs
 
 if TYPE_CHECKING:
     import openvino

@@ -11,12 +11,12 @@ from torch import Tensor
 from passes.arguments import check_kind
 from passes.errors import ExportError, UsageError
 from passes.program.program import Program
+from slimdiff_fx.export.input_sizes import input_sizes
+from slimdiff_fx.export.parity import ParityReport, measure_parity, untraced_inputs
+from slimdiff_fx.export.to_onnx.graph import onnx_graph, save_graph
+from slimdiff_fx.export.to_onnx.runtime import onnx_runner
 from slimdiff_fx.files.atomic_write import replaced_files
 from slimdiff_fx.files.own_files import EXPORTS, export_place
-from slimdiff_fx.input_sizes import input_sizes
-from slimdiff_fx.onnx_graph import onnx_graph, save_graph
-from slimdiff_fx.onnx_runtime import onnx_runner
-from slimdiff_fx.parity import ParityReport, measure_parity, untraced_inputs
 
 TARGETS = ("generic", "onnxruntime")
 OPSET, OPSETS = 20, range(18, 26)

@@ -9,7 +9,7 @@ import onnx
 import torch
 from onnxscript import values
 
-from slimdiff_fx.merged_attention import ATTEND
+from slimdiff_fx.export.merged_attention import ATTEND
 
 Translations = dict[Any, Callable[..., Any]]
 # The operator sets from which these are operators of ONNX itself.

@@ -13,8 +13,8 @@ from passes.errors import ExportError
 from passes.program.program import Program
 from passes.rewrite.rewrite import rewrite
 from slimdiff_fx.denoisers.families import capture_denoiser
-from slimdiff_fx.export_executorch import export_executorch, sizes_of
-from slimdiff_fx.parity import random_inputs
+from slimdiff_fx.export.executorch import export_executorch, sizes_of
+from slimdiff_fx.export.parity import random_inputs
 from slimdiff_fx.quantize.export_int8 import export_pt2e_int8
 from tests.plans import random_plan
 from tests.toy_block import build, capture_block

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from passes.errors import ExportError
+from slimdiff_fx.export.parity import Runner
 from slimdiff_fx.first_line import first_line
-from slimdiff_fx.parity import Runner
 
 
 def import_onnxruntime() -> Any:

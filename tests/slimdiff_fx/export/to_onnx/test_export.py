@@ -16,9 +16,9 @@ from passes.errors import CheckpointError, ExportError
 from passes.program.program import Program
 from passes.rewrite.rewrite import rewrite
 from slimdiff_fx.denoisers.families import capture_denoiser
-from slimdiff_fx.export_onnx import export_onnx
-from slimdiff_fx.onnx_runtime import onnx_runner
-from slimdiff_fx.parity import call_flat, example_tensors, untraced_inputs
+from slimdiff_fx.export.parity import call_flat, example_tensors, untraced_inputs
+from slimdiff_fx.export.to_onnx.export import export_onnx
+from slimdiff_fx.export.to_onnx.runtime import onnx_runner
 from tests.families import EVERY_FAMILY
 from tests.old_exports import ONNX
 from tests.plans import random_plan
@@ -28,7 +28,7 @@ from tests.toy_denoisers import FAMILIES, unet_sd15
 FLOAT32, FLOAT16 = 1e-4, 1e-2
 # The package gives the function of the same name, so the module has to be asked for by its full name.
 EXPORTER = sys.modules["slimdiff_fx.export_onnx"]
-TRANSLATOR = sys.modules["slimdiff_fx.onnx_graph"]
+TRANSLATOR = sys.modules["slimdiff_fx.export.to_onnx.graph"]
 
 
 class Wavy(nn.Module):

@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from slimdiff_fx.export_tensorrt import export_tensorrt, profiles, trtexec_command
+from slimdiff_fx.export.tensorrt import export_tensorrt, profiles, trtexec_command
 from tests.plans import captured
 from tests.toy_picture import capture_picture
 

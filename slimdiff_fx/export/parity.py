@@ -51,7 +51,7 @@ class ParityReport:
         tolerance: what `relative` had to stay within.
         cases: every comparison.
         path: the exported file.
-        sizes: which sizes the file takes, as `slimdiff_fx.input_sizes` says it.
+        sizes: which sizes the file takes, as `slimdiff_fx.export.input_sizes` says it.
         as_validated: whether the program's weights are those that were validated when it was slimmed. False where they
             were changed since: then the file equals the program as it is now; None where nothing was slimmed here.
     """

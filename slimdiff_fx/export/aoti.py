@@ -13,12 +13,12 @@ from torch import Tensor
 from passes.capture.lower import lower
 from passes.errors import ExportError
 from passes.program.program import Program
-from slimdiff_fx.cast_program import cast_program
+from slimdiff_fx.export.cast_program import cast_program
+from slimdiff_fx.export.input_sizes import SIZES, input_sizes
+from slimdiff_fx.export.parity import ParityReport, example_tensors, measure_parity, unflatten, untraced_inputs
 from slimdiff_fx.files.atomic_write import replaced_file
 from slimdiff_fx.files.own_files import export_place
 from slimdiff_fx.first_line import first_line
-from slimdiff_fx.input_sizes import SIZES, input_sizes
-from slimdiff_fx.parity import ParityReport, example_tensors, measure_parity, unflatten, untraced_inputs
 
 # Fused kernels sum in another order than eager ones.
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}

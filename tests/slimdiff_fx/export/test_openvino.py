@@ -10,7 +10,7 @@ import torch
 
 from passes.errors import CheckpointError, ExportError
 from passes.program.program import Program
-from slimdiff_fx.export_openvino import export_openvino
+from slimdiff_fx.export.openvino import export_openvino
 from tests.old_exports import OPENVINO
 from tests.toy_block import build, capture_block
 

@@ -13,11 +13,11 @@ from passes.arguments import check_kind
 from passes.capture.lower import lower
 from passes.errors import ExportError
 from passes.program.program import Program
-from slimdiff_fx.cast_program import cast_program
+from slimdiff_fx.export.cast_program import cast_program
+from slimdiff_fx.export.input_sizes import SIZES, input_sizes
+from slimdiff_fx.export.parity import ParityReport, measure_parity, unflatten, untraced_inputs
 from slimdiff_fx.files.atomic_write import replaced_file
 from slimdiff_fx.files.own_files import export_place
-from slimdiff_fx.input_sizes import SIZES, input_sizes
-from slimdiff_fx.parity import ParityReport, measure_parity, unflatten, untraced_inputs
 
 # The same kernels run in the same order; only the layouts (contiguous or not) they get may differ.
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}

@@ -20,11 +20,11 @@ from passes.plan.updates import slim_shapes
 from passes.program.program import Program
 from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
-from slimdiff_fx import onnx_graph as module
 from slimdiff_fx.denoisers.families import capture_denoiser
-from slimdiff_fx.export_onnx import export_onnx
-from slimdiff_fx.onnx_graph import onnx_graph, save_graph
-from slimdiff_fx.onnx_runtime import quiet_onnxruntime
+from slimdiff_fx.export.to_onnx import graph as module
+from slimdiff_fx.export.to_onnx.export import export_onnx
+from slimdiff_fx.export.to_onnx.graph import onnx_graph, save_graph
+from slimdiff_fx.export.to_onnx.runtime import quiet_onnxruntime
 from tests.plans import plan_of
 
 # What a runtime has one fast kernel for; the rest of a graph is convolutions, products and additions.
