@@ -23,14 +23,14 @@ from benchmarks.readme_tables import README
 from passes.errors import ExportError, SlimDiffError, UsageError
 from passes.plan.costs import program_params
 from passes.program.program import Program
-from slimdiff_fx.captured import CapturedDenoiser, capture_pipeline
 from slimdiff_fx.export.aoti import export_aoti
 from slimdiff_fx.export.executorch import export_executorch
 from slimdiff_fx.export.openvino import export_openvino
 from slimdiff_fx.export.pt2 import export_pt2
 from slimdiff_fx.export.tensorrt import export_tensorrt
 from slimdiff_fx.export.to_onnx.export import export_onnx
-from slimdiff_fx.models import LoadedPipeline, load_pipeline
+from slimdiff_fx.pipelines.captured import CapturedDenoiser, capture_pipeline
+from slimdiff_fx.pipelines.load import LoadedPipeline, load_pipeline
 from slimdiff_fx.quantize.calibration_data import QuantizationSettings, record_calibration, record_held_out
 from slimdiff_fx.quantize.export_int8 import export_pt2e_int8
 from slimdiff_fx.quantize.int8_report import MAX_ERROR, Int8Report

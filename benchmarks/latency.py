@@ -31,7 +31,6 @@ from passes.plan.policies import KeepCost
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.solve.offered_sizes import sizes_offered
-from slimdiff_fx.captured import CapturedDenoiser, capture_model
 from slimdiff_fx.checkpoint import load_plan
 from slimdiff_fx.export.parity import example_tensors, input_nodes
 from slimdiff_fx.latency.bench import Effort
@@ -39,6 +38,7 @@ from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.refine import Refined, plan_timer, refine
 from slimdiff_fx.latency.table import measured_costs
 from slimdiff_fx.latency.target import Target, make_target
+from slimdiff_fx.pipelines.captured import CapturedDenoiser, capture_model
 from slimdiff_fx.runtimes import BACKENDS, Contestant, require
 
 EAGER = ("eager", "inductor")  # run the module
@@ -253,7 +253,7 @@ def load_denoiser(name: str, backend: str = "eager") -> tuple[ModelMixin, int | 
     Returns:
         the denoiser, and how many tokens its pipeline's texts have, if there are texts.
     """
-    from slimdiff_fx.models import load_pipeline
+    from slimdiff_fx.pipelines.load import load_pipeline
 
     if name in CONFIGS:
         return build(CONFIGS[name], torch.float32 if backend in SINGLE else DTYPES[name], seed=0), 77

@@ -77,7 +77,7 @@ python draw.py""",
 . .venv/bin/activate
 cat > own.py <<'END'
 from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
-from slimdiff_fx.models import emoji_folder
+from slimdiff_fx.pipelines.load import emoji_folder
 
 pipe = DiffusionPipeline.from_pretrained(emoji_folder())
 pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)

@@ -11,9 +11,9 @@ import diffusers
 import torch
 from diffusers import DiffusionPipeline
 
-from slimdiff_fx.calibration_set import one_round
-from slimdiff_fx.sampling import step_count
-from slimdiff_fx.trajectory import Sample
+from slimdiff_fx.pipelines.inputs.samples import one_round
+from slimdiff_fx.pipelines.sampling import step_count
+from slimdiff_fx.pipelines.trajectory import Sample
 
 if TYPE_CHECKING:
     from slimdiff_fx.calibration_run import CalibrationSettings

@@ -18,11 +18,11 @@ from slimdiff_fx.calibration_checkpoint import find_checkpoint, finished_samples
 from slimdiff_fx.calibration_record import describe_run
 from slimdiff_fx.files.statistics_file import StoredStatistics, save_statistics
 from slimdiff_fx.option_checks import check_count, check_seed
+from slimdiff_fx.pipelines.sampling import Sampling
+from slimdiff_fx.pipelines.trajectory import Advance, Observed, Sample, observe_batch, observed_steps
 from slimdiff_fx.rank_sums import require_agreement, sum_over_ranks
 from slimdiff_fx.ranks import ALONE, Ranks
-from slimdiff_fx.sampling import Sampling
 from slimdiff_fx.shares import Share
-from slimdiff_fx.trajectory import Advance, Observed, Sample, observe_batch, observed_steps
 
 # Seconds between checkpoints: a kill loses at most this much, Ctrl-C nothing but the batch that runs.
 _CHECKPOINT_EVERY = 20.0

@@ -10,10 +10,10 @@ import torch
 from diffusers import DiffusionPipeline, ModelMixin
 
 from slimdiff_fx.hardware import cpu_name
+from slimdiff_fx.pipelines.sampling import Sampling, denoiser_name
+from slimdiff_fx.pipelines.trajectory import Sample
 from slimdiff_fx.rehearse import at_first_call
-from slimdiff_fx.sampling import Sampling, denoiser_name
 from slimdiff_fx.timing import interleave, paired_ratio
-from slimdiff_fx.trajectory import Sample
 
 _SECONDS = 1.0  # for each of the two
 

@@ -25,9 +25,9 @@ from slimdiff_fx.denoisers.altered import refuse_unsaved, refuse_wrapped
 from slimdiff_fx.denoisers.slim.reference import Reference
 from slimdiff_fx.files.plan_file import PLAN_FILE, updates_file
 from slimdiff_fx.first_line import first_line
+from slimdiff_fx.pipelines.sampling import denoiser_name
+from slimdiff_fx.pipelines.sketch import sketch
 from slimdiff_fx.quiet import quiet_libraries
-from slimdiff_fx.sampling import denoiser_name
-from slimdiff_fx.sketch import sketch
 
 # Of a picture's values, 0 to 1: less than the least step of eight bits.
 _SEEN = 2e-3

@@ -25,9 +25,9 @@ from slimdiff_fx.files.statistics_file import save_statistics
 from slimdiff_fx.headline import Headline
 from slimdiff_fx.model_card import CARD_FILE, DENSE_CARD_FILE, model_card
 from slimdiff_fx.page.write_page import PAGE_FILE, page_of
+from slimdiff_fx.pipelines.sampling import denoiser_name
 from slimdiff_fx.quiet import quiet_libraries
 from slimdiff_fx.report import build_report, without_figures, without_measured
-from slimdiff_fx.sampling import denoiser_name
 from slimdiff_fx.site_analysis import ANALYSIS_FILE
 
 if TYPE_CHECKING:

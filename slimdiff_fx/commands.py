@@ -24,9 +24,7 @@ from slimdiff_fx.calibration_checkpoint import (
     has_moments,
 )
 from slimdiff_fx.calibration_run import CalibrationSettings, statistics_of
-from slimdiff_fx.calibration_set import gather_samples
 from slimdiff_fx.call_latency import time_call
-from slimdiff_fx.captured import capture_pipeline, observe_pipeline
 from slimdiff_fx.checkpoint import load_plan, save_plan, save_result
 from slimdiff_fx.command_outputs import (
     MOMENTS_FOLDER,
@@ -46,11 +44,13 @@ from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.outcome import expected_ratio
 from slimdiff_fx.listener import SILENT, Listener, timed
 from slimdiff_fx.measured_sweep import measure_sweep
-from slimdiff_fx.models import LoadedPipeline, load_pipeline, model_input
 from slimdiff_fx.option_checks import check_count, check_number, check_seed
 from slimdiff_fx.pictures import png_bytes, side_by_side
+from slimdiff_fx.pipelines.captured import capture_pipeline, observe_pipeline
+from slimdiff_fx.pipelines.inputs.prompts import read_prompts
+from slimdiff_fx.pipelines.inputs.samples import gather_samples
+from slimdiff_fx.pipelines.load import LoadedPipeline, load_pipeline, model_input
 from slimdiff_fx.planning import Planning, plan_from
-from slimdiff_fx.prompts import read_prompts
 from slimdiff_fx.ranks import Ranks, joined_ranks, refuse_ranks
 from slimdiff_fx.rehearse import rehearse
 from slimdiff_fx.report import build_report

@@ -12,21 +12,21 @@ from rich.console import Console
 
 from passes.errors import UsageError
 from passes.program.program import Program
-from slimdiff_fx.auto_choice import AUTO
-from slimdiff_fx.captured import capture_pipeline
 from slimdiff_fx.command_outputs import check_file_output, note_edited, took
 from slimdiff_fx.export.input_sizes import input_sizes
 from slimdiff_fx.export.parity import ParityReport
 from slimdiff_fx.files.output_paths import follow
 from slimdiff_fx.files.own_files import EXPORTS
-from slimdiff_fx.models import DTYPES, EMOJI, denoiser_in, load_pipeline, model_input
 from slimdiff_fx.option_checks import check_count, check_seed
-from slimdiff_fx.prompts import read_prompts
+from slimdiff_fx.pipelines.auto_choice import AUTO
+from slimdiff_fx.pipelines.captured import capture_pipeline
+from slimdiff_fx.pipelines.inputs.prompts import read_prompts
+from slimdiff_fx.pipelines.load import DTYPES, EMOJI, denoiser_in, load_pipeline, model_input
+from slimdiff_fx.pipelines.sampling import denoiser_name
 from slimdiff_fx.quantize.calibration_data import SAMPLES, QuantizationSettings, check_calibration
 from slimdiff_fx.quantize.export_int8 import OnnxOptions, check_int8, export_int8
 from slimdiff_fx.quantize.int8_report import Int8Report
 from slimdiff_fx.ranks import refuse_ranks
-from slimdiff_fx.sampling import denoiser_name
 from slimdiff_fx.terminal import TerminalListener
 
 # These take a program in bfloat16 as it is; the others begin with float32.

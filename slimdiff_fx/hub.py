@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import create_repo, list_repo_files, try_to_load_from_cache, upload_folder
 
-from slimdiff_fx.variants import grouped
+from slimdiff_fx.pipelines.variants import grouped
 
 if TYPE_CHECKING:
     from slimdiff_fx.slim_result import SlimResult

@@ -16,8 +16,8 @@ from slimdiff_fx.denoisers.slim.models import make_slim
 from slimdiff_fx.latency.bench import Effort, opened
 from slimdiff_fx.latency.target import Target, guided_batch, make_target
 from slimdiff_fx.listener import SILENT, Listener
-from slimdiff_fx.prediction_error import measured_error
-from slimdiff_fx.sampling import Given, Sampling, denoiser_name, draw, nothing_more
+from slimdiff_fx.pipelines.prediction_error import measured_error
+from slimdiff_fx.pipelines.sampling import Given, Sampling, denoiser_name, draw, nothing_more
 from slimdiff_fx.slim_result import SlimResult
 from slimdiff_fx.timing import paired_ratio
 
@@ -50,7 +50,7 @@ def measure_sweep(
         seed: of the noise.
         backend: the runtime that is timed.
         effort: how long it is timed.
-        given: what else drawing takes, see `slimdiff_fx.sampling.draw`.
+        given: what else drawing takes, see `slimdiff_fx.pipelines.sampling.draw`.
         listener: told about progress.
 
     Returns:

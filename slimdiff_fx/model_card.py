@@ -10,9 +10,9 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from huggingface_hub import ModelCard, ModelCardData
 
-from slimdiff_fx.picture_inputs import needs_picture
 from slimdiff_fx.pictures import mean_words
-from slimdiff_fx.sampling import condition
+from slimdiff_fx.pipelines.inputs.picture_inputs import needs_picture
+from slimdiff_fx.pipelines.sampling import condition
 
 CARD_FILE = "README.md"
 # A dense pipeline's own card goes along under this name.

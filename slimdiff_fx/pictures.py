@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageStat
 
-from slimdiff_fx.sampling import Given, nothing_more
+from slimdiff_fx.pipelines.sampling import Given, nothing_more
 
 Item = TypeVar("Item")
 _SIDE = 160

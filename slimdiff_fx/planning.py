@@ -19,13 +19,13 @@ from passes.errors import UsageError
 from passes.plan.policies import Policy
 from passes.plan.slim_plan import SlimPlan
 from passes.solve.compensation import COMPENSATIONS, Compensation
-from slimdiff_fx.captured import CapturedDenoiser
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.inputs import check_timed_sizes
 from slimdiff_fx.latency.refine import plan_within_latency
 from slimdiff_fx.latency.target import guided_batch
 from slimdiff_fx.listener import SILENT, Listener
 from slimdiff_fx.option_checks import check_count
+from slimdiff_fx.pipelines.captured import CapturedDenoiser
 from slimdiff_fx.runtimes import require
 
 

@@ -18,8 +18,8 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from passes.errors import RankError, SilentRankError, SlimDiffError, UsageError
-from slimdiff_fx.auto_choice import chosen_device
 from slimdiff_fx.first_line import first_line
+from slimdiff_fx.pipelines.auto_choice import chosen_device
 
 # A rank that makes no denoiser call for so long hangs, or is lost on another machine.
 PATIENCE = timedelta(minutes=30)

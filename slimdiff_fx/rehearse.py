@@ -16,9 +16,9 @@ from slimdiff_fx.calibration_run import CalibrationSettings
 from slimdiff_fx.denoisers.altered import refuse_altered
 from slimdiff_fx.disk_sums import sums_in
 from slimdiff_fx.first_line import first_line
+from slimdiff_fx.pipelines.sampling import Sampling, call_pipeline, denoiser_name, noise_generator
+from slimdiff_fx.pipelines.trajectory import NoisyPictures, Sample, given_pictures, in_place_of
 from slimdiff_fx.quiet import quiet_pipeline
-from slimdiff_fx.sampling import Sampling, call_pipeline, denoiser_name, noise_generator
-from slimdiff_fx.trajectory import NoisyPictures, Sample, given_pictures, in_place_of
 
 # Rows of the rehearsed call: what depends on the batch shows at two.
 _ROWS = 2

@@ -29,8 +29,6 @@ from passes.sites.find import find_unsupported
 from passes.sites.site import Site
 from passes.solve.compensation import Compensation
 from slimdiff_fx.calibration_run import CalibrationSettings
-from slimdiff_fx.calibration_set import gather_samples
-from slimdiff_fx.captured import CapturedDenoiser, capture_model, capture_pipeline, observe_pipeline
 from slimdiff_fx.denoisers.altered import refuse_wrapped
 from slimdiff_fx.denoisers.slim.models import make_slim
 from slimdiff_fx.denoisers.slim.reference import make_reference
@@ -39,17 +37,19 @@ from slimdiff_fx.first_line import first_line
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.outcome import measure_latency
 from slimdiff_fx.listener import SILENT, Listener, timed
+from slimdiff_fx.pipelines.captured import CapturedDenoiser, capture_model, capture_pipeline, observe_pipeline
+from slimdiff_fx.pipelines.inputs.samples import gather_samples
+from slimdiff_fx.pipelines.sampling import Sampling, denoiser_name
+from slimdiff_fx.pipelines.trajectory import Sample
 from slimdiff_fx.planning import Planning, check_policy, plan_from
 from slimdiff_fx.progress_bar import BarListener
 from slimdiff_fx.ranks import ALONE, Ranks
 from slimdiff_fx.rehearse import rehearse
-from slimdiff_fx.sampling import Sampling, denoiser_name
 from slimdiff_fx.shared_plan import plan_of_rank_0
 from slimdiff_fx.site_analysis import site_analysis
 from slimdiff_fx.slim_result import SlimResult
 from slimdiff_fx.summary import summarize
 from slimdiff_fx.timestep_weights import DEFAULT_WEIGHTS, bucket_weights
-from slimdiff_fx.trajectory import Sample
 
 
 @torch.inference_mode(False)  # what is added up here is read, and the weights are trained, outside of that mode
@@ -88,7 +88,7 @@ def slim(
         pipe_or_model: a diffusers pipeline; or a bare denoiser, which has to be given `batches`.
         prompts: to calibrate on; by default the captions that lie beside the pipeline.
         images: folder of pictures with caption files, to calibrate on instead of denoising trajectories.
-        calibrate_on: "trajectory" takes the captions of `images` alone; see `slimdiff_fx.calibration_set`.
+        calibrate_on: "trajectory" takes the captions of `images` alone; see `slimdiff_fx.pipelines.inputs.samples`.
         samples: how many prompts or pictures; they are used again if there are fewer.
         steps: denoising steps of each sample, or noise levels of each picture; the pipeline's default if None.
         guidance: classifier-free guidance scale; the pipeline's default if None.

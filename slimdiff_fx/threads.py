@@ -17,9 +17,9 @@ from diffusers import DiffusionPipeline
 
 from slimdiff_fx.calibration_checkpoint import recorded_threads
 from slimdiff_fx.calibration_run import CalibrationSettings
+from slimdiff_fx.pipelines.sampling import denoiser_name
+from slimdiff_fx.pipelines.trajectory import Sample
 from slimdiff_fx.rehearse import at_first_call
-from slimdiff_fx.sampling import denoiser_name
-from slimdiff_fx.trajectory import Sample
 
 # Who has set this has chosen; torchrun sets it too.
 CHOSEN_BY = "OMP_NUM_THREADS"

@@ -20,7 +20,7 @@ from diffusers import (
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from slimdiff_fx.models import emoji_folder
+from slimdiff_fx.pipelines.load import emoji_folder
 from tests.toy_pipeline import tiny_unet
 
 

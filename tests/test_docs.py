@@ -12,7 +12,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-import slimdiff_fx.models
+import slimdiff_fx.pipelines.load
 
 PAGE = (Path(__file__).parents[1] / "docs/compilers.md").read_text(encoding="utf-8")
 BLOCKS = {
@@ -29,7 +29,7 @@ def names(toy_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     DiffusionPipeline.from_pretrained(toy_pipeline, dtype=torch.float32).save_pretrained(folder / "pipeline")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(slimdiff_fx.models, "emoji_folder", lambda: folder / "pipeline")
+        patch.setattr(slimdiff_fx.pipelines.load, "emoji_folder", lambda: folder / "pipeline")
         found: dict[str, Any] = {}
         for heading in ("Slim models inside compilers", "Your own passes", "A flow that begins with torch.export"):
             _run(heading, found)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 
-from slimdiff_fx.models import emoji_folder
+from slimdiff_fx.pipelines.load import emoji_folder
 
 CAPTIONS = {"train": ["red apple", "cat face", "pizza", "rose", "tulip"], "held_out": ["mushroom", "watermelon"]}
 

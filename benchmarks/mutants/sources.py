@@ -128,9 +128,9 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
         "tests/slimdiff_fx/files/test_own_folder.py",
         "tests/slimdiff_fx/denoisers/slim/test_saved_folder.py",
     ),
-    "slimdiff_fx/models.py": (
+    "slimdiff_fx/pipelines/load.py": (
         "tests/slimdiff_fx/denoisers/slim/test_models.py",
-        "tests/slimdiff_fx/test_trajectory.py",
+        "tests/slimdiff_fx/pipelines/test_trajectory.py",
     ),
     "slimdiff_fx/files/plan_file.py": (
         "tests/slimdiff_fx/test_damaged_files.py",

@@ -15,11 +15,11 @@ from passes.plan.slim_plan import SlimPlan
 from passes.prove.validate import validate
 from passes.rewrite.rewrite import rewrite
 from slimdiff_fx.calibration_run import CalibrationSettings
-from slimdiff_fx.calibration_set import gather_samples
-from slimdiff_fx.captured import CapturedDenoiser, capture_pipeline, observe_pipeline
 from slimdiff_fx.denoisers.slim.models import make_slim
-from slimdiff_fx.models import LoadedPipeline, load_pipeline
-from slimdiff_fx.prompts import read_captions
+from slimdiff_fx.pipelines.captured import CapturedDenoiser, capture_pipeline, observe_pipeline
+from slimdiff_fx.pipelines.inputs.prompts import read_captions
+from slimdiff_fx.pipelines.inputs.samples import gather_samples
+from slimdiff_fx.pipelines.load import LoadedPipeline, load_pipeline
 from slimdiff_fx.summary import summarize
 
 

@@ -14,7 +14,7 @@ from benchmarks.quality.agreement import Agreement, encode_texts, real_pictures,
 from benchmarks.quality.arena import Arena
 from benchmarks.quality.features import EfficientNetLite0, as_tensor, distances, likeness
 from benchmarks.quality.prediction_error import prediction_error, record_trajectory
-from slimdiff_fx.sampling import draw
+from slimdiff_fx.pipelines.sampling import draw
 
 REAL = Path("reference-work") / "pictures.npz"
 HOW_TO_GET_REAL = f"no real pictures at {REAL}: run `python -m benchmarks.reference pictures` for agreement and ceiling"

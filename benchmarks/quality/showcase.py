@@ -9,7 +9,7 @@ from PIL import Image
 from benchmarks.quality.arena import Arena, enter
 from benchmarks.quality.contestants import CONTESTANTS
 from benchmarks.reference.sheets import prompts
-from slimdiff_fx.sampling import draw
+from slimdiff_fx.pipelines.sampling import draw
 
 _SIDE, _GAP = 112, 4
 

@@ -66,7 +66,7 @@ def make_target(program: Program, model: ModelMixin | None, sizes: Mapping[str, 
 
 def guided_batch(pipe: Any, guidance: float | None) -> int:
     """Say how large a batch a pipeline runs for one picture: 2 with guidance, 3 if by text and by picture."""
-    from slimdiff_fx.sampling import call_parameters
+    from slimdiff_fx.pipelines.sampling import call_parameters
 
     known = call_parameters(pipe).get("guidance_scale")
     if known is None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from passes.calibrate.calibrate import Batch
 from slimdiff_fx.calibration_run import CalibrationSettings
-from slimdiff_fx.calibration_set import gather_samples
-from slimdiff_fx.captured import CapturedDenoiser
-from slimdiff_fx.models import LoadedPipeline
-from slimdiff_fx.prompts import read_captions
+from slimdiff_fx.pipelines.captured import CapturedDenoiser
+from slimdiff_fx.pipelines.inputs.prompts import read_captions
+from slimdiff_fx.pipelines.inputs.samples import gather_samples
+from slimdiff_fx.pipelines.load import LoadedPipeline
 from slimdiff_fx.quantize.recorded_calls import record_calls
 from slimdiff_fx.rehearse import rehearse
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from passes.errors import UsageError
 from passes.program.program import Program
 from passes.program.shapes import specialize
-from slimdiff_fx.captured import CapturedDenoiser
 from slimdiff_fx.export.parity import call_flat, example_tensors
-from slimdiff_fx.models import LoadedPipeline
+from slimdiff_fx.pipelines.captured import CapturedDenoiser
+from slimdiff_fx.pipelines.load import LoadedPipeline
 from slimdiff_fx.quantize.calibration_data import QuantizationSettings, record_calibration, record_held_out
 from slimdiff_fx.quantize.int8_report import MAX_ERROR, Int8Report, measure_int8
 from slimdiff_fx.quantize.recorded_calls import flat_calls

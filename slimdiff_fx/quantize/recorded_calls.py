@@ -15,8 +15,8 @@ from passes.errors import CalibrationError
 from slimdiff_fx.calibration_run import CalibrationSettings
 from slimdiff_fx.denoisers.call import translate_call
 from slimdiff_fx.denoisers.families import DenoiserInputs
-from slimdiff_fx.sampling import denoiser_name
-from slimdiff_fx.trajectory import Sample, observe_batch
+from slimdiff_fx.pipelines.sampling import denoiser_name
+from slimdiff_fx.pipelines.trajectory import Sample, observe_batch
 
 
 def record_calls(
@@ -31,7 +31,7 @@ def record_calls(
     Args:
         pipe: the pipeline; it draws with its own denoiser and is as before when this returns.
         inputs: how the denoiser was captured, see `slimdiff_fx.denoisers.families.describe`.
-        samples: what to draw, see `slimdiff_fx.calibration_set.gather_samples`.
+        samples: what to draw, see `slimdiff_fx.pipelines.inputs.samples.gather_samples`.
         settings: sampling, seed, batch and observed steps; the rest is not used.
 
     Returns:

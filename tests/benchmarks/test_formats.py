@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.formats import FORMATS, MODELS, formats_table, measure_formats
 from passes.errors import UsageError
-from slimdiff_fx.models import load_pipeline
+from slimdiff_fx.pipelines.load import load_pipeline
 from slimdiff_fx.quantize.calibration_data import QuantizationSettings
 
 RUN = ("pt2", "onnx", "openvino", "executorch")

@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks.sensitivity import FOOD, about, overlap, random_words
 from passes.plan.slim_plan import SitePlan
-from slimdiff_fx.models import emoji_folder
-from slimdiff_fx.prompts import read_captions
+from slimdiff_fx.pipelines.inputs.prompts import read_captions
+from slimdiff_fx.pipelines.load import emoji_folder
 from tests.plans import captured, plan_of
 
 

@@ -10,11 +10,11 @@ from passes.calibrate.statistics import merge
 from passes.errors import CalibrationError
 from passes.plan.policies import Threshold
 from slimdiff_fx.calibration_run import CalibrationSettings
-from slimdiff_fx.captured import capture_pipeline, observe_pipeline
 from slimdiff_fx.listener import Listener
-from slimdiff_fx.models import load_pipeline
-from slimdiff_fx.sampling import Sampling
-from slimdiff_fx.trajectory import Sample
+from slimdiff_fx.pipelines.captured import capture_pipeline, observe_pipeline
+from slimdiff_fx.pipelines.load import load_pipeline
+from slimdiff_fx.pipelines.sampling import Sampling
+from slimdiff_fx.pipelines.trajectory import Sample
 
 PROMPTS = ("noto cat face", "noto pizza", "noto rose", "noto tulip", "noto mushroom")
 SAMPLES = tuple(Sample(number, prompt) for number, prompt in enumerate(PROMPTS))

@@ -10,7 +10,7 @@ from passes.errors import ExportError, UsageError
 from slimdiff_fx.checkpoint import load_plan
 from slimdiff_fx.cli import app
 from slimdiff_fx.cli_options import Align, Normalize
-from slimdiff_fx.models import load_pipeline
+from slimdiff_fx.pipelines.load import load_pipeline
 from slimdiff_fx.policy_options import choose_policy
 from tests.synthetic_bench import pretend
 

@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 
 import slimdiff_fx
-from slimdiff_fx.models import load_pipeline
+from slimdiff_fx.pipelines.load import load_pipeline
 from slimdiff_fx.ranks import joined_ranks
 
 folder = Path(sys.argv[2])

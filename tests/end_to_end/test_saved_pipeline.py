@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 
 import slimdiff_fx
 from passes.errors import CheckpointError
-from slimdiff_fx.models import emoji_folder, load_pipeline
-from slimdiff_fx.sampling import Sampling, draw
+from slimdiff_fx.pipelines.load import emoji_folder, load_pipeline
+from slimdiff_fx.pipelines.sampling import Sampling, draw
 
 # On the built-in pipeline; the toy one goes the same way in test_command_line.py.
 pytestmark = pytest.mark.slow
@@ -106,7 +106,7 @@ def test_new_process_draws_the_same_pictures(result, saved, tmp_path):
         torch.set_num_threads({torch.get_num_threads()})
         pipe = DiffusionPipeline.from_pretrained({str(saved)!r})
         assert type(pipe.unet).__name__ == "SlimUNet2DConditionModel"
-        from slimdiff_fx.sampling import Sampling, draw
+        from slimdiff_fx.pipelines.sampling import Sampling, draw
         pictures = draw(pipe, {PROMPTS!r}, 7, Sampling(3, 3.0))
         np.save({str(tmp_path / "theirs.npy")!r}, np.stack([np.asarray(picture) for picture in pictures]))
     """

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import slimdiff_fx
 from passes.plan.slim_plan import SlimPlan
 from passes.program.ownership import weights_digest
-from slimdiff_fx.captured import capture_pipeline
+from slimdiff_fx.pipelines.captured import capture_pipeline
 from slimdiff_fx.slim import carry_out
 from tests.toy_adapters import random_lora
 

@@ -17,7 +17,7 @@ from slimdiff_fx import calibration_run
 from slimdiff_fx.calibration_checkpoint import load_checkpoint
 from slimdiff_fx.calibration_run import CalibrationSettings, calibrate_pipeline
 from slimdiff_fx.files.statistics_file import StoredStatistics, load_statistics, save_statistics
-from slimdiff_fx.trajectory import Sample
+from slimdiff_fx.pipelines.trajectory import Sample
 from tests.toy_block import samples, toy
 
 SAMPLES = [Sample(number, f"prompt {number}") for number in range(5)]

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from slimdiff_fx import call_latency
 from slimdiff_fx.call_latency import time_call
-from slimdiff_fx.sampling import Sampling
-from slimdiff_fx.trajectory import Sample
+from slimdiff_fx.pipelines.sampling import Sampling
+from slimdiff_fx.pipelines.trajectory import Sample
 
 
 class Denoiser(nn.Module):

@@ -18,12 +18,12 @@ from passes.errors import BudgetError, PlanError, UsageError
 from slimdiff_fx import commands, export_command
 from slimdiff_fx.calibration_record import describe_run
 from slimdiff_fx.calibration_run import CalibrationSettings
-from slimdiff_fx.calibration_set import gather_samples
-from slimdiff_fx.captured import capture_pipeline, observe_pipeline
 from slimdiff_fx.cli import app
 from slimdiff_fx.files.statistics_file import load_record
 from slimdiff_fx.latency.budget import KeepLatency
-from slimdiff_fx.sampling import Sampling
+from slimdiff_fx.pipelines.captured import capture_pipeline, observe_pipeline
+from slimdiff_fx.pipelines.inputs.samples import gather_samples
+from slimdiff_fx.pipelines.sampling import Sampling
 from tests import picture_pipelines as toys
 from tests.failing_command import runner
 from tests.toy_denoisers import FAMILIES

@@ -21,7 +21,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 
 from slimdiff_fx.denoisers.slim.models import SlimUNet2DConditionModel, make_slim
-from slimdiff_fx.models import emoji_folder
+from slimdiff_fx.pipelines.load import emoji_folder
 from tests.slimdiff_fx.denoisers.slim.test_models import TWO_BLOCKS, random_plan
 from tests.toy_adapters import bare, masked
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from passes.errors import UsageError
-from slimdiff_fx.prompts import read_prompts
+from slimdiff_fx.pipelines.inputs.prompts import read_prompts
 
 WANTED = ("red apple", 'a "big", grey cat', "naïve café")
 

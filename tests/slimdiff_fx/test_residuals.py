@@ -19,11 +19,11 @@ import slimdiff_fx
 from passes.errors import UsageError
 from passes.program.fresh_inputs import fresh_inputs
 from passes.prove.validate import validate
-from slimdiff_fx.captured import capture_pipeline
 from slimdiff_fx.denoisers.call import translate_call
 from slimdiff_fx.denoisers.families import capture_denoiser, describe
 from slimdiff_fx.denoisers.residuals import DOWN, INTRABLOCK, MID
 from slimdiff_fx.denoisers.slim.models import make_slim
+from slimdiff_fx.pipelines.captured import capture_pipeline
 from tests.plans import random_plan as plan_of_program
 from tests.slimdiff_fx.denoisers.slim.test_models import random_plan
 from tests.toy_adapters import masked

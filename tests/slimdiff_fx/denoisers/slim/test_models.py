@@ -24,7 +24,7 @@ from passes.plan.slim_plan import SitePlan, SlimPlan
 from slimdiff_fx.denoisers.families import describe
 from slimdiff_fx.denoisers.slim.apply_plan import apply_plan, eager_site
 from slimdiff_fx.denoisers.slim.models import SLIM_CLASSES, make_slim
-from slimdiff_fx.models import emoji_folder
+from slimdiff_fx.pipelines.load import emoji_folder
 from tests.toy_denoisers import FAMILIES
 from tests.toy_pipeline import tiny_unet
 

@@ -11,8 +11,8 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
 
 from passes.errors import UsageError
-from slimdiff_fx.auto_choice import chosen_device, chosen_dtype, stored_dtype
-from slimdiff_fx.models import load_pipeline
+from slimdiff_fx.pipelines.auto_choice import chosen_device, chosen_dtype, stored_dtype
+from slimdiff_fx.pipelines.load import load_pipeline
 
 
 @pytest.mark.parametrize(("gpu", "device"), [(True, "cuda"), (False, "cpu")])

@@ -1,6 +1,6 @@
 import pytest
 
-from slimdiff_fx.cycled import Cycled
+from slimdiff_fx.pipelines.inputs.cycled import Cycled
 
 
 def test_it_goes_round_by_index_and_slice():

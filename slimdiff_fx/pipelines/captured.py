@@ -24,9 +24,9 @@ from slimdiff_fx.denoisers.residuals import pipeline_residuals
 from slimdiff_fx.disk_sums import sums_in
 from slimdiff_fx.files.statistics_file import StoredStatistics
 from slimdiff_fx.listener import SILENT, Listener
-from slimdiff_fx.sampling import denoiser_name, token_count
+from slimdiff_fx.pipelines.sampling import denoiser_name, token_count
+from slimdiff_fx.pipelines.trajectory import Observed, Sample, observed_steps
 from slimdiff_fx.shares import Share
-from slimdiff_fx.trajectory import Observed, Sample, observed_steps
 
 
 @dataclass(frozen=True)

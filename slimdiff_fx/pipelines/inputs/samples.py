@@ -11,16 +11,16 @@ from typing import Any, overload
 from diffusers import DiffusionPipeline
 
 from passes.errors import UsageError
-from slimdiff_fx.autoencoder import autoencoder
-from slimdiff_fx.cycled import Cycled
 from slimdiff_fx.files.output_paths import expand
-from slimdiff_fx.images import CaptionedImage, check_pictures, read_images
 from slimdiff_fx.listener import SILENT, Listener
-from slimdiff_fx.picture_inputs import needs_picture
-from slimdiff_fx.prompts import check_text, choose_samples, read_captions
-from slimdiff_fx.refuse_pipeline import refuse_pipeline, text_to_image_instead
-from slimdiff_fx.sampling import class_count, class_label, condition
-from slimdiff_fx.trajectory import Sample
+from slimdiff_fx.pipelines.inputs.autoencoder import autoencoder
+from slimdiff_fx.pipelines.inputs.cycled import Cycled
+from slimdiff_fx.pipelines.inputs.images import CaptionedImage, check_pictures, read_images
+from slimdiff_fx.pipelines.inputs.picture_inputs import needs_picture
+from slimdiff_fx.pipelines.inputs.prompts import check_text, choose_samples, read_captions
+from slimdiff_fx.pipelines.refuse_pipeline import refuse_pipeline, text_to_image_instead
+from slimdiff_fx.pipelines.sampling import class_count, class_label, condition
+from slimdiff_fx.pipelines.trajectory import Sample
 
 CALIBRATE_ON = ("trajectory", "pictures")
 

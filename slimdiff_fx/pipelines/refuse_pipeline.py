@@ -8,8 +8,8 @@ from diffusers import DiffusionPipeline
 
 from passes.errors import UsageError
 from slimdiff_fx.denoisers.residuals import pipeline_residuals
-from slimdiff_fx.picture_inputs import MASK, PICTURE
-from slimdiff_fx.sampling import call_parameters, denoiser_name
+from slimdiff_fx.pipelines.inputs.picture_inputs import MASK, PICTURE
+from slimdiff_fx.pipelines.sampling import call_parameters, denoiser_name
 
 # What calibration has to give.
 _GIVEN = ("self", "prompt", "class_labels", "batch_size", PICTURE, MASK, "generator", "num_inference_steps")

@@ -11,9 +11,8 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from slimdiff_fx.picture_inputs import needs_picture
-from slimdiff_fx.quiet import quiet_pipeline
-from slimdiff_fx.sampling import (
+from slimdiff_fx.pipelines.inputs.picture_inputs import needs_picture
+from slimdiff_fx.pipelines.sampling import (
     Sampling,
     call_parameters,
     call_pipeline,
@@ -22,7 +21,8 @@ from slimdiff_fx.sampling import (
     noise_generator,
     step_count,
 )
-from slimdiff_fx.trajectory import DenoiserOutput, in_place_of
+from slimdiff_fx.pipelines.trajectory import DenoiserOutput, in_place_of
+from slimdiff_fx.quiet import quiet_pipeline
 
 _CONDITION = {"prompt": "a small red house", "class_labels": "1", "nothing": ""}
 _STEPS = 2

@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline
 
-from slimdiff_fx.sketch import sketch
+from slimdiff_fx.pipelines.sketch import sketch
 from tests.toy_denoisers import FAMILIES
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from passes.errors import CheckpointError, UsageError
-from slimdiff_fx.cycled import Cycled
 from slimdiff_fx.files.text_file import read_text
 from slimdiff_fx.option_checks import check_count, check_seed
-from slimdiff_fx.prompt_formats import FORMATS, LINES, Found, guess_format
+from slimdiff_fx.pipelines.inputs.cycled import Cycled
+from slimdiff_fx.pipelines.inputs.prompt_formats import FORMATS, LINES, Found, guess_format
 
 CAPTIONS_FILE = "captions.json"
 # Text encoders read some hundred tokens: what is longer by far is no prompt.

@@ -4,7 +4,7 @@ from diffusers import DDPMScheduler, EulerDiscreteScheduler
 from PIL import Image
 
 from passes.errors import UsageError
-from slimdiff_fx.images import add_noise, load_picture, read_images, stratified_timesteps
+from slimdiff_fx.pipelines.inputs.images import add_noise, load_picture, read_images, stratified_timesteps
 
 
 def test_pictures_come_with_their_captions(tmp_path):

@@ -16,8 +16,8 @@ from passes.errors import CheckpointError, UsageError
 from slimdiff_fx.cli import app
 from slimdiff_fx.denoisers.slim.models import make_slim
 from slimdiff_fx.hub import hub_files
-from slimdiff_fx.models import load_pipeline
-from slimdiff_fx.variants import choose_variant, grouped
+from slimdiff_fx.pipelines.load import load_pipeline
+from slimdiff_fx.pipelines.variants import choose_variant, grouped
 from tests.failing_command import run
 from tests.slimdiff_fx.denoisers.slim.test_models import random_plan
 from tests.toy_pipeline import tiny_unet

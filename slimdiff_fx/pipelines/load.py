@@ -16,14 +16,14 @@ from torch import nn
 
 from passes.capture.refuse_quantized import is_quantized
 from passes.errors import CheckpointError, SlimDiffError, UsageError
-from slimdiff_fx.auto_choice import AUTO, chosen_device, chosen_dtype, stored_dtype
 from slimdiff_fx.denoisers.slim.saved_folder import check_saved_folder
 from slimdiff_fx.files.output_paths import expand
 from slimdiff_fx.first_line import first_line
 from slimdiff_fx.hub import hub_files
+from slimdiff_fx.pipelines.auto_choice import AUTO, chosen_device, chosen_dtype, stored_dtype
+from slimdiff_fx.pipelines.sampling import DENOISERS, Sampling, read_sampling
+from slimdiff_fx.pipelines.variants import check_name, choose_variant, local_variant
 from slimdiff_fx.quiet import quiet_libraries
-from slimdiff_fx.sampling import DENOISERS, Sampling, read_sampling
-from slimdiff_fx.variants import check_name, choose_variant, local_variant
 
 EMOJI = "emoji"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -40,7 +40,7 @@ class LoadedPipeline:
         pipe: in evaluation mode, on the device and in the dtype asked for.
         name: as the user gave it.
         folder: local folder, or None for the hub.
-        sampling: the defaults that lie beside it, see `slimdiff_fx.sampling`.
+        sampling: the defaults that lie beside it, see `slimdiff_fx.pipelines.sampling`.
         edited: settings in the folder that were changed since slimdiff_fx wrote it, by name.
     """
 
@@ -65,7 +65,7 @@ def load_pipeline(
         model: folder, hub id, or "emoji".
         device: as torch names it, or "auto".
         dtype: "float32", "float16" or "bfloat16"; weights stored in another are cast. "auto" is what they are stored
-            in, and float32 for float16 on a CPU; see `slimdiff_fx.auto_choice`.
+            in, and float32 for float16 on a CPU; see `slimdiff_fx.pipelines.auto_choice`.
         variant: of the weight files, such as "fp16"; None takes plain ones, and the variant there is if there are none.
 
     Raises:

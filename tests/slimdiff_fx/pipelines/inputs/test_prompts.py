@@ -3,7 +3,7 @@ import json
 import pytest
 
 from passes.errors import CheckpointError, UsageError
-from slimdiff_fx.prompts import choose_samples, read_captions, read_prompts
+from slimdiff_fx.pipelines.inputs.prompts import choose_samples, read_captions, read_prompts
 
 
 def test_lines_and_json_give_the_same_prompts(tmp_path):

@@ -5,8 +5,8 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMPipeline, DDPMScheduler, DiTPipeline
 
 from passes.errors import CheckpointError, UsageError
-from slimdiff_fx.calibration_set import gather_samples
-from slimdiff_fx.sampling import (
+from slimdiff_fx.pipelines.inputs.samples import gather_samples
+from slimdiff_fx.pipelines.sampling import (
     Sampling,
     condition,
     denoiser_name,
@@ -16,7 +16,7 @@ from slimdiff_fx.sampling import (
     step_count,
     token_count,
 )
-from slimdiff_fx.trajectory import observe_batch
+from slimdiff_fx.pipelines.trajectory import observe_batch
 from tests.toy_denoisers import FAMILIES
 
 

@@ -11,8 +11,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from slimdiff_fx.sampling import denoiser_name
-from slimdiff_fx.trajectory import DenoiserOutput, in_place_of
+from slimdiff_fx.pipelines.sampling import denoiser_name
+from slimdiff_fx.pipelines.trajectory import DenoiserOutput, in_place_of
 
 
 @dataclass

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from slimdiff_fx import prediction_error
-from slimdiff_fx.prediction_error import PredictionError, measured_error
+from slimdiff_fx.pipelines import prediction_error
+from slimdiff_fx.pipelines.prediction_error import PredictionError, measured_error
 
 
 class Denoiser(nn.Module):

@@ -9,9 +9,9 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from slimdiff_fx.autoencoder import picture_factor
-from slimdiff_fx.images import open_picture
-from slimdiff_fx.sampling import call_parameters, denoiser_name
+from slimdiff_fx.pipelines.inputs.autoencoder import picture_factor
+from slimdiff_fx.pipelines.inputs.images import open_picture
+from slimdiff_fx.pipelines.sampling import call_parameters, denoiser_name
 
 PICTURE, MASK = "image", "mask_image"
 _SIZE = 64  # of latents, where the model doesn't say

@@ -4,10 +4,10 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler
 from PIL import Image
 
 from passes.errors import CalibrationError, UsageError
-from slimdiff_fx.images import CaptionedImage
-from slimdiff_fx.models import load_pipeline
-from slimdiff_fx.sampling import Sampling, call_pipeline, noise_generator
-from slimdiff_fx.trajectory import Sample, chosen_steps, observe_batch, observed_steps
+from slimdiff_fx.pipelines.inputs.images import CaptionedImage
+from slimdiff_fx.pipelines.load import load_pipeline
+from slimdiff_fx.pipelines.sampling import Sampling, call_pipeline, noise_generator
+from slimdiff_fx.pipelines.trajectory import Sample, chosen_steps, observe_batch, observed_steps
 from tests.toy_denoisers import FAMILIES
 
 SAMPLING = Sampling(steps=4, guidance=3.0)

@@ -3,7 +3,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from passes.errors import UsageError
-from slimdiff_fx.calibration_set import gather_samples
+from slimdiff_fx.pipelines.inputs.samples import gather_samples
 
 
 @pytest.fixture(scope="module")
