@@ -33,13 +33,13 @@ from passes.program.program import Program
 from passes.solve.offered_sizes import sizes_offered
 from slimdiff_fx.checkpoint import load_plan
 from slimdiff_fx.export.parity import example_tensors, input_nodes
-from slimdiff_fx.latency.bench import Effort
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.refine import Refined, plan_timer, refine
 from slimdiff_fx.latency.table import measured_costs
 from slimdiff_fx.latency.target import Target, make_target
 from slimdiff_fx.pipelines.captured import CapturedDenoiser, capture_model
-from slimdiff_fx.runtimes import BACKENDS, Contestant, require
+from slimdiff_fx.timing.bench import Effort
+from slimdiff_fx.timing.runtimes import BACKENDS, Contestant, require
 
 EAGER = ("eager", "inductor")  # run the module
 SINGLE = ("ort", "openvino")  # no kernels for bfloat16 on every CPU: published configurations are built in float32

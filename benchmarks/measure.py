@@ -16,8 +16,8 @@ from typing import Any
 import psutil
 import torch
 
-from slimdiff_fx.hardware import cpu_name
-from slimdiff_fx.timing import Timing, interleave, paired_ratio
+from slimdiff_fx.timing.hardware import cpu_name
+from slimdiff_fx.timing.interleave import Timing, interleave, paired_ratio
 
 __all__ = ["RESULTS", "Timing", "Watch", "interleave", "machine", "paired_ratio", "resident", "write_result"]
 

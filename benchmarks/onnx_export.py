@@ -37,8 +37,8 @@ from slimdiff_fx.denoisers.families import capture_denoiser, describe
 from slimdiff_fx.export.parity import example_tensors
 from slimdiff_fx.export.to_onnx.export import export_onnx
 from slimdiff_fx.export.to_onnx.runtime import onnx_runner, quiet_onnxruntime
-from slimdiff_fx.latency.bench import clock_of
-from slimdiff_fx.timing import CLOCKS
+from slimdiff_fx.timing.bench import clock_of
+from slimdiff_fx.timing.interleave import CLOCKS
 
 Export = Callable[[torch.nn.Module, Program, Path], None]
 # What a runtime has one kernel for, or what a graph has too much of.

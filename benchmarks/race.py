@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from passes.plan.costs import program_macs, program_params
-from slimdiff_fx.latency.bench import clock_of
-from slimdiff_fx.runtimes import Contestant, Forward, prepare
-from slimdiff_fx.timing import CLOCKS, Timing, interleave, paired_ratio
+from slimdiff_fx.timing.bench import clock_of
+from slimdiff_fx.timing.interleave import CLOCKS, Timing, interleave, paired_ratio
+from slimdiff_fx.timing.runtimes import Contestant, Forward, prepare
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Race:
     """How denoisers are timed against each other.
 
     Attributes:
-        backend: see `slimdiff_fx.runtimes`.
+        backend: see `slimdiff_fx.timing.runtimes`.
         threads: CPU threads.
         repeats: turns at least.
         warmup: turns that aren't counted.
@@ -86,7 +86,7 @@ class Race:
 
     @property
     def clock(self) -> str:
-        """What times are read from; see `slimdiff_fx.latency.bench.clock_of`."""
+        """What times are read from; see `slimdiff_fx.timing.bench.clock_of`."""
         return clock_of(self.backend, self.threads)
 
     def _ready(self, contestant: Contestant) -> Forward:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
 
-from slimdiff_fx.hardware import cpu_name
 from slimdiff_fx.pipelines.sampling import Sampling, denoiser_name
 from slimdiff_fx.pipelines.trajectory import Sample
 from slimdiff_fx.rehearse import at_first_call
-from slimdiff_fx.timing import interleave, paired_ratio
+from slimdiff_fx.timing.hardware import cpu_name
+from slimdiff_fx.timing.interleave import interleave, paired_ratio
 
 _SECONDS = 1.0  # for each of the two
 

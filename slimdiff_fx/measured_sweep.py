@@ -13,13 +13,13 @@ from passes.plan.policies import KeepParams, Threshold
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from slimdiff_fx.denoisers.slim.models import make_slim
-from slimdiff_fx.latency.bench import Effort, opened
 from slimdiff_fx.latency.target import Target, guided_batch, make_target
 from slimdiff_fx.listener import SILENT, Listener
 from slimdiff_fx.pipelines.prediction_error import measured_error
 from slimdiff_fx.pipelines.sampling import Given, Sampling, denoiser_name, draw, nothing_more
 from slimdiff_fx.slim_result import SlimResult
-from slimdiff_fx.timing import paired_ratio
+from slimdiff_fx.timing.bench import Effort, opened
+from slimdiff_fx.timing.interleave import paired_ratio
 
 _LARGEST = 0.9  # of the sites' weights gone, at the far end
 

@@ -26,7 +26,7 @@ from slimdiff_fx.latency.target import guided_batch
 from slimdiff_fx.listener import SILENT, Listener
 from slimdiff_fx.option_checks import check_count
 from slimdiff_fx.pipelines.captured import CapturedDenoiser
-from slimdiff_fx.runtimes import require
+from slimdiff_fx.timing.runtimes import require
 
 
 def check_policy(policy: object) -> None:

@@ -9,7 +9,6 @@ from passes.plan.policies import MaxError, Policy, Threshold
 from slimdiff_fx.calibration_run import CalibrationSettings
 from slimdiff_fx.checkpoint import save_result
 from slimdiff_fx.compare import PICTURE_FILE, compare, picture_files, report_entries
-from slimdiff_fx.latency.bench import Effort
 from slimdiff_fx.measured_sweep import measure_sweep
 from slimdiff_fx.pictures import png_bytes, side_by_side
 from slimdiff_fx.pipelines.captured import capture_pipeline, observe_pipeline
@@ -19,6 +18,7 @@ from slimdiff_fx.pipelines.trajectory import Sample
 from slimdiff_fx.planning import Planning
 from slimdiff_fx.report import build_report
 from slimdiff_fx.slim import carry_out, finish
+from slimdiff_fx.timing.bench import Effort
 
 PROMPTS = ("red apple", "cat face", "pizza", "rose")
 SAMPLING = Sampling(2, 3.0)

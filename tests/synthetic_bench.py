@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pytest
 
 from passes.plan.costs import program_macs
-from slimdiff_fx.latency.bench import Bench
-from slimdiff_fx.runtimes import Contestant
-from slimdiff_fx.timing import Timing
+from slimdiff_fx.timing.bench import Bench
+from slimdiff_fx.timing.interleave import Timing
+from slimdiff_fx.timing.runtimes import Contestant
 
 OVERHEAD = 3e-5  # seconds of a call, however little it does
 

@@ -11,7 +11,7 @@ from passes.errors import UsageError
 from passes.plan.alignment import check_align
 from passes.plan.policies import Normalization, check_fraction, check_normalization
 from slimdiff_fx.option_checks import check_count
-from slimdiff_fx.runtimes import runtime
+from slimdiff_fx.timing.runtimes import runtime
 
 MOST_THREADS = 1024
 
@@ -22,7 +22,7 @@ class KeepLatency:
 
     Attributes:
         fraction: above 0, at most 1.
-        backend: one of `slimdiff_fx.runtimes.BACKENDS`.
+        backend: one of `slimdiff_fx.timing.runtimes.BACKENDS`.
         batch: of the timed forward; None for what the pipeline runs: 2 with guidance, else 1.
         height: of the latents; None for the model's own.
         width: likewise.

@@ -22,9 +22,9 @@ from slimdiff_fx import __version__
 from slimdiff_fx.files.atomic_write import replaced_file
 from slimdiff_fx.files.file_lock import locked
 from slimdiff_fx.files.output_paths import expand
-from slimdiff_fx.hardware import device_name
-from slimdiff_fx.latency.bench import clock_of
-from slimdiff_fx.runtimes import runtime
+from slimdiff_fx.timing.bench import clock_of
+from slimdiff_fx.timing.hardware import device_name
+from slimdiff_fx.timing.runtimes import runtime
 
 VARIABLE = "SLIMDIFF_FX_LATENCY_CACHE"
 _FORMAT = 1

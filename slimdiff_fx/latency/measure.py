@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from passes.plan.slim_plan import SlimPlan
 from passes.sites.site import Kind, Site
 from passes.solve.offered_sizes import Size
-from slimdiff_fx.latency.bench import Bench
 from slimdiff_fx.latency.target import Target
-from slimdiff_fx.runtimes import Forward
-from slimdiff_fx.timing import paired_ratio
+from slimdiff_fx.timing.bench import Bench
+from slimdiff_fx.timing.interleave import paired_ratio
+from slimdiff_fx.timing.runtimes import Forward
 
 KINDS: tuple[Kind, ...] = ("attention", "feed_forward")
 _DENSE = "dense"

@@ -12,10 +12,10 @@ from diffusers import ModelMixin
 from passes.errors import UsageError
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
-from slimdiff_fx.latency.bench import Clock, Effort, clock_of, opened
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.target import make_target
-from slimdiff_fx.timing import Timing, paired_ratio
+from slimdiff_fx.timing.bench import Clock, Effort, clock_of, opened
+from slimdiff_fx.timing.interleave import Timing, paired_ratio
 
 
 @dataclass(frozen=True)

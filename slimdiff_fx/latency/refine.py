@@ -19,12 +19,12 @@ from passes.plan.policies import KeepCost
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.sites.site import Site
-from slimdiff_fx.latency.bench import Effort
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.outcome import dense_against
 from slimdiff_fx.latency.table import measured_costs
 from slimdiff_fx.listener import SILENT, Listener
-from slimdiff_fx.timing import paired_ratio
+from slimdiff_fx.timing.bench import Effort
+from slimdiff_fx.timing.interleave import paired_ratio
 
 CORRECTIONS = 2
 NEAR = 0.02  # of expected over measured: about what timing the same denoiser twice differs by

@@ -17,7 +17,6 @@ from passes.sites.site import Kind, Site
 from passes.solve.error_curves import narrows
 from passes.solve.offered_sizes import Size
 from slimdiff_fx.export.parity import example_tensors
-from slimdiff_fx.latency.bench import Bench, Effort, opened
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.cache import LatencyCache, cache_folder, digest, environment
 from slimdiff_fx.latency.measure import KINDS, gain, shares, site_ratios
@@ -25,7 +24,8 @@ from slimdiff_fx.latency.shaped_plan import shaped_plan
 from slimdiff_fx.latency.sizes import nearest_half, sizes_timed, step_of
 from slimdiff_fx.latency.target import Target, make_target
 from slimdiff_fx.listener import SILENT, Listener
-from slimdiff_fx.runtimes import Forward, require
+from slimdiff_fx.timing.bench import Bench, Effort, opened
+from slimdiff_fx.timing.runtimes import Forward, require
 
 
 @dataclass(frozen=True)

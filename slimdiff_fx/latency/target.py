@@ -19,7 +19,7 @@ from passes.sites.site_nodes import SiteNodes
 from slimdiff_fx.denoisers.families import describe
 from slimdiff_fx.denoisers.slim.models import make_slim
 from slimdiff_fx.latency.inputs import inputs_at
-from slimdiff_fx.runtimes import Contestant
+from slimdiff_fx.timing.runtimes import Contestant
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from benchmarks import latency, race
 from benchmarks.latency import measure_latency
 from benchmarks.race import Race
 from passes.errors import ExportError, UsageError
-from slimdiff_fx.latency.bench import Bench
-from slimdiff_fx.runtimes import require
-from slimdiff_fx.timing import Timing
+from slimdiff_fx.timing.bench import Bench
+from slimdiff_fx.timing.interleave import Timing
+from slimdiff_fx.timing.runtimes import require
 from tests.synthetic_bench import pretend
 from tests.toy_denoisers import dit
 

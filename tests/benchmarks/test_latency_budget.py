@@ -9,8 +9,8 @@ import torch
 
 from benchmarks import latency_budget
 from benchmarks.latency_budget import measure
-from slimdiff_fx.latency.bench import Effort
 from slimdiff_fx.latency.budget import KeepLatency
+from slimdiff_fx.timing.bench import Effort
 from tests.synthetic_bench import pretend
 from tests.toy_denoisers import unet_sd15
 

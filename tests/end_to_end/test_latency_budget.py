@@ -95,7 +95,7 @@ def test_a_runtime_that_is_not_there_is_named_before_calibration(toy_pipeline, t
 
     from dataclasses import replace
 
-    from slimdiff_fx import runtimes
+    from slimdiff_fx.timing import runtimes
 
     table = {**runtimes.RUNTIMES, "eager": replace(runtimes.RUNTIMES["eager"], require=missing)}
     monkeypatch.setattr(runtimes, "RUNTIMES", table)

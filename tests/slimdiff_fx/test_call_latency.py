@@ -38,7 +38,7 @@ def test_both_run_on_the_pipeline_s_own_call(monkeypatch: pytest.MonkeyPatch) ->
         assert settings["min_seconds"] == 1
         for run in contestants.values():
             run()
-        from slimdiff_fx.timing import Timing
+        from slimdiff_fx.timing.interleave import Timing
 
         return {"dense": Timing((0.02, 0.04, 0.02)), "slim": Timing((0.01, 0.03, 0.01))}
 

@@ -15,7 +15,6 @@ from passes.errors import CheckpointError, UsageError
 from passes.program.shapes import specialize
 from passes.rewrite.site_program import signature, site_program
 from passes.sites.find import find_sites, locate_all
-from slimdiff_fx.latency.bench import Effort, opened
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.cache import VARIABLE, cache_folder
 from slimdiff_fx.latency.measure import site_ratios
@@ -23,6 +22,7 @@ from slimdiff_fx.latency.outcome import expected_ratio, measure_latency
 from slimdiff_fx.latency.sizes import nearest_half, sizes_timed
 from slimdiff_fx.latency.table import Curve, measured_costs
 from slimdiff_fx.latency.target import make_target
+from slimdiff_fx.timing.bench import Effort, opened
 from tests.observed_block import observed_block
 from tests.plans import captured
 from tests.synthetic_bench import OVERHEAD, pretend

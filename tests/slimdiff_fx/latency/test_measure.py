@@ -12,7 +12,7 @@ from passes.sites.site import Site
 from slimdiff_fx.latency.measure import gain, shares, site_ratios
 from slimdiff_fx.latency.sizes import _spread
 from slimdiff_fx.measured_sweep import _spread as spread_points
-from slimdiff_fx.timing import Timing
+from slimdiff_fx.timing.interleave import Timing
 
 SITE = Site("s", "attention", 4, 6, (), "out")
 OTHER = Site("f", "feed_forward", 9, 1, (), "down")

@@ -13,8 +13,8 @@ from typing import Literal
 
 import torch
 
-from slimdiff_fx.runtimes import Contestant, Forward, prepare, runtime
-from slimdiff_fx.timing import CLOCKS, Timing, interleave
+from slimdiff_fx.timing.interleave import CLOCKS, Timing, interleave
+from slimdiff_fx.timing.runtimes import Contestant, Forward, prepare, runtime
 
 Clock = Literal["processor", "wall"]
 

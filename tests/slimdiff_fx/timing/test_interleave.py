@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from slimdiff_fx.timing import Timing, interleave, paired_ratio
+from slimdiff_fx.timing.interleave import Timing, interleave, paired_ratio
 
 
 def test_figures_by_hand() -> None:
