@@ -30,8 +30,8 @@ from passes.plan.policies import KeepParams
 from passes.program.fresh_inputs import fresh_inputs
 from passes.program.program import Program
 from passes.sites.find import find_sites
+from slimdiff_fx.calibration.disk_sums import sums_in
 from slimdiff_fx.denoisers.families import capture_denoiser
-from slimdiff_fx.disk_sums import sums_in
 
 T = TypeVar("T")
 

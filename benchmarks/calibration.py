@@ -23,7 +23,7 @@ from passes.calibrate.instrument import Closing, Instrumented, Opening
 from passes.calibrate.observers import UnitObserver
 from passes.calibrate.statistics import COUNT, Statistics
 from passes.errors import SlimDiffError, UsageError
-from slimdiff_fx.calibration_run import CalibrationSettings
+from slimdiff_fx.calibration.run import CalibrationSettings
 from slimdiff_fx.pipelines.captured import CapturedDenoiser, capture_pipeline, watch_pipeline
 from slimdiff_fx.pipelines.inputs.samples import gather_samples
 from slimdiff_fx.pipelines.load import load_pipeline

@@ -30,7 +30,7 @@ from passes.errors import SlimDiffError, UsageError
 from passes.plan.policies import KeepParams
 from passes.plan.slim_plan import SlimPlan
 from passes.solve.settled import split_half_ratio
-from slimdiff_fx.timestep_weights import bucket_weights
+from slimdiff_fx.calibration.timestep_weights import bucket_weights
 
 SAMPLES = (4, 16, 64, 128, 256, 500)
 REMOVED = 0.3

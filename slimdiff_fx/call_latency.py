@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
 
+from slimdiff_fx.calibration.rehearse import at_first_call
 from slimdiff_fx.pipelines.sampling import Sampling, denoiser_name
 from slimdiff_fx.pipelines.trajectory import Sample
-from slimdiff_fx.rehearse import at_first_call
 from slimdiff_fx.timing.hardware import cpu_name
 from slimdiff_fx.timing.interleave import interleave, paired_ratio
 

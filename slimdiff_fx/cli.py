@@ -172,7 +172,7 @@ def slim(
 ) -> None:
     """Slim a pipeline: calibrate, analyze, rewrite, validate, draw, save. This is the main job."""
     from slimdiff_fx import commands
-    from slimdiff_fx.calibration_checkpoint import resumable
+    from slimdiff_fx.calibration.checkpoint import resumable
 
     with resumable(commands.slim_checkpoint(out), resume=resume):
         commands.slim_command(
@@ -270,7 +270,7 @@ def calibrate(
 ) -> None:
     """Watch the denoiser run on a calibration set, and write the statistics (.safetensors)."""
     from slimdiff_fx import commands
-    from slimdiff_fx.calibration_checkpoint import resumable
+    from slimdiff_fx.calibration.checkpoint import resumable
 
     with resumable(commands.calibrate_checkpoint(out), resume=resume):
         commands.calibrate_command(

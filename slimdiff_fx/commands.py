@@ -17,13 +17,17 @@ from passes.plan.policies import Policy
 from passes.plan.slim_plan import SlimPlan
 from passes.sites.find import find_unsupported
 from passes.solve.compensation import COMPENSATIONS
-from slimdiff_fx.calibration_checkpoint import (
+from slimdiff_fx.calibration.checkpoint import (
     find_checkpoint,
     forget_checkpoint,
     has_attention_weights,
     has_moments,
 )
-from slimdiff_fx.calibration_run import CalibrationSettings, statistics_of
+from slimdiff_fx.calibration.ranks import Ranks, joined_ranks, refuse_ranks
+from slimdiff_fx.calibration.rehearse import rehearse
+from slimdiff_fx.calibration.run import CalibrationSettings, statistics_of
+from slimdiff_fx.calibration.threads import choose_threads, restored_threads
+from slimdiff_fx.calibration.timestep_weights import bucket_weights
 from slimdiff_fx.call_latency import time_call
 from slimdiff_fx.checkpoint import load_plan, save_plan, save_result
 from slimdiff_fx.command_outputs import (
@@ -51,16 +55,12 @@ from slimdiff_fx.pipelines.inputs.prompts import read_prompts
 from slimdiff_fx.pipelines.inputs.samples import gather_samples
 from slimdiff_fx.pipelines.load import LoadedPipeline, load_pipeline, model_input
 from slimdiff_fx.planning import Planning, plan_from
-from slimdiff_fx.ranks import Ranks, joined_ranks, refuse_ranks
-from slimdiff_fx.rehearse import rehearse
 from slimdiff_fx.report import build_report
 from slimdiff_fx.slim import Recalibration, carry_out, finish
 from slimdiff_fx.slim_result import SlimResult
 from slimdiff_fx.summary import summarize
 from slimdiff_fx.tables import inspect_table, short, slim_table
 from slimdiff_fx.terminal import TerminalListener
-from slimdiff_fx.threads import choose_threads, restored_threads
-from slimdiff_fx.timestep_weights import bucket_weights
 
 
 @dataclass(frozen=True)

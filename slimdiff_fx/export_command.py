@@ -12,6 +12,7 @@ from rich.console import Console
 
 from passes.errors import UsageError
 from passes.program.program import Program
+from slimdiff_fx.calibration.ranks import refuse_ranks
 from slimdiff_fx.command_outputs import check_file_output, note_edited, took
 from slimdiff_fx.export.input_sizes import input_sizes
 from slimdiff_fx.export.parity import ParityReport
@@ -26,7 +27,6 @@ from slimdiff_fx.pipelines.sampling import denoiser_name
 from slimdiff_fx.quantize.calibration_data import SAMPLES, QuantizationSettings, check_calibration
 from slimdiff_fx.quantize.export_int8 import OnnxOptions, check_int8, export_int8
 from slimdiff_fx.quantize.int8_report import Int8Report
-from slimdiff_fx.ranks import refuse_ranks
 from slimdiff_fx.terminal import TerminalListener
 
 # These take a program in bfloat16 as it is; the others begin with float32.

@@ -28,7 +28,11 @@ from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_unsupported
 from passes.sites.site import Site
 from passes.solve.compensation import Compensation
-from slimdiff_fx.calibration_run import CalibrationSettings
+from slimdiff_fx.calibration.ranks import ALONE, Ranks
+from slimdiff_fx.calibration.rehearse import rehearse
+from slimdiff_fx.calibration.run import CalibrationSettings
+from slimdiff_fx.calibration.shared_plan import plan_of_rank_0
+from slimdiff_fx.calibration.timestep_weights import DEFAULT_WEIGHTS, bucket_weights
 from slimdiff_fx.denoisers.altered import refuse_wrapped
 from slimdiff_fx.denoisers.slim.models import make_slim
 from slimdiff_fx.denoisers.slim.reference import make_reference
@@ -43,13 +47,9 @@ from slimdiff_fx.pipelines.sampling import Sampling, denoiser_name
 from slimdiff_fx.pipelines.trajectory import Sample
 from slimdiff_fx.planning import Planning, check_policy, plan_from
 from slimdiff_fx.progress_bar import BarListener
-from slimdiff_fx.ranks import ALONE, Ranks
-from slimdiff_fx.rehearse import rehearse
-from slimdiff_fx.shared_plan import plan_of_rank_0
 from slimdiff_fx.site_analysis import site_analysis
 from slimdiff_fx.slim_result import SlimResult
 from slimdiff_fx.summary import summarize
-from slimdiff_fx.timestep_weights import DEFAULT_WEIGHTS, bucket_weights
 
 
 @torch.inference_mode(False)  # what is added up here is read, and the weights are trained, outside of that mode
@@ -99,7 +99,7 @@ def slim(
             `Threshold(tau)`; by default as much goes as `MaxError()` allows.
         criterion: for "threshold", name of the score, one or one for each kind of site; see `passes.analyze.criteria`.
         compensation: for "threshold": "none", "bias" or "lstsq".
-        timestep_weights: how much timesteps count in second moments; see `slimdiff_fx.timestep_weights`.
+        timestep_weights: how much timesteps count in second moments; see `slimdiff_fx.calibration.timestep_weights`.
         moments_folder: keep second moments in files there, for models whose moments outgrow memory.
         sequential: solve for the new weights in so many groups of sites, each calibrated behind slim ones before it.
         seed: of everything random.
@@ -108,7 +108,7 @@ def slim(
         check: compare slim with masked dense; leave it on.
         in_place: take the dense denoiser's weights over, with no second copy. The dense denoiser then holds none and
             says so when it is called; the slim model and program share theirs, and the pipelines their other parts.
-        ranks: processes that share the calibration, see `slimdiff_fx.ranks.joined_ranks`. Each has to call this with
+        ranks: processes that share the calibration, see `slimdiff_fx.calibration.ranks.joined_ranks`. Each has to call this with
             the same arguments, and gets the same statistics and plan.
         progress: show a bar, unless the pipeline's `set_progress_bar_config(disable=True)` turned bars off.
         listener: told about stages and progress, in place of the bar.

@@ -11,7 +11,8 @@ import signal
 import sys
 import time
 
-from slimdiff_fx import calibration_run, cli
+from slimdiff_fx import cli
+from slimdiff_fx.calibration import run as calibration_run
 
 if __name__ == "__main__":
     rank, batches, *arguments = sys.argv[1:]

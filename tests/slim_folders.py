@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from passes.plan.policies import MaxError, Policy, Threshold
-from slimdiff_fx.calibration_run import CalibrationSettings
+from slimdiff_fx.calibration.run import CalibrationSettings
 from slimdiff_fx.checkpoint import save_result
 from slimdiff_fx.compare import PICTURE_FILE, compare, picture_files, report_entries
 from slimdiff_fx.measured_sweep import measure_sweep

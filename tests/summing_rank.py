@@ -9,10 +9,10 @@ import torch
 
 from passes.calibrate.instrument import Instrumented, instrument
 from passes.errors import CalibrationError
+from slimdiff_fx.calibration.rank_sums import require_agreement, sum_over_ranks
+from slimdiff_fx.calibration.ranks import joined_ranks
+from slimdiff_fx.calibration.shares import Share
 from slimdiff_fx.files.statistics_file import StoredStatistics, save_statistics
-from slimdiff_fx.rank_sums import require_agreement, sum_over_ranks
-from slimdiff_fx.ranks import joined_ranks
-from slimdiff_fx.shares import Share
 from tests.toy_block import samples, toy
 
 SAMPLES, BATCH, CALLS = 131, 3, 2

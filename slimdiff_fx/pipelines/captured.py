@@ -16,17 +16,17 @@ from passes.program.program import Program
 from passes.sites.find import find_sites
 from passes.sites.site import Site
 from passes.solve.settled import SETTLED, split_half_ratio
-from slimdiff_fx.calibration_checkpoint import finished_samples
-from slimdiff_fx.calibration_run import CalibrationSettings, calibrate_pipeline
+from slimdiff_fx.calibration.checkpoint import finished_samples
+from slimdiff_fx.calibration.disk_sums import sums_in
+from slimdiff_fx.calibration.run import CalibrationSettings, calibrate_pipeline
+from slimdiff_fx.calibration.shares import Share
 from slimdiff_fx.denoisers.call import translate_call
 from slimdiff_fx.denoisers.families import DenoiserInputs, describe
 from slimdiff_fx.denoisers.residuals import pipeline_residuals
-from slimdiff_fx.disk_sums import sums_in
 from slimdiff_fx.files.statistics_file import StoredStatistics
 from slimdiff_fx.listener import SILENT, Listener
 from slimdiff_fx.pipelines.sampling import denoiser_name, token_count
 from slimdiff_fx.pipelines.trajectory import Observed, Sample, observed_steps
-from slimdiff_fx.shares import Share
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from passes.calibrate.calibrate import Batch
-from slimdiff_fx.calibration_run import CalibrationSettings
+from slimdiff_fx.calibration.rehearse import rehearse
+from slimdiff_fx.calibration.run import CalibrationSettings
 from slimdiff_fx.pipelines.captured import CapturedDenoiser
 from slimdiff_fx.pipelines.inputs.prompts import read_captions
 from slimdiff_fx.pipelines.inputs.samples import gather_samples
 from slimdiff_fx.pipelines.load import LoadedPipeline
 from slimdiff_fx.quantize.recorded_calls import record_calls
-from slimdiff_fx.rehearse import rehearse
 
 # Ranges differ from step to step much more than from prompt to prompt: few prompts, all of their steps.
 SAMPLES, BATCH = 8, 8

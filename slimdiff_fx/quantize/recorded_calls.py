@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from passes.calibrate.calibrate import Batch
 from passes.errors import CalibrationError
-from slimdiff_fx.calibration_run import CalibrationSettings
+from slimdiff_fx.calibration.run import CalibrationSettings
 from slimdiff_fx.denoisers.call import translate_call
 from slimdiff_fx.denoisers.families import DenoiserInputs
 from slimdiff_fx.pipelines.sampling import denoiser_name
@@ -24,7 +24,7 @@ def record_calls(
 ) -> list[Batch]:
     """Draw the samples and keep what the denoiser was called with, at the steps that calibration would observe.
 
-    These are the inputs that `slimdiff_fx.calibration_run.calibrate_pipeline` shows to observers, of the same samples
+    These are the inputs that `slimdiff_fx.calibration.run.calibrate_pipeline` shows to observers, of the same samples
     and seeds: guidance's rows are among them. Each call takes memory as its latents and texts do; `observe_steps`
     and the number of samples bound their number.
 

@@ -144,7 +144,7 @@ def test_calibration_is_not_lost_when_what_follows_fails(toy_pipeline, tmp_path,
         patch.setattr("slimdiff_fx.commands.finish", None)
         assert "unexpected TypeError" in run(*arguments, "--tau", "0.1", expect=1).stderr
     assert [file.name for file in tmp_path.iterdir()] == ["out.calibration.safetensors"]
-    monkeypatch.setattr("slimdiff_fx.calibration_run.observe_batch", None)  # nothing is left to run
+    monkeypatch.setattr("slimdiff_fx.calibration.run.observe_batch", None)  # nothing is left to run
     run(*arguments, "--tau", "0.1", "--resume")
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from slimdiff_fx.checkpoint import load_plan
 from slimdiff_fx.cli import app
 from slimdiff_fx.files.statistics_file import load_statistics
-from tests.slimdiff_fx.test_rank_sums import assert_equal_to_rounding
+from tests.slimdiff_fx.calibration.test_rank_sums import assert_equal_to_rounding
 from tests.torchrun import torchrun
 
 pytestmark = pytest.mark.slow
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import slimdiff_fx
 from slimdiff_fx.pipelines.load import load_pipeline
-from slimdiff_fx.ranks import joined_ranks
+from slimdiff_fx.calibration.ranks import joined_ranks
 
 folder = Path(sys.argv[2])
 with joined_ranks("cpu") as ranks:

@@ -16,8 +16,8 @@ from PIL import Image
 import slimdiff_fx
 from passes.errors import BudgetError, PlanError, UsageError
 from slimdiff_fx import commands, export_command
-from slimdiff_fx.calibration_record import describe_run
-from slimdiff_fx.calibration_run import CalibrationSettings
+from slimdiff_fx.calibration.record import describe_run
+from slimdiff_fx.calibration.run import CalibrationSettings
 from slimdiff_fx.cli import app
 from slimdiff_fx.files.statistics_file import load_record
 from slimdiff_fx.latency.budget import KeepLatency
@@ -372,7 +372,7 @@ def test_a_billion_samples_stream(captured, monkeypatch, tmp_path):
         if len(batches) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("slimdiff_fx.calibration_run.observe_batch", observe)
+    monkeypatch.setattr("slimdiff_fx.calibration.run.observe_batch", observe)
     samples = gather_samples(pipe, prompts=["a", "b", "c"], images=None, samples=10**9, seed=0)
     settings = CalibrationSettings(Sampling(2, 3.0), batch=2, checkpoint=tmp_path / "run.checkpoint")
     with pytest.raises(KeyboardInterrupt):

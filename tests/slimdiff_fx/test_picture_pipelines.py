@@ -14,14 +14,14 @@ from diffusers import (
 from PIL import Image
 
 from passes.errors import UsageError
-from slimdiff_fx.calibration_run import CalibrationSettings
+from slimdiff_fx.calibration.rehearse import rehearse
+from slimdiff_fx.calibration.run import CalibrationSettings
 from slimdiff_fx.pipelines.inputs.autoencoder import latent_of, picture_factor
 from slimdiff_fx.pipelines.inputs.images import load_picture
 from slimdiff_fx.pipelines.inputs.picture_inputs import picture_inputs
 from slimdiff_fx.pipelines.inputs.samples import gather_samples
 from slimdiff_fx.pipelines.sampling import Sampling, call_pipeline, draw, noise_generator
 from slimdiff_fx.pipelines.trajectory import NoisyPictures, observe_batch
-from slimdiff_fx.rehearse import rehearse
 from tests import picture_pipelines as toys
 from tests.toy_denoisers import FAMILIES
 

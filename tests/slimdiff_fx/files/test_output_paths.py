@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from passes.errors import OutputError, UsageError
-from slimdiff_fx.disk_sums import sums_in
+from slimdiff_fx.calibration.disk_sums import sums_in
 from slimdiff_fx.files.output_paths import check_file_place, check_folder_place, expand, follow, refuse_overlap
 from slimdiff_fx.latency.cache import cache_folder
 

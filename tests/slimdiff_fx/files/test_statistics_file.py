@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from passes.calibrate.statistics import Statistics
 from passes.errors import CheckpointError, OutputError
-from slimdiff_fx.calibration_run import statistics_of
+from slimdiff_fx.calibration.run import statistics_of
 from slimdiff_fx.files.statistics_file import StoredStatistics, load_record, load_statistics, save_statistics
 
 

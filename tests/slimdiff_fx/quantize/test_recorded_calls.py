@@ -9,7 +9,7 @@ import torch
 
 from passes.calibrate.calibrate import calibrate
 from passes.errors import CalibrationError
-from slimdiff_fx.calibration_run import CalibrationSettings, calibrate_pipeline
+from slimdiff_fx.calibration.run import CalibrationSettings, calibrate_pipeline
 from slimdiff_fx.export.parity import example_tensors
 from slimdiff_fx.pipelines.captured import capture_pipeline, watch_pipeline
 from slimdiff_fx.pipelines.inputs.samples import gather_samples

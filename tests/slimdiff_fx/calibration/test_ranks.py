@@ -13,9 +13,8 @@ import torch.distributed as dist
 from typer.testing import CliRunner
 
 from passes.errors import CalibrationError, RankError, SilentRankError, UsageError
-from slimdiff_fx import ranks as ranks_module
-from slimdiff_fx.cli import app
-from slimdiff_fx.ranks import (
+from slimdiff_fx.calibration import ranks as ranks_module
+from slimdiff_fx.calibration.ranks import (
     Ranks,
     Terminated,
     _as_told,
@@ -25,6 +24,7 @@ from slimdiff_fx.ranks import (
     started_ranks,
     wait_for_all,
 )
+from slimdiff_fx.cli import app
 
 
 @pytest.fixture

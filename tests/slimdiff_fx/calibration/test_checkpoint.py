@@ -7,7 +7,7 @@ import os
 import pytest
 
 from passes.errors import CheckpointError, OutputError
-from slimdiff_fx.calibration_checkpoint import (
+from slimdiff_fx.calibration.checkpoint import (
     Resumable,
     find_checkpoint,
     forget_checkpoint,
@@ -15,7 +15,7 @@ from slimdiff_fx.calibration_checkpoint import (
     refuse_foreign_checkpoint,
     resumable,
 )
-from slimdiff_fx.ranks import ALONE, Ranks
+from slimdiff_fx.calibration.ranks import ALONE, Ranks
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_checkpoints_of_another_number_of_ranks_are_refused(checkpoint):
 
 @pytest.mark.parametrize(("others", "found"), [((b"missing", b"missing"), False), ((b"missing", b"found"), True)])
 def test_all_ranks_are_told_the_same(checkpoint, monkeypatch, others, found):
-    monkeypatch.setattr("slimdiff_fx.calibration_checkpoint.gather", lambda own: [own, *others])
+    monkeypatch.setattr("slimdiff_fx.calibration.checkpoint.gather", lambda own: [own, *others])
     assert find_checkpoint(checkpoint, Ranks(0, 3)) == found
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from passes.calibrate.instrument import Instrumented
 from passes.errors import CalibrationError
-from slimdiff_fx.ranks import Ranks, lost_on_the_way, wait_for_all
+from slimdiff_fx.calibration.ranks import Ranks, lost_on_the_way, wait_for_all
 
 
 def sum_over_ranks(instrumented: Instrumented, ranks: Ranks) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from passes.calibrate.instrument import BUCKETS
 from passes.errors import UsageError
-from slimdiff_fx.timestep_weights import WEIGHTS, bucket_weights
+from slimdiff_fx.calibration.timestep_weights import WEIGHTS, bucket_weights
 
 
 def test_names() -> None:

@@ -14,15 +14,15 @@ from diffusers import DiffusionPipeline
 from passes.calibrate.instrument import Instrumented
 from passes.calibrate.statistics import Statistics
 from passes.errors import CalibrationError, CheckpointError, UsageError
-from slimdiff_fx.calibration_checkpoint import find_checkpoint, finished_samples, load_checkpoint, own_checkpoint
-from slimdiff_fx.calibration_record import describe_run
+from slimdiff_fx.calibration.checkpoint import find_checkpoint, finished_samples, load_checkpoint, own_checkpoint
+from slimdiff_fx.calibration.rank_sums import require_agreement, sum_over_ranks
+from slimdiff_fx.calibration.ranks import ALONE, Ranks
+from slimdiff_fx.calibration.record import describe_run
+from slimdiff_fx.calibration.shares import Share
 from slimdiff_fx.files.statistics_file import StoredStatistics, save_statistics
 from slimdiff_fx.option_checks import check_count, check_seed
 from slimdiff_fx.pipelines.sampling import Sampling
 from slimdiff_fx.pipelines.trajectory import Advance, Observed, Sample, observe_batch, observed_steps
-from slimdiff_fx.rank_sums import require_agreement, sum_over_ranks
-from slimdiff_fx.ranks import ALONE, Ranks
-from slimdiff_fx.shares import Share
 
 # Seconds between checkpoints: a kill loses at most this much, Ctrl-C nothing but the batch that runs.
 _CHECKPOINT_EVERY = 20.0
@@ -39,13 +39,13 @@ class CalibrationSettings:
         observe_steps: steps of each trajectory to observe; None for all.
         seed: of noise, choice of prompts, steps and timesteps.
         batch: samples a pipeline call.
-        checkpoint: file to keep the state in while running, see `slimdiff_fx.calibration_checkpoint`; None keeps none.
+        checkpoint: file to keep the state in while running, see `slimdiff_fx.calibration.checkpoint`; None keeps none.
         resume: continue from `checkpoint`, if there is one.
         moments: take second moments; every method but `threshold` needs them.
         timestep_weights: how much tokens count in them, one number for each timestep bucket; None weighs all alike.
-        moments_folder: keep them in files there, see `slimdiff_fx.disk_sums`; in memory if None.
+        moments_folder: keep them in files there, see `slimdiff_fx.calibration.disk_sums`; in memory if None.
         attention_weights: measure entropy and confidence of attention, which the criteria of these names need.
-        ranks: the processes that share the batches, see `slimdiff_fx.ranks`.
+        ranks: the processes that share the batches, see `slimdiff_fx.calibration.ranks`.
     """
 
     sampling: Sampling = Sampling()

@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 from passes.calibrate.instrument import instrument
-from slimdiff_fx import threads
-from slimdiff_fx.calibration_checkpoint import recorded_threads
-from slimdiff_fx.calibration_run import CalibrationSettings
+from slimdiff_fx.calibration import threads
+from slimdiff_fx.calibration.checkpoint import recorded_threads
+from slimdiff_fx.calibration.ranks import ALONE
+from slimdiff_fx.calibration.run import CalibrationSettings
+from slimdiff_fx.calibration.threads import choose_threads, restored_threads
 from slimdiff_fx.files.statistics_file import StoredStatistics, save_statistics
 from slimdiff_fx.pipelines.trajectory import Sample
-from slimdiff_fx.ranks import ALONE
-from slimdiff_fx.threads import choose_threads, restored_threads
 from tests.toy_block import samples, toy
 
 SAMPLES = [Sample(number, "a prompt") for number in range(8)]

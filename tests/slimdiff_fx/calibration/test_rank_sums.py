@@ -10,11 +10,11 @@ import torch
 
 from passes.calibrate.statistics import Statistics
 from passes.errors import CalibrationError
-from slimdiff_fx import rank_sums
+from slimdiff_fx.calibration import rank_sums
+from slimdiff_fx.calibration.rank_sums import require_agreement, sum_over_ranks
+from slimdiff_fx.calibration.ranks import Ranks
+from slimdiff_fx.calibration.shares import Share
 from slimdiff_fx.files.statistics_file import load_statistics
-from slimdiff_fx.rank_sums import require_agreement, sum_over_ranks
-from slimdiff_fx.ranks import Ranks
-from slimdiff_fx.shares import Share
 from tests.summing_rank import BATCH, SAMPLES, watch
 from tests.torchrun import torchrun
 from tests.toy_block import samples

@@ -13,9 +13,9 @@ from passes.calibrate import moment_sums
 from passes.calibrate.instrument import Instrumented, instrument
 from passes.calibrate.statistics import Statistics
 from passes.errors import CalibrationError, CheckpointError
-from slimdiff_fx import calibration_run
-from slimdiff_fx.calibration_checkpoint import load_checkpoint
-from slimdiff_fx.calibration_run import CalibrationSettings, calibrate_pipeline
+from slimdiff_fx.calibration import run as calibration_run
+from slimdiff_fx.calibration.checkpoint import load_checkpoint
+from slimdiff_fx.calibration.run import CalibrationSettings, calibrate_pipeline
 from slimdiff_fx.files.statistics_file import StoredStatistics, load_statistics, save_statistics
 from slimdiff_fx.pipelines.trajectory import Sample
 from tests.toy_block import samples, toy

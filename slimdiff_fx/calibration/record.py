@@ -16,7 +16,7 @@ from slimdiff_fx.pipelines.sampling import step_count
 from slimdiff_fx.pipelines.trajectory import Sample
 
 if TYPE_CHECKING:
-    from slimdiff_fx.calibration_run import CalibrationSettings
+    from slimdiff_fx.calibration.run import CalibrationSettings
 
 # More would make the record larger than the header of a safetensors file may be.
 MOST_LISTED = 10_000

@@ -10,8 +10,8 @@ import torch.distributed as dist
 
 from passes.calibrate.instrument import instrument
 from passes.errors import CalibrationError, RankError
-from slimdiff_fx.rank_sums import from_rank_0, gather, require_agreement, sum_over_ranks
-from slimdiff_fx.ranks import Ranks
+from slimdiff_fx.calibration.rank_sums import from_rank_0, gather, require_agreement, sum_over_ranks
+from slimdiff_fx.calibration.ranks import Ranks
 from tests.toy_block import samples, toy
 
 
@@ -83,7 +83,7 @@ def test_an_exchange_that_a_lost_rank_broke_is_told_in_our_words(
 
 
 def test_the_first_that_differs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slimdiff_fx.rank_sums.gather", lambda data: [data, data, b'{"steps": 4}'])
+    monkeypatch.setattr("slimdiff_fx.calibration.rank_sums.gather", lambda data: [data, data, b'{"steps": 4}'])
     with pytest.raises(CalibrationError, match="rank 2 runs with other steps than rank 0"):
         require_agreement({"steps": 3}, Ranks(0, 3))
     require_agreement({}, Ranks(0, 3))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from passes.errors import CheckpointError
-from slimdiff_fx.disk_sums import sums_in
+from slimdiff_fx.calibration.disk_sums import sums_in
 
 
 def test_sums_are_zero_and_hold_what_is_added(tmp_path: Path) -> None:

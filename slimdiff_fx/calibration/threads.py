@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
-from slimdiff_fx.calibration_checkpoint import recorded_threads
-from slimdiff_fx.calibration_run import CalibrationSettings
+from slimdiff_fx.calibration.checkpoint import recorded_threads
+from slimdiff_fx.calibration.rehearse import at_first_call
+from slimdiff_fx.calibration.run import CalibrationSettings
 from slimdiff_fx.pipelines.sampling import denoiser_name
 from slimdiff_fx.pipelines.trajectory import Sample
-from slimdiff_fx.rehearse import at_first_call
 
 # Who has set this has chosen; torchrun sets it too.
 CHOSEN_BY = "OMP_NUM_THREADS"

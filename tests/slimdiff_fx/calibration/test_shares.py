@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from slimdiff_fx.shares import Share
+from slimdiff_fx.calibration.shares import Share
 
 
 @pytest.mark.parametrize(("samples", "batch", "world"), [(11, 2, 3), (12, 2, 3), (1, 4, 2), (5, 5, 1), (100, 1, 7)])

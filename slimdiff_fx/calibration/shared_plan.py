@@ -5,8 +5,8 @@ from __future__ import annotations
 from safetensors.torch import load, save
 
 from passes.plan.slim_plan import SlimPlan
-from slimdiff_fx.rank_sums import from_rank_0
-from slimdiff_fx.ranks import Ranks
+from slimdiff_fx.calibration.rank_sums import from_rank_0
+from slimdiff_fx.calibration.ranks import Ranks
 
 
 def plan_of_rank_0(plan: SlimPlan, ranks: Ranks) -> SlimPlan:

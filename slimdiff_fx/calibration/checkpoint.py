@@ -12,12 +12,12 @@ from typing import Any
 
 from passes.calibrate.instrument import Instrumented
 from passes.errors import CalibrationError, CheckpointError, ResumeError
+from slimdiff_fx.calibration.rank_sums import gather
+from slimdiff_fx.calibration.ranks import ALONE, Ranks
 from slimdiff_fx.files.output_paths import check_file_place
 from slimdiff_fx.files.own_files import STATISTICS, is_own_file, refuse_foreign_file
 from slimdiff_fx.files.partial_files import is_partial, place_of_partial, remove_leftovers
 from slimdiff_fx.files.statistics_file import load_record, load_statistics
-from slimdiff_fx.rank_sums import gather
-from slimdiff_fx.ranks import ALONE, Ranks
 
 _RANK = re.compile(r"\.rank(\d+)of(\d+)$")
 

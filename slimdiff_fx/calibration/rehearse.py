@@ -12,9 +12,9 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from passes.errors import SlimDiffError, UsageError
-from slimdiff_fx.calibration_run import CalibrationSettings
+from slimdiff_fx.calibration.disk_sums import sums_in
+from slimdiff_fx.calibration.run import CalibrationSettings
 from slimdiff_fx.denoisers.altered import refuse_altered
-from slimdiff_fx.disk_sums import sums_in
 from slimdiff_fx.first_line import first_line
 from slimdiff_fx.pipelines.sampling import Sampling, call_pipeline, denoiser_name, noise_generator
 from slimdiff_fx.pipelines.trajectory import NoisyPictures, Sample, given_pictures, in_place_of
