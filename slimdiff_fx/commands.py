@@ -28,7 +28,6 @@ from slimdiff_fx.calibration.rehearse import rehearse
 from slimdiff_fx.calibration.run import CalibrationSettings, statistics_of
 from slimdiff_fx.calibration.threads import choose_threads, restored_threads
 from slimdiff_fx.calibration.timestep_weights import bucket_weights
-from slimdiff_fx.call_latency import time_call
 from slimdiff_fx.checkpoint import load_plan, save_plan, save_result
 from slimdiff_fx.command_outputs import (
     MOMENTS_FOLDER,
@@ -45,6 +44,7 @@ from slimdiff_fx.files.own_files import PLAN, STATISTICS
 from slimdiff_fx.files.plan_file import updates_file
 from slimdiff_fx.files.statistics_file import StoredStatistics, load_statistics, save_statistics
 from slimdiff_fx.latency.budget import KeepLatency
+from slimdiff_fx.latency.call import time_call
 from slimdiff_fx.latency.outcome import expected_ratio
 from slimdiff_fx.listener import SILENT, Listener, timed
 from slimdiff_fx.measured_sweep import measure_sweep

@@ -25,7 +25,7 @@ def build_report(result: SlimResult, **further: Any) -> dict[str, Any]:
     Args:
         result: what slimming gave.
         further: more entries, such as the model's name, the pictures' distances, or "call", how long one call of the
-            denoiser takes (see `slimdiff_fx.call_latency`).
+            denoiser takes (see `slimdiff_fx.latency.call`).
     """
     validation = result.validation
     report = {

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from slimdiff_fx import call_latency
-from slimdiff_fx.call_latency import time_call
+from slimdiff_fx.latency import call as call_latency
+from slimdiff_fx.latency.call import time_call
 from slimdiff_fx.pipelines.sampling import Sampling
 from slimdiff_fx.pipelines.trajectory import Sample
 
