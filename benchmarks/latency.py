@@ -31,13 +31,13 @@ from passes.plan.policies import KeepCost
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.solve.offered_sizes import sizes_offered
-from slimdiff_fx.checkpoint import load_plan
 from slimdiff_fx.export.parity import example_tensors, input_nodes
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.refine import Refined, plan_timer, refine
 from slimdiff_fx.latency.table import measured_costs
 from slimdiff_fx.latency.target import Target, make_target
 from slimdiff_fx.pipelines.captured import CapturedDenoiser, capture_model
+from slimdiff_fx.saved.folder import load_plan
 from slimdiff_fx.timing.bench import Effort
 from slimdiff_fx.timing.runtimes import BACKENDS, Contestant, require
 

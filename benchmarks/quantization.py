@@ -29,7 +29,6 @@ from slimdiff_fx.denoisers.call import translate_call
 from slimdiff_fx.export.parity import example_tensors, unflatten
 from slimdiff_fx.export.to_onnx.export import export_onnx
 from slimdiff_fx.export.to_onnx.runtime import onnx_runner
-from slimdiff_fx.pictures import pick_conditions
 from slimdiff_fx.pipelines.captured import CapturedDenoiser, capture_pipeline
 from slimdiff_fx.pipelines.inputs.prompts import read_captions
 from slimdiff_fx.pipelines.load import LoadedPipeline, load_pipeline
@@ -40,6 +39,7 @@ from slimdiff_fx.quantize.onnx_int8 import export_onnx_int8
 from slimdiff_fx.quantize.pt2e import quantize_pt2e
 from slimdiff_fx.quantize.recorded_calls import flat_calls
 from slimdiff_fx.quantize.weight_only import quantize_weights, weight_bytes
+from slimdiff_fx.saved.pictures import pick_conditions
 from slimdiff_fx.timing.bench import clock_of
 from slimdiff_fx.timing.interleave import CLOCKS
 

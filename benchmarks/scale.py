@@ -26,7 +26,7 @@ from passes.prove.validate import validate
 from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites, find_unsupported
 from slimdiff_fx.denoisers.families import capture_denoiser
-from slimdiff_fx.summary import Summary, summarize
+from slimdiff_fx.saved.summary import Summary, summarize
 
 T = TypeVar("T")
 

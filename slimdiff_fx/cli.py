@@ -436,7 +436,7 @@ def report(
     debug: opt.Debug = False,
 ) -> None:
     """Make the page on a slim folder anew: one file that opens with no network."""
-    from slimdiff_fx.page.write_page import write_page
+    from slimdiff_fx.saved.page.write_page import write_page
 
     file = write_page(folder, out, overwrite=overwrite)
     _console().print(f"page: {file}", highlight=False, soft_wrap=True)

@@ -15,13 +15,13 @@ from passes.errors import OutputError
 from slimdiff_fx.calibration.checkpoint import own_checkpoint, refuse_foreign_checkpoint
 from slimdiff_fx.calibration.disk_sums import sums_in
 from slimdiff_fx.calibration.ranks import ALONE, Ranks
-from slimdiff_fx.checkpoint import REPORT_FILE
 from slimdiff_fx.files.output_paths import check_work_folder, refuse_overlap
 from slimdiff_fx.files.own_files import FileKind, check_output_file
 from slimdiff_fx.files.own_folder import check_own_folder, later_files
 from slimdiff_fx.listener import Listener
-from slimdiff_fx.page.write_page import PAGE_FILE
-from slimdiff_fx.verdict import verdict
+from slimdiff_fx.saved.folder import REPORT_FILE
+from slimdiff_fx.saved.page.write_page import PAGE_FILE
+from slimdiff_fx.saved.verdict import verdict
 
 MOMENTS_FOLDER = "--moments-folder"
 Inputs = Mapping[str, str | Path | None]

@@ -28,7 +28,6 @@ from slimdiff_fx.calibration.rehearse import rehearse
 from slimdiff_fx.calibration.run import CalibrationSettings, statistics_of
 from slimdiff_fx.calibration.threads import choose_threads, restored_threads
 from slimdiff_fx.calibration.timestep_weights import bucket_weights
-from slimdiff_fx.checkpoint import load_plan, save_plan, save_result
 from slimdiff_fx.command_outputs import (
     MOMENTS_FOLDER,
     check_file_output,
@@ -38,7 +37,6 @@ from slimdiff_fx.command_outputs import (
     tell_verdict,
     took,
 )
-from slimdiff_fx.compare import PICTURE_FILE, compare, picture_files, report_entries
 from slimdiff_fx.files.output_paths import expand
 from slimdiff_fx.files.own_files import PLAN, STATISTICS
 from slimdiff_fx.files.plan_file import updates_file
@@ -49,16 +47,18 @@ from slimdiff_fx.latency.outcome import expected_ratio
 from slimdiff_fx.listener import SILENT, Listener, timed
 from slimdiff_fx.measured_sweep import measure_sweep
 from slimdiff_fx.option_checks import check_count, check_number, check_seed
-from slimdiff_fx.pictures import png_bytes, side_by_side
 from slimdiff_fx.pipelines.captured import capture_pipeline, observe_pipeline
 from slimdiff_fx.pipelines.inputs.prompts import read_prompts
 from slimdiff_fx.pipelines.inputs.samples import gather_samples
 from slimdiff_fx.pipelines.load import LoadedPipeline, load_pipeline, model_input
 from slimdiff_fx.planning import Planning, plan_from
-from slimdiff_fx.report import build_report
+from slimdiff_fx.saved.compare import PICTURE_FILE, compare, picture_files, report_entries
+from slimdiff_fx.saved.folder import load_plan, save_plan, save_result
+from slimdiff_fx.saved.pictures import png_bytes, side_by_side
+from slimdiff_fx.saved.report import build_report
+from slimdiff_fx.saved.summary import summarize
 from slimdiff_fx.slim import Recalibration, carry_out, finish
 from slimdiff_fx.slim_result import SlimResult
-from slimdiff_fx.summary import summarize
 from slimdiff_fx.tables import inspect_table, short, slim_table
 from slimdiff_fx.terminal import TerminalListener
 

@@ -17,7 +17,7 @@ from passes.prove.validate import ValidationReport
 from slimdiff_fx.denoisers.slim.reference import Reference
 from slimdiff_fx.files.statistics_file import StoredStatistics
 from slimdiff_fx.latency.outcome import Latency
-from slimdiff_fx.summary import Summary
+from slimdiff_fx.saved.summary import Summary
 from slimdiff_fx.tables import change, short
 
 
@@ -88,7 +88,7 @@ class SlimResult:
         ]
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Save a pipeline folder that `DiffusionPipeline.from_pretrained` loads; see `slimdiff_fx.checkpoint`.
+        """Save a pipeline folder that `DiffusionPipeline.from_pretrained` loads; see `slimdiff_fx.saved.folder`.
 
         A model that was trained, fused or cast after it was slimmed is saved as it is now. Figures that were measured
         before are left out, and the report says so.
@@ -99,7 +99,7 @@ class SlimResult:
             CheckpointError: it can't be written, or what it would give back is not the pipeline that was to be saved;
                 nothing is half-written.
         """
-        from slimdiff_fx.checkpoint import save_result
+        from slimdiff_fx.saved.folder import save_result
 
         save_result(self, Path(folder), overwrite=overwrite)
 
@@ -122,7 +122,7 @@ class SlimResult:
         Raises:
             UsageError: a bare model was slimmed, so there is no pipeline to upload.
         """
-        from slimdiff_fx.hub import push_result
+        from slimdiff_fx.saved.hub import push_result
 
         return push_result(self, repo_id, private=private, token=token, create_pr=create_pr)
 

@@ -8,8 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from slimdiff_fx.site_names import short_name
-from slimdiff_fx.summary import SiteSummary, Summary
+from slimdiff_fx.saved.site_names import short_name
+from slimdiff_fx.saved.summary import SiteSummary, Summary
 
 _UNIT_WORDS = {"attention": "heads", "feed_forward": "neurons"}
 _TERMINAL = 80  # columns

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from slimdiff_fx.page.write_page import write_page
+from slimdiff_fx.saved.page.write_page import write_page
 from tests.browser import browser, prefer, resize, screenshot
 
 WIDTH, HEIGHT = 1120, 1660

@@ -119,9 +119,12 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
         "tests/passes/plan/test_costs.py",
         "tests/passes/capture/test_lower.py",
     ),
-    "slimdiff_fx/checkpoint.py": ("tests/slimdiff_fx/test_damaged_files.py", "tests/slimdiff_fx/test_model_card.py"),
+    "slimdiff_fx/saved/folder.py": (
+        "tests/slimdiff_fx/test_damaged_files.py",
+        "tests/slimdiff_fx/saved/test_model_card.py",
+    ),
     "slimdiff_fx/files/file_lock.py": ("tests/slimdiff_fx/latency/test_latency_table.py",),
-    "slimdiff_fx/hub.py": ("tests/slimdiff_fx/test_model_card.py",),
+    "slimdiff_fx/saved/hub.py": ("tests/slimdiff_fx/saved/test_model_card.py",),
     "slimdiff_fx/latency/cache.py": ("tests/slimdiff_fx/latency/test_latency_table.py",),
     "slimdiff_fx/files/manifest.py": (
         "tests/slimdiff_fx/files/test_own_files.py",
@@ -136,10 +139,10 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
         "tests/slimdiff_fx/test_damaged_files.py",
         "tests/slimdiff_fx/denoisers/slim/test_models.py",
     ),
-    "slimdiff_fx/denoisers/slim/reference.py": ("tests/slimdiff_fx/test_check_saved.py",),
-    "slimdiff_fx/report.py": (
-        "tests/slimdiff_fx/test_model_card_by_hand.py",
-        "tests/slimdiff_fx/test_model_card.py",
+    "slimdiff_fx/denoisers/slim/reference.py": ("tests/slimdiff_fx/saved/test_check_saved.py",),
+    "slimdiff_fx/saved/report.py": (
+        "tests/slimdiff_fx/saved/test_model_card_by_hand.py",
+        "tests/slimdiff_fx/saved/test_model_card.py",
         "tests/slimdiff_fx/test_damaged_files.py",
     ),
     "slimdiff_fx/denoisers/slim/files.py": (

@@ -20,7 +20,7 @@ from slimdiff_fx.pipelines.captured import CapturedDenoiser, capture_pipeline, o
 from slimdiff_fx.pipelines.inputs.prompts import read_captions
 from slimdiff_fx.pipelines.inputs.samples import gather_samples
 from slimdiff_fx.pipelines.load import LoadedPipeline, load_pipeline
-from slimdiff_fx.summary import summarize
+from slimdiff_fx.saved.summary import summarize
 
 
 @dataclass(frozen=True)

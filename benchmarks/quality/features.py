@@ -16,7 +16,7 @@ from torchmetrics.image import StructuralSimilarityIndexMeasure
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from slimdiff_fx.pictures import decibels, mean_psnr
+from slimdiff_fx.saved.pictures import decibels, mean_psnr
 
 _SIDE = 224
 WIDTH = 1280

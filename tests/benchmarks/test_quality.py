@@ -25,7 +25,7 @@ from passes.plan.policies import KeepMacs, KeepParams, Policy
 from passes.plan.slim_plan import SlimPlan
 from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
-from slimdiff_fx.pictures import Comparison, mean_psnr
+from slimdiff_fx.saved.pictures import Comparison, mean_psnr
 from tests.toy_block import build, capture_block, site_of, toy
 
 SCALE = Scale(samples=4, steps=2, prompts=2, timesteps=2, pictures=2, picture_steps=2)

@@ -9,9 +9,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from slimdiff_fx.checkpoint import load_plan
 from slimdiff_fx.cli import app
 from slimdiff_fx.files.statistics_file import load_statistics
+from slimdiff_fx.saved.folder import load_plan
 from slimdiff_fx.terminal import TerminalListener
 
 CALIBRATION = ("--samples", "5", "--batch", "2", "--seed", "1")

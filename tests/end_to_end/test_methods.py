@@ -9,12 +9,12 @@ from diffusers import DiffusionPipeline
 from typer.testing import CliRunner
 
 import slimdiff_fx
-from slimdiff_fx.checkpoint import load_plan
 from slimdiff_fx.cli import app
 from slimdiff_fx.files.statistics_file import load_statistics
 from slimdiff_fx.pipelines.load import load_pipeline
 from slimdiff_fx.pipelines.prediction_error import measured_error
 from slimdiff_fx.pipelines.sampling import Sampling, draw
+from slimdiff_fx.saved.folder import load_plan
 
 CALIBRATION = ("--samples", "6", "--batch", "2")
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from slimdiff_fx.headline import Headline
-from slimdiff_fx.page.write_page import write_page
+from slimdiff_fx.saved.headline import Headline
+from slimdiff_fx.saved.page.write_page import write_page
 from tests.browser import browser, prefer, require_browser, resize
 
 SCHEMES = ("light", "dark")

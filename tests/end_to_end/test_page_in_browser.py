@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from slimdiff_fx.page.write_page import write_page
+from slimdiff_fx.saved.page.write_page import write_page
 from tests.browser import browser, prefer, requested, require_browser, resize
 
 # The headline is looked at in every run, in test_page_headline_in_browser.py.

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from slimdiff_fx.checkpoint import load_plan
 from slimdiff_fx.cli import app
 from slimdiff_fx.files.statistics_file import load_statistics
+from slimdiff_fx.saved.folder import load_plan
 from tests.slimdiff_fx.calibration.test_rank_sums import assert_equal_to_rounding
 from tests.torchrun import torchrun
 

@@ -112,7 +112,7 @@ OVERWRITE = """
     from slimdiff_fx.cli import app
     from slimdiff_fx.quiet_logging import quiet_logging
     with quiet_logging():  # as the command line does: torchao logs when diffusers is imported
-        from slimdiff_fx import checkpoint
+        from slimdiff_fx.saved import folder as checkpoint
     {before}
     app(["apply", {model!r}, "--plan", {plan!r}, "-o", {out!r}, "--overwrite"])
 """

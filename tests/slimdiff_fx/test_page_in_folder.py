@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from slimdiff_fx import checkpoint
 from slimdiff_fx.cli import app
 from slimdiff_fx.files.manifest import read_manifest
+from slimdiff_fx.saved import folder as checkpoint
 from tests.failing_command import runner
 
 PAGE = "report.html"

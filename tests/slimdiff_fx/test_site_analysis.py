@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from passes.plan.policies import Threshold
-from slimdiff_fx.checkpoint import load_plan
+from slimdiff_fx.saved.folder import load_plan
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

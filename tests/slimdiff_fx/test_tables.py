@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console, RenderableType
 
 from passes.sites.site import Kind, Unsupported
-from slimdiff_fx.site_names import short_name
-from slimdiff_fx.summary import SiteSummary, Summary
+from slimdiff_fx.saved.site_names import short_name
+from slimdiff_fx.saved.summary import SiteSummary, Summary
 from slimdiff_fx.tables import change, inspect_table, short, size, slim_table
 
 

@@ -11,12 +11,12 @@ import torch
 from diffusers import DiffusionPipeline
 
 from passes.errors import CheckpointError, SlimDiffError
-from slimdiff_fx.checkpoint import save_pipeline
 from slimdiff_fx.denoisers.slim import files as slim_files
 from slimdiff_fx.denoisers.slim.models import make_slim
 from slimdiff_fx.files.manifest import MANIFEST_FILE, file_digest
 from slimdiff_fx.files.own_folder import check_own_folder, own_folder
 from slimdiff_fx.pipelines.load import emoji_folder, load_pipeline
+from slimdiff_fx.saved.folder import save_pipeline
 from tests.failing_command import run
 from tests.slimdiff_fx.denoisers.slim.test_models import random_plan
 from tests.toy_pipeline import tiny_unet

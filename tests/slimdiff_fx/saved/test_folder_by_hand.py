@@ -10,11 +10,11 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import ModelCard
 
 from passes.errors import UsageError
-from slimdiff_fx.checkpoint import save_pipeline, save_result
-from slimdiff_fx.compare import PICTURE_FILE
 from slimdiff_fx.denoisers.slim.models import make_slim
+from slimdiff_fx.saved.compare import PICTURE_FILE
+from slimdiff_fx.saved.folder import save_pipeline, save_result
+from slimdiff_fx.saved.summary import SiteSummary, Summary
 from slimdiff_fx.slim_result import SlimResult
-from slimdiff_fx.summary import SiteSummary, Summary
 from tests.slimdiff_fx.denoisers.slim.test_models import random_plan
 
 SITE = SiteSummary("mid.attn1", "attention", 4, 3, 8, 8, 400, 300, 4000, 3000)

@@ -15,19 +15,19 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from passes.errors import UsageError
-from slimdiff_fx.check_saved import check_saved_pipeline, refuse_unsavable
-from slimdiff_fx.compare import PICTURE_FILE
 from slimdiff_fx.files.manifest import MANIFEST_FILE
 from slimdiff_fx.files.output_paths import follow
 from slimdiff_fx.files.own_folder import own_folder
 from slimdiff_fx.files.plan_file import PLAN_FILE, load_plan, save_plan
 from slimdiff_fx.files.statistics_file import save_statistics
-from slimdiff_fx.headline import Headline
-from slimdiff_fx.model_card import CARD_FILE, DENSE_CARD_FILE, model_card
-from slimdiff_fx.page.write_page import PAGE_FILE, page_of
 from slimdiff_fx.pipelines.sampling import denoiser_name
 from slimdiff_fx.quiet import quiet_libraries
-from slimdiff_fx.report import build_report, without_figures, without_measured
+from slimdiff_fx.saved.check_saved import check_saved_pipeline, refuse_unsavable
+from slimdiff_fx.saved.compare import PICTURE_FILE
+from slimdiff_fx.saved.headline import Headline
+from slimdiff_fx.saved.model_card import CARD_FILE, DENSE_CARD_FILE, model_card
+from slimdiff_fx.saved.page.write_page import PAGE_FILE, page_of
+from slimdiff_fx.saved.report import build_report, without_figures, without_measured
 from slimdiff_fx.site_analysis import ANALYSIS_FILE
 
 if TYPE_CHECKING:

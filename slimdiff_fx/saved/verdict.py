@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from slimdiff_fx.headline import Headline, excess_words, what_to_do
-from slimdiff_fx.pictures import psnr_words
+from slimdiff_fx.saved.headline import Headline, excess_words, what_to_do
+from slimdiff_fx.saved.pictures import psnr_words
 from slimdiff_fx.tables import change, short, size
 
 

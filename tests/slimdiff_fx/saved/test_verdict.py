@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from slimdiff_fx.headline import Headline
-from slimdiff_fx.page.figures import key_figures
-from slimdiff_fx.verdict import verdict
+from slimdiff_fx.saved.headline import Headline
+from slimdiff_fx.saved.page.figures import key_figures
+from slimdiff_fx.saved.verdict import verdict
 
 REPORT: dict[str, Any] = {
     "policy": {"method": "best", "max_error": 0.001},

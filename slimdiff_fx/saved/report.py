@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from slimdiff_fx.headline import Headline
+from slimdiff_fx.saved.headline import Headline
 
 if TYPE_CHECKING:
     from slimdiff_fx.slim_result import SlimResult

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from passes.errors import CheckpointError, OutputError
 from slimdiff_fx.cli import app
-from slimdiff_fx.page.depth_map import depth_map
-from slimdiff_fx.page.write_page import write_page
-from slimdiff_fx.site_names import short_name
+from slimdiff_fx.saved.page.depth_map import depth_map
+from slimdiff_fx.saved.page.write_page import write_page
+from slimdiff_fx.saved.site_names import short_name
 
 
 @pytest.fixture

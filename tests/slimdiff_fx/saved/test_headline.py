@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from slimdiff_fx.headline import MILD, Headline, Timed, excess_words, what_to_do
-from slimdiff_fx.report import without_figures
+from slimdiff_fx.saved.headline import MILD, Headline, Timed, excess_words, what_to_do
+from slimdiff_fx.saved.report import without_figures
 
 CALL = {"dense_ms": 20.0, "slim_ms": 15.0, "ratio": 0.76, "runs": 9, "rows": 2, "device": "a CPU", "threads": 2}
 

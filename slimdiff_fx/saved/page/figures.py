@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from slimdiff_fx.headline import Headline, Timed, excess_words, what_to_do
-from slimdiff_fx.pictures import mean_words
+from slimdiff_fx.saved.headline import Headline, Timed, excess_words, what_to_do
+from slimdiff_fx.saved.pictures import mean_words
 from slimdiff_fx.tables import change, short, size
 
 _METHODS = {

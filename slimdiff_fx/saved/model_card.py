@@ -10,9 +10,9 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from huggingface_hub import ModelCard, ModelCardData
 
-from slimdiff_fx.pictures import mean_words
 from slimdiff_fx.pipelines.inputs.picture_inputs import needs_picture
 from slimdiff_fx.pipelines.sampling import condition
+from slimdiff_fx.saved.pictures import mean_words
 
 CARD_FILE = "README.md"
 # A dense pipeline's own card goes along under this name.
@@ -59,7 +59,7 @@ def model_card(
 
     Args:
         pipe: the slim pipeline.
-        report: as `slimdiff_fx.report.build_report` gives it. What it doesn't have isn't in the card either.
+        report: as `slimdiff_fx.saved.report.build_report` gives it. What it doesn't have isn't in the card either.
         source: folder that the dense pipeline was loaded from; its card says the licence.
         picture: name of the file in the folder that shows dense and slim pictures.
 

@@ -4,7 +4,7 @@ import math
 import pytest
 from PIL import Image
 
-from slimdiff_fx.pictures import (
+from slimdiff_fx.saved.pictures import (
     Comparison,
     decibels,
     mean_psnr,

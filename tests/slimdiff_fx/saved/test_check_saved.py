@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 import slimdiff_fx
 from passes.errors import CheckpointError, ValidationError
 from passes.program.ownership import weights_digest
-from slimdiff_fx.check_saved import check_saved
 from slimdiff_fx.denoisers.slim.reference import make_reference
-from slimdiff_fx.page.write_page import write_page
 from slimdiff_fx.pipelines.captured import capture_pipeline
+from slimdiff_fx.saved.check_saved import check_saved
+from slimdiff_fx.saved.page.write_page import write_page
 from slimdiff_fx.slim import carry_out
 
 FIGURES = "predicted", "validation", "measured", "pictures", "latency"

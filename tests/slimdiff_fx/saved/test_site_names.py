@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slimdiff_fx.site_names import block_of, short_name
+from slimdiff_fx.saved.site_names import block_of, short_name
 
 
 def test_a_name_says_block_numbers_and_module() -> None:

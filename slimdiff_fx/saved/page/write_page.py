@@ -14,13 +14,13 @@ from passes.errors import CheckpointError
 from slimdiff_fx.files.atomic_write import replaced_file
 from slimdiff_fx.files.output_paths import expand, follow
 from slimdiff_fx.files.own_files import PAGE, check_output_file
-from slimdiff_fx.headline import Headline, what_to_do
-from slimdiff_fx.page.depth_map import depth_map
-from slimdiff_fx.page.embedded_pictures import read_pairs, read_sheet
-from slimdiff_fx.page.figures import how_made, key_figures
-from slimdiff_fx.page.missing import find_missing
-from slimdiff_fx.pictures import psnr_words
-from slimdiff_fx.site_names import short_name
+from slimdiff_fx.saved.headline import Headline, what_to_do
+from slimdiff_fx.saved.page.depth_map import depth_map
+from slimdiff_fx.saved.page.embedded_pictures import read_pairs, read_sheet
+from slimdiff_fx.saved.page.figures import how_made, key_figures
+from slimdiff_fx.saved.page.missing import find_missing
+from slimdiff_fx.saved.pictures import psnr_words
+from slimdiff_fx.saved.site_names import short_name
 from slimdiff_fx.tables import short
 
 PAGE_FILE = "report.html"
@@ -151,7 +151,7 @@ def _data(report: Mapping[str, Any], analysis: Mapping[str, Any] | None) -> dict
 
 def _render(context: Mapping[str, Any]) -> str:
     environment = Environment(
-        loader=PackageLoader("slimdiff_fx.page", "assets"),
+        loader=PackageLoader("slimdiff_fx.saved.page", "assets"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -159,7 +159,7 @@ def _render(context: Mapping[str, Any]) -> str:
     )
     environment.filters["short"] = short
     environment.filters["psnr"] = psnr_words
-    assets = resources.files("slimdiff_fx.page") / "assets"
+    assets = resources.files("slimdiff_fx.saved.page") / "assets"
     scripts = "\n".join((assets / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     style = (assets / "page.css").read_text(encoding="utf-8")
     return environment.get_template("page.html.jinja").render(**context, style=style, scripts=scripts)

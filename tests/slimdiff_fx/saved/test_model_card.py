@@ -8,12 +8,12 @@ import pytest
 from diffusers import DiffusionPipeline
 from huggingface_hub import ModelCard
 
-from slimdiff_fx import hub
 from slimdiff_fx.denoisers.slim.models import make_slim
-from slimdiff_fx.model_card import base_model, model_card
-from slimdiff_fx.report import build_report
+from slimdiff_fx.saved import hub
+from slimdiff_fx.saved.model_card import base_model, model_card
+from slimdiff_fx.saved.report import build_report
+from slimdiff_fx.saved.summary import SiteSummary, Summary
 from slimdiff_fx.slim_result import SlimResult
-from slimdiff_fx.summary import SiteSummary, Summary
 from tests.slimdiff_fx.denoisers.slim.test_models import random_plan
 
 SITE = SiteSummary("mid.attn1", "attention", 4, 3, 8, 8, 400, 300, 4000, 3000)

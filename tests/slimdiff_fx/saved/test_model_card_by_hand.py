@@ -14,10 +14,10 @@ from huggingface_hub import ModelCard
 
 from passes.plan.slim_plan import SlimPlan
 from passes.prove.validate import ValidationReport
-from slimdiff_fx.model_card import model_card
-from slimdiff_fx.report import build_report
+from slimdiff_fx.saved.model_card import model_card
+from slimdiff_fx.saved.report import build_report
+from slimdiff_fx.saved.summary import SiteSummary, Summary
 from slimdiff_fx.slim_result import SlimResult
-from slimdiff_fx.summary import SiteSummary, Summary
 
 SUMMARY = {
     "params": 2_000,

@@ -10,7 +10,6 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
-from slimdiff_fx.pictures import Comparison, mean_psnr, pick_conditions, png_bytes
 from slimdiff_fx.pipelines.inputs.picture_inputs import needs_picture, picture_inputs
 from slimdiff_fx.pipelines.inputs.prompts import read_captions
 from slimdiff_fx.pipelines.inputs.samples import one_round
@@ -18,6 +17,7 @@ from slimdiff_fx.pipelines.load import LoadedPipeline
 from slimdiff_fx.pipelines.prediction_error import measured_error
 from slimdiff_fx.pipelines.sampling import Given, Sampling, condition, draw, nothing_more
 from slimdiff_fx.pipelines.trajectory import Sample
+from slimdiff_fx.saved.pictures import Comparison, mean_psnr, pick_conditions, png_bytes
 from slimdiff_fx.slim_result import SlimResult
 
 PICTURE_FILE = "dense_and_slim.png"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from slimdiff_fx.site_names import block_of
+from slimdiff_fx.saved.site_names import block_of
 
 _DOWN, _MIDDLE, _UP = "down_blocks", "mid_block", "up_blocks"
 
