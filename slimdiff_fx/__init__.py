@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from passes.errors import SlimDiffError
     from passes.plan.policies import KeepMacs, KeepParams, MaxError, Threshold
     from passes.plan.slim_plan import SlimPlan
-    from slimdiff_fx.compile_backend import compile_backend
     from slimdiff_fx.denoisers.slim.apply_plan import apply_plan
     from slimdiff_fx.denoisers.slim.lora import slice_lora
     from slimdiff_fx.denoisers.slim.models import (
@@ -67,26 +66,27 @@ if TYPE_CHECKING:
     from slimdiff_fx.export.pt2 import export_pt2
     from slimdiff_fx.export.to_onnx.export import export_onnx
     from slimdiff_fx.latency.budget import KeepLatency
-    from slimdiff_fx.slim import slim
-    from slimdiff_fx.slim_result import SlimResult
-    from slimdiff_fx.stages import analyze, calibrate, capture, convert, lower, prepare
+    from slimdiff_fx.slimming.by_stages import analyze, calibrate, capture, convert, lower, prepare
+    from slimdiff_fx.slimming.in_one_call import slim
+    from slimdiff_fx.slimming.result import SlimResult
+    from slimdiff_fx.slimming.while_compiling import compile_backend
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "slim": "slimdiff_fx.slim",
-    "SlimResult": "slimdiff_fx.slim_result",
-    "capture": "slimdiff_fx.stages",
-    "prepare": "slimdiff_fx.stages",
-    "calibrate": "slimdiff_fx.stages",
-    "analyze": "slimdiff_fx.stages",
-    "convert": "slimdiff_fx.stages",
-    "lower": "slimdiff_fx.stages",
+    "slim": "slimdiff_fx.slimming.in_one_call",
+    "SlimResult": "slimdiff_fx.slimming.result",
+    "capture": "slimdiff_fx.slimming.by_stages",
+    "prepare": "slimdiff_fx.slimming.by_stages",
+    "calibrate": "slimdiff_fx.slimming.by_stages",
+    "analyze": "slimdiff_fx.slimming.by_stages",
+    "convert": "slimdiff_fx.slimming.by_stages",
+    "lower": "slimdiff_fx.slimming.by_stages",
     "export_onnx": "slimdiff_fx.export.to_onnx.export",
     "export_pt2": "slimdiff_fx.export.pt2",
     "apply_plan": "slimdiff_fx.denoisers.slim.apply_plan",
     "slice_lora": "slimdiff_fx.denoisers.slim.lora",
-    "compile_backend": "slimdiff_fx.compile_backend",
+    "compile_backend": "slimdiff_fx.slimming.while_compiling",
     "Threshold": "passes.plan.policies",
     "KeepParams": "passes.plan.policies",
     "KeepMacs": "passes.plan.policies",

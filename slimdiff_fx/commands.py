@@ -45,20 +45,20 @@ from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.call import time_call
 from slimdiff_fx.latency.outcome import expected_ratio
 from slimdiff_fx.listener import SILENT, Listener, timed
-from slimdiff_fx.measured_sweep import measure_sweep
 from slimdiff_fx.option_checks import check_count, check_number, check_seed
 from slimdiff_fx.pipelines.captured import capture_pipeline, observe_pipeline
 from slimdiff_fx.pipelines.inputs.prompts import read_prompts
 from slimdiff_fx.pipelines.inputs.samples import gather_samples
 from slimdiff_fx.pipelines.load import LoadedPipeline, load_pipeline, model_input
-from slimdiff_fx.planning import Planning, plan_from
 from slimdiff_fx.saved.compare import PICTURE_FILE, compare, picture_files, report_entries
 from slimdiff_fx.saved.folder import load_plan, save_plan, save_result
 from slimdiff_fx.saved.pictures import png_bytes, side_by_side
 from slimdiff_fx.saved.report import build_report
 from slimdiff_fx.saved.summary import summarize
-from slimdiff_fx.slim import Recalibration, carry_out, finish
-from slimdiff_fx.slim_result import SlimResult
+from slimdiff_fx.slimming.in_one_call import Recalibration, carry_out, finish
+from slimdiff_fx.slimming.measured_sweep import measure_sweep
+from slimdiff_fx.slimming.planning import Planning, plan_from
+from slimdiff_fx.slimming.result import SlimResult
 from slimdiff_fx.tables import inspect_table, short, slim_table
 from slimdiff_fx.terminal import TerminalListener
 

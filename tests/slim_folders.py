@@ -7,17 +7,17 @@ from pathlib import Path
 
 from passes.plan.policies import MaxError, Policy, Threshold
 from slimdiff_fx.calibration.run import CalibrationSettings
-from slimdiff_fx.measured_sweep import measure_sweep
 from slimdiff_fx.pipelines.captured import capture_pipeline, observe_pipeline
 from slimdiff_fx.pipelines.load import load_pipeline
 from slimdiff_fx.pipelines.sampling import Sampling
 from slimdiff_fx.pipelines.trajectory import Sample
-from slimdiff_fx.planning import Planning
 from slimdiff_fx.saved.compare import PICTURE_FILE, compare, picture_files, report_entries
 from slimdiff_fx.saved.folder import save_result
 from slimdiff_fx.saved.pictures import png_bytes, side_by_side
 from slimdiff_fx.saved.report import build_report
-from slimdiff_fx.slim import carry_out, finish
+from slimdiff_fx.slimming.in_one_call import carry_out, finish
+from slimdiff_fx.slimming.measured_sweep import measure_sweep
+from slimdiff_fx.slimming.planning import Planning
 from slimdiff_fx.timing.bench import Effort
 
 PROMPTS = ("red apple", "cat face", "pizza", "rose")

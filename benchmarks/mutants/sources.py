@@ -53,7 +53,7 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
         "tests/passes/analyze/test_sequential.py",
         "tests/passes/solve/test_adapter_maps.py",
     ),
-    "passes/capture/dynamo_graph.py": ("tests/slimdiff_fx/test_compile_backend.py",),
+    "passes/capture/dynamo_graph.py": ("tests/slimdiff_fx/slimming/test_while_compiling.py",),
     "passes/solve/error_curves.py": ("tests/passes/analyze/test_methods.py", "tests/passes/plan/test_alignment.py"),
     "passes/errors.py": ("tests/passes/rewrite/test_rewrite.py", "tests/passes/calibrate/test_instrument.py"),
     "passes/sites/feed_forward.py": ("tests/passes/sites/test_find.py", "tests/passes/rewrite/test_rewrite.py"),
@@ -108,7 +108,7 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
         "tests/passes/program/test_shapes_specialize.py",
         "tests/slimdiff_fx/latency/test_latency_table.py",
     ),
-    "passes/analyze/sweep.py": ("tests/slimdiff_fx/test_site_analysis.py",),
+    "passes/analyze/sweep.py": ("tests/slimdiff_fx/slimming/test_site_analysis.py",),
     "passes/plan/updates.py": (
         "tests/passes/rewrite/test_rewrite.py",
         "tests/passes/analyze/test_sensitivity.py",

@@ -18,7 +18,7 @@ from slimdiff_fx.pipelines.prediction_error import measured_error
 from slimdiff_fx.pipelines.sampling import Given, Sampling, condition, draw, nothing_more
 from slimdiff_fx.pipelines.trajectory import Sample
 from slimdiff_fx.saved.pictures import Comparison, mean_psnr, pick_conditions, png_bytes
-from slimdiff_fx.slim_result import SlimResult
+from slimdiff_fx.slimming.result import SlimResult
 
 PICTURE_FILE = "dense_and_slim.png"
 PICTURE_FOLDER = "pictures"

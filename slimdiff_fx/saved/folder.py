@@ -28,10 +28,10 @@ from slimdiff_fx.saved.headline import Headline
 from slimdiff_fx.saved.model_card import CARD_FILE, DENSE_CARD_FILE, model_card
 from slimdiff_fx.saved.page.write_page import PAGE_FILE, page_of
 from slimdiff_fx.saved.report import build_report, without_figures, without_measured
-from slimdiff_fx.site_analysis import ANALYSIS_FILE
+from slimdiff_fx.slimming.site_analysis import ANALYSIS_FILE
 
 if TYPE_CHECKING:
-    from slimdiff_fx.slim_result import SlimResult
+    from slimdiff_fx.slimming.result import SlimResult
 
 STATISTICS_FILE = "statistics.safetensors"
 REPORT_FILE = "report.json"

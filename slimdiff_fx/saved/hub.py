@@ -11,7 +11,7 @@ from huggingface_hub import create_repo, list_repo_files, try_to_load_from_cache
 from slimdiff_fx.pipelines.variants import grouped
 
 if TYPE_CHECKING:
-    from slimdiff_fx.slim_result import SlimResult
+    from slimdiff_fx.slimming.result import SlimResult
 
 
 def push_result(

@@ -14,7 +14,7 @@ import torch
 from slimdiff_fx.saved.headline import Headline
 
 if TYPE_CHECKING:
-    from slimdiff_fx.slim_result import SlimResult
+    from slimdiff_fx.slimming.result import SlimResult
 
 _PACKAGES = ("slimdiff-fx", "torch", "diffusers", "transformers", "torch-pruning", "safetensors")
 

@@ -19,7 +19,7 @@ import slimdiff_fx
 from passes.arguments import check_kind
 from passes.errors import CalibrationError, ExportError, SlimDiffError, UsageError
 from slimdiff_fx.option_words import in_options
-from slimdiff_fx.progress_bar import BarListener
+from slimdiff_fx.slimming.progress_bar import BarListener
 
 ROOT = Path(__file__).parents[2]
 PROMPTS = ["mushroom", "watermelon", "pear"]

@@ -19,7 +19,7 @@ def test_every_public_name_is_there():
 @pytest.mark.slow
 def test_functions_are_not_hidden_by_the_files_of_their_name():
     code = (
-        "import slimdiff_fx.slim, slimdiff_fx.apply_plan, slimdiff_fx.cli, slimdiff_fx, inspect; "
+        "import slimdiff_fx.slimming.in_one_call, slimdiff_fx.apply_plan, slimdiff_fx.cli, slimdiff_fx, inspect; "
         "from slimdiff_fx import slim, apply_plan; "
         "assert all(map(inspect.isfunction, (slim, apply_plan, slimdiff_fx.slim, slimdiff_fx.apply_plan)))"
     )

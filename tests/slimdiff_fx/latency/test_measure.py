@@ -11,7 +11,7 @@ import pytest
 from passes.sites.site import Site
 from slimdiff_fx.latency.measure import gain, shares, site_ratios
 from slimdiff_fx.latency.sizes import _spread
-from slimdiff_fx.measured_sweep import _spread as spread_points
+from slimdiff_fx.slimming.measured_sweep import _spread as spread_points
 from slimdiff_fx.timing.interleave import Timing
 
 SITE = Site("s", "attention", 4, 6, (), "out")

@@ -14,7 +14,7 @@ from slimdiff_fx.denoisers.slim.models import make_slim
 from slimdiff_fx.saved.compare import PICTURE_FILE
 from slimdiff_fx.saved.folder import save_pipeline, save_result
 from slimdiff_fx.saved.summary import SiteSummary, Summary
-from slimdiff_fx.slim_result import SlimResult
+from slimdiff_fx.slimming.result import SlimResult
 from tests.slimdiff_fx.denoisers.slim.test_models import random_plan
 
 SITE = SiteSummary("mid.attn1", "attention", 4, 3, 8, 8, 400, 300, 4000, 3000)

@@ -13,7 +13,7 @@ from slimdiff_fx.saved import hub
 from slimdiff_fx.saved.model_card import base_model, model_card
 from slimdiff_fx.saved.report import build_report
 from slimdiff_fx.saved.summary import SiteSummary, Summary
-from slimdiff_fx.slim_result import SlimResult
+from slimdiff_fx.slimming.result import SlimResult
 from tests.slimdiff_fx.denoisers.slim.test_models import random_plan
 
 SITE = SiteSummary("mid.attn1", "attention", 4, 3, 8, 8, 400, 300, 4000, 3000)

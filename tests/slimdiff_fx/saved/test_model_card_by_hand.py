@@ -17,7 +17,7 @@ from passes.prove.validate import ValidationReport
 from slimdiff_fx.saved.model_card import model_card
 from slimdiff_fx.saved.report import build_report
 from slimdiff_fx.saved.summary import SiteSummary, Summary
-from slimdiff_fx.slim_result import SlimResult
+from slimdiff_fx.slimming.result import SlimResult
 
 SUMMARY = {
     "params": 2_000,

@@ -39,7 +39,7 @@ class SlimResult:
         validation: how far slim is from masked dense; None if it was switched off.
         seconds: wall time of each stage.
         latency: of dense and slim in turn, where latency was the budget.
-        analysis: what the plan was made from, see `slimdiff_fx.site_analysis`; None where a given plan was carried out.
+        analysis: what the plan was made from, see `slimdiff_fx.slimming.site_analysis`; None where a given plan was carried out.
         replan: makes a plan from the same calibration by another policy; None likewise, and with `in_place`.
         reference: what the slim model predicted when it was made; a saved folder is held against it.
     """

@@ -27,7 +27,7 @@ from passes.solve.compensation import Compensation
 from slimdiff_fx.denoisers.families import DenoiserInputs, capture_denoiser
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.refine import plan_within_latency
-from slimdiff_fx.planning import check_policy
+from slimdiff_fx.slimming.planning import check_policy
 
 __all__ = ["analyze", "calibrate", "capture", "convert", "lower", "prepare"]
 

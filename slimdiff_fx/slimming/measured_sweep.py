@@ -17,7 +17,7 @@ from slimdiff_fx.latency.target import Target, guided_batch, make_target
 from slimdiff_fx.listener import SILENT, Listener
 from slimdiff_fx.pipelines.prediction_error import measured_error
 from slimdiff_fx.pipelines.sampling import Given, Sampling, denoiser_name, draw, nothing_more
-from slimdiff_fx.slim_result import SlimResult
+from slimdiff_fx.slimming.result import SlimResult
 from slimdiff_fx.timing.bench import Effort, opened
 from slimdiff_fx.timing.interleave import paired_ratio
 

@@ -13,9 +13,9 @@ from passes.errors import PlanError
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.rewrite.rewrite import rewrite
-from slimdiff_fx.compile_backend import compile_backend
 from slimdiff_fx.denoisers.families import capture_denoiser
 from slimdiff_fx.denoisers.slim.apply_plan import apply_plan
+from slimdiff_fx.slimming.while_compiling import compile_backend
 from tests.plans import plan_of, updated_plan
 from tests.toy_block import ATTENTION, FEED_FORWARD, ToyBlock, build, capture_block, samples
 from tests.toy_pipeline import tiny_unet

@@ -45,11 +45,11 @@ from slimdiff_fx.pipelines.captured import CapturedDenoiser, capture_model, capt
 from slimdiff_fx.pipelines.inputs.samples import gather_samples
 from slimdiff_fx.pipelines.sampling import Sampling, denoiser_name
 from slimdiff_fx.pipelines.trajectory import Sample
-from slimdiff_fx.planning import Planning, check_policy, plan_from
-from slimdiff_fx.progress_bar import BarListener
 from slimdiff_fx.saved.summary import summarize
-from slimdiff_fx.site_analysis import site_analysis
-from slimdiff_fx.slim_result import SlimResult
+from slimdiff_fx.slimming.planning import Planning, check_policy, plan_from
+from slimdiff_fx.slimming.progress_bar import BarListener
+from slimdiff_fx.slimming.result import SlimResult
+from slimdiff_fx.slimming.site_analysis import site_analysis
 
 
 @torch.inference_mode(False)  # what is added up here is read, and the weights are trained, outside of that mode
