@@ -24,9 +24,9 @@ from passes.errors import (
     SlimDiffError,
     UsageError,
 )
-from slimdiff_fx import cli_options as opt
-from slimdiff_fx.option_words import in_options
-from slimdiff_fx.policy_options import LatencyOptions, choose_policy, is_by_score
+from slimdiff_fx.commands import options as opt
+from slimdiff_fx.commands.option_words import in_options
+from slimdiff_fx.commands.policy_options import LatencyOptions, choose_policy, is_by_score
 from slimdiff_fx.quiet_logging import quiet_logging
 
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
@@ -171,8 +171,8 @@ def slim(
     debug: opt.Debug = False,
 ) -> None:
     """Slim a pipeline: calibrate, analyze, rewrite, validate, draw, save. This is the main job."""
-    from slimdiff_fx import commands
     from slimdiff_fx.calibration.checkpoint import resumable
+    from slimdiff_fx.commands import stage_commands as commands
 
     with resumable(commands.slim_checkpoint(out), resume=resume):
         commands.slim_command(
@@ -237,7 +237,7 @@ def inspect(
     debug: opt.Debug = False,
 ) -> None:
     """List every site with its size and cost, and what is left whole with the reason."""
-    from slimdiff_fx import commands
+    from slimdiff_fx.commands import stage_commands as commands
 
     commands.inspect_command(model, device, dtype.value, _console(), variant)
 
@@ -269,8 +269,8 @@ def calibrate(
     debug: opt.Debug = False,
 ) -> None:
     """Watch the denoiser run on a calibration set, and write the statistics (.safetensors)."""
-    from slimdiff_fx import commands
     from slimdiff_fx.calibration.checkpoint import resumable
+    from slimdiff_fx.commands import stage_commands as commands
 
     with resumable(commands.calibrate_checkpoint(out), resume=resume):
         commands.calibrate_command(
@@ -332,7 +332,7 @@ def plan(
     debug: opt.Debug = False,
 ) -> None:
     """Decide from statistics which units stay, and write the plan (.json)."""
-    from slimdiff_fx import commands
+    from slimdiff_fx.commands import stage_commands as commands
 
     commands.plan_command(
         model,
@@ -383,7 +383,7 @@ def apply(
     debug: opt.Debug = False,
 ) -> None:
     """Carry a plan out: rewrite, validate, and save the slim pipeline."""
-    from slimdiff_fx import commands
+    from slimdiff_fx.commands import stage_commands as commands
 
     commands.apply_command(model, plan, out, device, dtype.value, overwrite, _console(), variant)
 
@@ -409,7 +409,7 @@ def export(
     debug: opt.Debug = False,
 ) -> None:
     """Export the denoiser, and measure at once that the runtime gives the same prediction."""
-    from slimdiff_fx import export_command
+    from slimdiff_fx.commands import export_command
 
     options = export_command.ExportOptions(
         dtype=dtype.value,

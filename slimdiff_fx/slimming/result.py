@@ -14,11 +14,11 @@ from passes.plan.policies import Policy
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.prove.validate import ValidationReport
+from slimdiff_fx.commands.printed import change, short
 from slimdiff_fx.denoisers.slim.reference import Reference
 from slimdiff_fx.files.statistics_file import StoredStatistics
 from slimdiff_fx.latency.outcome import Latency
 from slimdiff_fx.saved.summary import Summary
-from slimdiff_fx.tables import change, short
 
 
 @dataclass(frozen=True)

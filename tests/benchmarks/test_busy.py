@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from benchmarks.busy import compared, stages_of
-from slimdiff_fx.terminal import TerminalListener
+from slimdiff_fx.commands.terminal import TerminalListener
 
 
 def test_the_stages_that_the_terminal_prints_are_read() -> None:

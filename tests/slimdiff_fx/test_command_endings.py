@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from slimdiff_fx.cli import app
-from slimdiff_fx.terminal import TerminalListener
+from slimdiff_fx.commands.terminal import TerminalListener
 from tests.failing_command import runner
 
 STAGE = r"(?m)^{}\s+\d+\.\d s$"

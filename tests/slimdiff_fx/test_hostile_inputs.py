@@ -15,10 +15,11 @@ from PIL import Image
 
 import slimdiff_fx
 from passes.errors import BudgetError, PlanError, UsageError
-from slimdiff_fx import commands, export_command
 from slimdiff_fx.calibration.record import describe_run
 from slimdiff_fx.calibration.run import CalibrationSettings
 from slimdiff_fx.cli import app
+from slimdiff_fx.commands import export_command
+from slimdiff_fx.commands import stage_commands as commands
 from slimdiff_fx.files.statistics_file import load_record
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.pipelines.captured import capture_pipeline, observe_pipeline

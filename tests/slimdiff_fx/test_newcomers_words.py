@@ -18,7 +18,7 @@ from diffusers import DiffusionPipeline
 import slimdiff_fx
 from passes.arguments import check_kind
 from passes.errors import CalibrationError, ExportError, SlimDiffError, UsageError
-from slimdiff_fx.option_words import in_options
+from slimdiff_fx.commands.option_words import in_options
 from slimdiff_fx.slimming.progress_bar import BarListener
 
 ROOT = Path(__file__).parents[2]

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from passes.errors import CheckpointError
+from slimdiff_fx.commands.printed import short
 from slimdiff_fx.files.atomic_write import replaced_file
 from slimdiff_fx.files.output_paths import expand, follow
 from slimdiff_fx.files.own_files import PAGE, check_output_file
@@ -21,7 +22,6 @@ from slimdiff_fx.saved.page.figures import how_made, key_figures
 from slimdiff_fx.saved.page.missing import find_missing
 from slimdiff_fx.saved.pictures import psnr_words
 from slimdiff_fx.saved.site_names import short_name
-from slimdiff_fx.tables import short
 
 PAGE_FILE = "report.html"
 _REPORT, _ANALYSIS = "report.json", "analysis.json"

@@ -4,9 +4,9 @@ import pytest
 
 from passes.errors import UsageError
 from passes.plan.policies import KeepMacs, KeepParams, MaxError
-from slimdiff_fx.cli_options import Normalize
+from slimdiff_fx.commands.options import Normalize
+from slimdiff_fx.commands.policy_options import choose_policy
 from slimdiff_fx.latency.budget import KeepLatency
-from slimdiff_fx.policy_options import choose_policy
 
 
 def test_uniform_is_for_what_predicts_errors() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from slimdiff_fx.pace import Pace
+from slimdiff_fx.commands.pace import Pace
 
 
 class Clock:

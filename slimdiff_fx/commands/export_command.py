@@ -13,7 +13,8 @@ from rich.console import Console
 from passes.errors import UsageError
 from passes.program.program import Program
 from slimdiff_fx.calibration.ranks import refuse_ranks
-from slimdiff_fx.command_outputs import check_file_output, note_edited, took
+from slimdiff_fx.commands.command_outputs import check_file_output, note_edited, took
+from slimdiff_fx.commands.terminal import TerminalListener
 from slimdiff_fx.export.input_sizes import input_sizes
 from slimdiff_fx.export.parity import ParityReport
 from slimdiff_fx.files.output_paths import follow
@@ -27,7 +28,6 @@ from slimdiff_fx.pipelines.sampling import denoiser_name
 from slimdiff_fx.quantize.calibration_data import SAMPLES, QuantizationSettings, check_calibration
 from slimdiff_fx.quantize.export_int8 import OnnxOptions, check_int8, export_int8
 from slimdiff_fx.quantize.int8_report import Int8Report
-from slimdiff_fx.terminal import TerminalListener
 
 # These take a program in bfloat16 as it is; the others begin with float32.
 _ANY_DTYPE = ("pt2", "aoti")

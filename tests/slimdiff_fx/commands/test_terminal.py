@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-import slimdiff_fx.terminal
-from slimdiff_fx.terminal import TerminalListener
+import slimdiff_fx.commands.terminal
+from slimdiff_fx.commands.terminal import TerminalListener
 
 SCRIPT = """
 import time
 from rich.console import Console
-from slimdiff_fx.terminal import TerminalListener
+from slimdiff_fx.commands.terminal import TerminalListener
 
 listener = TerminalListener(Console(), ("capture", "calibrate", "analyze", "save"))
 with listener.stage("capture"):
@@ -82,7 +82,7 @@ def test_a_stage_too_short_for_a_refresh_is_shown() -> None:
 
 
 def test_a_file_gets_plain_lines_and_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slimdiff_fx.terminal, "_LINE_EVERY", 0.0)
+    monkeypatch.setattr(slimdiff_fx.commands.terminal, "_LINE_EVERY", 0.0)
     out = io.StringIO()
     listener = TerminalListener(Console(file=out, width=100), ("calibrate", "save"))
     with listener.steps("calibrate", 40, 20, "samples", 4):

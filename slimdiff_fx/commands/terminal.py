@@ -24,9 +24,9 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
+from slimdiff_fx.commands.option_words import in_options
+from slimdiff_fx.commands.pace import Pace
 from slimdiff_fx.listener import Listener
-from slimdiff_fx.option_words import in_options
-from slimdiff_fx.pace import Pace
 
 _WIDE = 100  # columns
 _LINE_EVERY = 30.0  # seconds between lines of a running stage, where the output is no terminal

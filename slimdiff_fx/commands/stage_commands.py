@@ -28,7 +28,7 @@ from slimdiff_fx.calibration.rehearse import rehearse
 from slimdiff_fx.calibration.run import CalibrationSettings, statistics_of
 from slimdiff_fx.calibration.threads import choose_threads, restored_threads
 from slimdiff_fx.calibration.timestep_weights import bucket_weights
-from slimdiff_fx.command_outputs import (
+from slimdiff_fx.commands.command_outputs import (
     MOMENTS_FOLDER,
     check_file_output,
     check_folder_output,
@@ -37,6 +37,8 @@ from slimdiff_fx.command_outputs import (
     tell_verdict,
     took,
 )
+from slimdiff_fx.commands.printed import inspect_table, short, slim_table
+from slimdiff_fx.commands.terminal import TerminalListener
 from slimdiff_fx.files.output_paths import expand
 from slimdiff_fx.files.own_files import PLAN, STATISTICS
 from slimdiff_fx.files.plan_file import updates_file
@@ -59,8 +61,6 @@ from slimdiff_fx.slimming.in_one_call import Recalibration, carry_out, finish
 from slimdiff_fx.slimming.measured_sweep import measure_sweep
 from slimdiff_fx.slimming.planning import Planning, plan_from
 from slimdiff_fx.slimming.result import SlimResult
-from slimdiff_fx.tables import inspect_table, short, slim_table
-from slimdiff_fx.terminal import TerminalListener
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class CalibrationOptions:
         check_seed("seed", self.seed)
 
     def inputs(self, model: str) -> dict[str, Path | None]:
-        """Give what is read, by option; see `slimdiff_fx.command_outputs`.
+        """Give what is read, by option; see `slimdiff_fx.commands.command_outputs`.
 
         Raises:
             UsageError: prompts and pictures are given.
