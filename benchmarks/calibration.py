@@ -23,13 +23,14 @@ from passes.calibrate.instrument import Closing, Instrumented, Opening
 from passes.calibrate.observers import UnitObserver
 from passes.calibrate.statistics import COUNT, Statistics
 from passes.errors import SlimDiffError, UsageError
+from slimdiff_fx.calibration.observe import watch_pipeline
 from slimdiff_fx.calibration.run import CalibrationSettings
-from slimdiff_fx.pipelines.captured import CapturedDenoiser, capture_pipeline, watch_pipeline
+from slimdiff_fx.other_libraries import quiet_pipeline
+from slimdiff_fx.pipelines.captured import CapturedDenoiser, capture_pipeline
 from slimdiff_fx.pipelines.inputs.samples import gather_samples
 from slimdiff_fx.pipelines.load import load_pipeline
 from slimdiff_fx.pipelines.sampling import call_pipeline, noise_generator
 from slimdiff_fx.pipelines.trajectory import Sample, observe_batch
-from slimdiff_fx.quiet import quiet_pipeline
 
 SAMPLING, LIGHT, MOMENTS, SAMPLED, BFLOAT16 = "sampling", "light", "moments", "sampled steps", "bfloat16"
 COMPILED = "compiled"

@@ -31,12 +31,13 @@ from passes.errors import SlimDiffError
 from passes.plan.costs import params_table
 from passes.plan.policies import KeepCost, MaxError
 from passes.plan.slim_plan import SlimPlan
+from slimdiff_fx.calibration.observe import observe_pipeline
 from slimdiff_fx.calibration.run import CalibrationSettings
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.refine import Refined, plan_timer, refine
 from slimdiff_fx.latency.table import measured_costs
 from slimdiff_fx.latency.target import guided_batch
-from slimdiff_fx.pipelines.captured import CapturedDenoiser, capture_model, capture_pipeline, observe_pipeline
+from slimdiff_fx.pipelines.captured import CapturedDenoiser, capture_model, capture_pipeline
 from slimdiff_fx.pipelines.inputs.samples import gather_samples
 from slimdiff_fx.pipelines.load import load_pipeline
 from slimdiff_fx.timing.bench import Effort

@@ -43,10 +43,10 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from slimdiff_fx.denoisers.slim.dense_on_slim import guard as _guard
+from slimdiff_fx.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
@@ -70,8 +70,6 @@ if TYPE_CHECKING:
     from slimdiff_fx.slimming.in_one_call import slim
     from slimdiff_fx.slimming.result import SlimResult
     from slimdiff_fx.slimming.while_compiling import compile_backend
-
-__version__ = "0.1.0"
 
 _HOME = {
     "slim": "slimdiff_fx.slimming.in_one_call",
@@ -142,17 +140,6 @@ def register() -> None:
     pipelines load in a new process with no other code. A dense class that meets a slim folder there says so.
     """
     _guard()
-
-
-class _Package(ModuleType):
-    """Keeps `slimdiff_fx.slim` the function: importing the file slim.py would set the name to the module."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (isinstance(value, ModuleType) and name in _HOME):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

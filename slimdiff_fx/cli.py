@@ -25,9 +25,9 @@ from passes.errors import (
     UsageError,
 )
 from slimdiff_fx.commands import options as opt
-from slimdiff_fx.commands.option_words import in_options
+from slimdiff_fx.commands.option_words import in_options, speak_for
 from slimdiff_fx.commands.policy_options import LatencyOptions, choose_policy, is_by_score
-from slimdiff_fx.quiet_logging import quiet_logging
+from slimdiff_fx.other_libraries import quiet_logging
 
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
@@ -440,3 +440,6 @@ def report(
 
     file = write_page(folder, out, overwrite=overwrite)
     _console().print(f"page: {file}", highlight=False, soft_wrap=True)
+
+
+speak_for(command.callback for command in app.registered_commands if command.callback is not None)

@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from passes.plan.policies import MaxError, Policy, Threshold
+from slimdiff_fx.calibration.observe import observe_pipeline
 from slimdiff_fx.calibration.run import CalibrationSettings
-from slimdiff_fx.pipelines.captured import capture_pipeline, observe_pipeline
+from slimdiff_fx.pipelines.captured import capture_pipeline
 from slimdiff_fx.pipelines.load import load_pipeline
 from slimdiff_fx.pipelines.sampling import Sampling
 from slimdiff_fx.pipelines.trajectory import Sample

@@ -14,9 +14,10 @@ from passes.plan.costs import program_params, site_params
 from passes.plan.slim_plan import SlimPlan
 from passes.prove.validate import validate
 from passes.rewrite.rewrite import rewrite
+from slimdiff_fx.calibration.observe import observe_pipeline
 from slimdiff_fx.calibration.run import CalibrationSettings
 from slimdiff_fx.denoisers.slim.models import make_slim
-from slimdiff_fx.pipelines.captured import CapturedDenoiser, capture_pipeline, observe_pipeline
+from slimdiff_fx.pipelines.captured import CapturedDenoiser, capture_pipeline
 from slimdiff_fx.pipelines.inputs.prompts import read_captions
 from slimdiff_fx.pipelines.inputs.samples import gather_samples
 from slimdiff_fx.pipelines.load import LoadedPipeline, load_pipeline

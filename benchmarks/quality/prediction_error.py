@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.quality.arena import Arena
+from slimdiff_fx.other_libraries import quiet_pipeline
 from slimdiff_fx.pipelines.sampling import call_pipeline, noise_generator
-from slimdiff_fx.quiet import quiet_pipeline
 
 _STEPS = 25
 _BATCH = 16

@@ -18,7 +18,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from passes.errors import RankError, SilentRankError, SlimDiffError, UsageError
-from slimdiff_fx.first_line import first_line
+from slimdiff_fx.other_libraries import first_line
 from slimdiff_fx.pipelines.auto_choice import chosen_device
 
 # A rank that makes no denoiser call for so long hangs, or is lost on another machine.

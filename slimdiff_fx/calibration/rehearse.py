@@ -15,10 +15,9 @@ from passes.errors import SlimDiffError, UsageError
 from slimdiff_fx.calibration.disk_sums import sums_in
 from slimdiff_fx.calibration.run import CalibrationSettings
 from slimdiff_fx.denoisers.altered import refuse_altered
-from slimdiff_fx.first_line import first_line
+from slimdiff_fx.other_libraries import first_line, quiet_pipeline
 from slimdiff_fx.pipelines.sampling import Sampling, call_pipeline, denoiser_name, noise_generator
 from slimdiff_fx.pipelines.trajectory import NoisyPictures, Sample, given_pictures, in_place_of
-from slimdiff_fx.quiet import quiet_pipeline
 
 # Rows of the rehearsed call: what depends on the batch shows at two.
 _ROWS = 2

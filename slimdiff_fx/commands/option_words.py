@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from collections.abc import Callable, Iterable
 from inspect import signature
 
 # Arguments and classes that are options of another name. The others have their own: `observe_steps` is --observe-steps.
@@ -17,6 +17,8 @@ _OTHERWISE = {
     "cache": "--latency-cache",
     **{f"KeepLatency.{size}": f"--latency-{size}" for size in ("batch", "height", "width", "tokens", "threads")},
 }
+# By the names that messages have for them.
+_OPTIONS: dict[str, str] = {}
 _ARGUMENT = re.compile(r"`(?P<name>[A-Za-z_][A-Za-z0-9_]*(?:\.[a-z_]+)?)(?:=(?P<value>[^`]+))?`")
 
 
@@ -32,7 +34,7 @@ def in_options(message: str) -> str:
 
 def _option(found: re.Match[str]) -> str:
     name, value = found["name"], found["value"]
-    option = _options().get(name)
+    option = _OPTIONS.get(name)
     if option is None:
         return found.group()  # something else that is quoted
     if value is None or value == "True":
@@ -40,11 +42,8 @@ def _option(found: re.Match[str]) -> str:
     return f"{option} {value.strip(chr(34))}"
 
 
-@cache
-def _options() -> dict[str, str]:
-    """Give options by the names that messages have for them: the command line's own, and those of another name."""
-    from slimdiff_fx.cli import app
-
-    commands = [command.callback for command in app.registered_commands if command.callback is not None]
-    names = {name for command in commands for name in signature(command).parameters}
-    return {name: f"--{name.replace('_', '-')}" for name in names} | _OTHERWISE
+def speak_for(commands: Iterable[Callable[..., object]]) -> None:
+    """Take the arguments of these functions as options; the command line gives its own, once."""
+    for command in commands:
+        _OPTIONS.update({name: f"--{name.replace('_', '-')}" for name in signature(command).parameters})
+    _OPTIONS.update(_OTHERWISE)

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from slimdiff_fx.saved.site_names import short_name
-from slimdiff_fx.saved.summary import SiteSummary, Summary
+from slimdiff_fx.saved.summary import SiteSummary, Summary, short
 
 _UNIT_WORDS = {"attention": "heads", "feed_forward": "neurons"}
 _TERMINAL = 80  # columns
@@ -103,36 +103,6 @@ def _kept(site: SiteSummary) -> str:
 
 def _units(site: SiteSummary, units: int, width: int) -> str:
     return str(units) if site.width == 1 else f"{units}×{width}"
-
-
-def change(ratio: float) -> str:
-    """Write what a ratio takes away or adds: −18.1%."""
-    return f"{ratio - 1:+.1%}".replace("-", "−")
-
-
-def size(count: int) -> str:
-    """Write bytes as file managers do, by thousands.
-
-    Example:
-        >>> size(38_000_000), size(1_500)
-        ('38.0 MB', '1.50 kB')
-    """
-    number = short(count)
-    return f"{number[:-1]} {number[-1]}B" if number[-1].isalpha() else f"{number} B"
-
-
-def short(number: int) -> str:
-    """Write a count in three or four digits: 9.53M.
-
-    Example:
-        >>> short(859520964), short(1200), short(12)
-        ('860M', '1.20k', '12')
-    """
-    for size, letter in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if number >= size:
-            value = number / size
-            return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}{letter}"
-    return str(number)
 
 
 def _share(part: int, whole: int) -> str:

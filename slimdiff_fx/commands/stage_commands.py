@@ -23,6 +23,7 @@ from slimdiff_fx.calibration.checkpoint import (
     has_attention_weights,
     has_moments,
 )
+from slimdiff_fx.calibration.observe import observe_pipeline
 from slimdiff_fx.calibration.ranks import Ranks, joined_ranks, refuse_ranks
 from slimdiff_fx.calibration.rehearse import rehearse
 from slimdiff_fx.calibration.run import CalibrationSettings, statistics_of
@@ -37,18 +38,17 @@ from slimdiff_fx.commands.command_outputs import (
     tell_verdict,
     took,
 )
-from slimdiff_fx.commands.printed import inspect_table, short, slim_table
+from slimdiff_fx.commands.printed import inspect_table, slim_table
 from slimdiff_fx.commands.terminal import TerminalListener
 from slimdiff_fx.files.output_paths import expand
 from slimdiff_fx.files.own_files import PLAN, STATISTICS
 from slimdiff_fx.files.plan_file import updates_file
 from slimdiff_fx.files.statistics_file import StoredStatistics, load_statistics, save_statistics
 from slimdiff_fx.latency.budget import KeepLatency
-from slimdiff_fx.latency.call import time_call
 from slimdiff_fx.latency.outcome import expected_ratio
 from slimdiff_fx.listener import SILENT, Listener, timed
 from slimdiff_fx.option_checks import check_count, check_number, check_seed
-from slimdiff_fx.pipelines.captured import capture_pipeline, observe_pipeline
+from slimdiff_fx.pipelines.captured import capture_pipeline
 from slimdiff_fx.pipelines.inputs.prompts import read_prompts
 from slimdiff_fx.pipelines.inputs.samples import gather_samples
 from slimdiff_fx.pipelines.load import LoadedPipeline, load_pipeline, model_input
@@ -56,7 +56,8 @@ from slimdiff_fx.saved.compare import PICTURE_FILE, compare, picture_files, repo
 from slimdiff_fx.saved.folder import load_plan, save_plan, save_result
 from slimdiff_fx.saved.pictures import png_bytes, side_by_side
 from slimdiff_fx.saved.report import build_report
-from slimdiff_fx.saved.summary import summarize
+from slimdiff_fx.saved.summary import short, summarize
+from slimdiff_fx.slimming.call_latency import time_call
 from slimdiff_fx.slimming.in_one_call import Recalibration, carry_out, finish
 from slimdiff_fx.slimming.measured_sweep import measure_sweep
 from slimdiff_fx.slimming.planning import Planning, plan_from

@@ -17,7 +17,7 @@ import torch
 from diffusers import ModelMixin
 from torch import nn
 
-from slimdiff_fx.quiet import quiet_libraries
+from slimdiff_fx.other_libraries import quiet_libraries
 
 _PLAIN = (bool, int, float, str, type(None))
 _CALLABLE = (FunctionType, MethodType, BuiltinFunctionType, functools.partial)

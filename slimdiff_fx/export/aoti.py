@@ -18,7 +18,7 @@ from slimdiff_fx.export.input_sizes import SIZES, input_sizes
 from slimdiff_fx.export.parity import ParityReport, example_tensors, measure_parity, unflatten, untraced_inputs
 from slimdiff_fx.files.atomic_write import replaced_file
 from slimdiff_fx.files.own_files import export_place
-from slimdiff_fx.first_line import first_line
+from slimdiff_fx.other_libraries import first_line
 
 # Fused kernels sum in another order than eager ones.
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}

@@ -20,8 +20,7 @@ from slimdiff_fx.export.input_sizes import fixed_sizes
 from slimdiff_fx.export.parity import ParityReport, example_tensors, input_nodes, measure_parity, random_inputs
 from slimdiff_fx.files.atomic_write import replaced_file
 from slimdiff_fx.files.own_files import export_place
-from slimdiff_fx.first_line import first_line
-from slimdiff_fx.quiet_logging import quiet_logging
+from slimdiff_fx.other_libraries import first_line, quiet_logging
 
 # XNNPACK sums in another order than torch; what is measured on UNets is 1e-6, on transformers 2e-5.
 TOLERANCE = 1e-4

@@ -18,7 +18,7 @@ from slimdiff_fx.export.input_sizes import SIZES, input_sizes
 from slimdiff_fx.export.parity import ParityReport, Runner, input_names, measure_parity, untraced_inputs
 from slimdiff_fx.files.atomic_write import replaced_files
 from slimdiff_fx.files.own_files import export_place
-from slimdiff_fx.first_line import first_line
+from slimdiff_fx.other_libraries import first_line
 
 if TYPE_CHECKING:
     import openvino

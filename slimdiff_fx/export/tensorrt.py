@@ -20,9 +20,8 @@ from slimdiff_fx.export.parity import (
     random_inputs,
 )
 from slimdiff_fx.export.to_onnx.export import export_onnx
-from slimdiff_fx.export.to_onnx.runtime import onnx_runner
+from slimdiff_fx.export.to_onnx.runtime import PROVIDERS, onnx_runner, require_onnxruntime
 from slimdiff_fx.files.output_paths import expand
-from slimdiff_fx.timing.onnxruntime_sessions import PROVIDERS, require_onnxruntime
 
 # TensorRT multiplies in TF32 unless told otherwise: 10 bits of each factor count, as in half precision.
 TOLERANCE = 1e-2

@@ -18,13 +18,13 @@ from typing import Any
 
 from passes.errors import CheckpointError
 from passes.program.program import Program
-from slimdiff_fx import __version__
 from slimdiff_fx.files.atomic_write import replaced_file
 from slimdiff_fx.files.file_lock import locked
 from slimdiff_fx.files.output_paths import expand
 from slimdiff_fx.timing.bench import clock_of
 from slimdiff_fx.timing.hardware import device_name
 from slimdiff_fx.timing.runtimes import runtime
+from slimdiff_fx.version import __version__
 
 VARIABLE = "SLIMDIFF_FX_LATENCY_CACHE"
 _FORMAT = 1

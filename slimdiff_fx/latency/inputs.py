@@ -12,8 +12,8 @@ from passes.errors import UsageError
 from passes.program.guards import check_inputs
 from passes.program.program import Program
 from slimdiff_fx.export.parity import example_tensors, input_nodes, symbol_roles, unflatten
-from slimdiff_fx.first_line import first_line
 from slimdiff_fx.latency.budget import KeepLatency
+from slimdiff_fx.other_libraries import first_line
 
 
 def inputs_at(program: Program, sizes: Mapping[str, int | None]) -> tuple[tuple[Any, ...], dict[str, Any]]:

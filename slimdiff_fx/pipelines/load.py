@@ -18,12 +18,10 @@ from passes.capture.refuse_quantized import is_quantized
 from passes.errors import CheckpointError, SlimDiffError, UsageError
 from slimdiff_fx.denoisers.slim.saved_folder import check_saved_folder
 from slimdiff_fx.files.output_paths import expand
-from slimdiff_fx.first_line import first_line
+from slimdiff_fx.other_libraries import first_line, quiet_libraries
 from slimdiff_fx.pipelines.auto_choice import AUTO, chosen_device, chosen_dtype, stored_dtype
 from slimdiff_fx.pipelines.sampling import DENOISERS, Sampling, read_sampling
-from slimdiff_fx.pipelines.variants import check_name, choose_variant, local_variant
-from slimdiff_fx.quiet import quiet_libraries
-from slimdiff_fx.saved.hub import hub_files
+from slimdiff_fx.pipelines.variants import check_name, choose_variant, hub_files, local_variant
 
 EMOJI = "emoji"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

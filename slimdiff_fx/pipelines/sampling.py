@@ -17,7 +17,7 @@ from torch import nn
 
 from passes.errors import CheckpointError, UsageError
 from slimdiff_fx.option_checks import check_count, check_number
-from slimdiff_fx.quiet import quiet_pipeline
+from slimdiff_fx.other_libraries import quiet_pipeline
 
 SAMPLING_FILE = "sampling.json"
 DENOISERS = ("unet", "transformer")

@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from slimdiff_fx.other_libraries import quiet_pipeline
 from slimdiff_fx.pipelines.inputs.picture_inputs import needs_picture
 from slimdiff_fx.pipelines.sampling import (
     Sampling,
@@ -22,7 +23,6 @@ from slimdiff_fx.pipelines.sampling import (
     step_count,
 )
 from slimdiff_fx.pipelines.trajectory import DenoiserOutput, in_place_of
-from slimdiff_fx.quiet import quiet_pipeline
 
 _CONDITION = {"prompt": "a small red house", "class_labels": "1", "nothing": ""}
 _STEPS = 2

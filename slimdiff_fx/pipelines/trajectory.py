@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from passes.errors import CalibrationError, SlimDiffError, UsageError
 from slimdiff_fx.option_checks import check_count
+from slimdiff_fx.other_libraries import quiet_pipeline
 from slimdiff_fx.pipelines.inputs.autoencoder import latent_of, picture_factor
 from slimdiff_fx.pipelines.inputs.images import CaptionedImage, add_noise, load_picture, stratified_timesteps
 from slimdiff_fx.pipelines.inputs.picture_inputs import needs_picture, picture_inputs
@@ -24,7 +25,6 @@ from slimdiff_fx.pipelines.sampling import (
     noise_generator,
     step_count,
 )
-from slimdiff_fx.quiet import quiet_pipeline
 
 # Runs the observed graph on the arguments of a denoiser call, and gives the prediction.
 Observed = Callable[[tuple[Any, ...], dict[str, Any]], Tensor]

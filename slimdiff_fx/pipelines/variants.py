@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import list_repo_files, try_to_load_from_cache
+
 from passes.errors import CheckpointError, UsageError
 
 # The names that diffusers and transformers give: model.safetensors, model.fp16.safetensors, and of several files
@@ -155,3 +157,15 @@ def _pickled(model: str, name: str, weights: _Weights, asked: str | None) -> Che
 
 def _listed(variants: Iterable[Any]) -> str:
     return " and ".join(sorted(str(each) for each in variants))
+
+
+def hub_files(repo_id: str) -> dict[str, list[str]]:
+    """List the files of each component of a pipeline on the hub; without a network, those in the local cache."""
+    try:
+        return grouped(list_repo_files(repo_id))
+    except Exception:  # of any of several HTTP libraries, or none: whoever asks has an error of its own to raise
+        index = try_to_load_from_cache(repo_id, "model_index.json")
+    if not isinstance(index, str):
+        return {}
+    snapshot = Path(index).parent
+    return grouped(file.relative_to(snapshot).as_posix() for file in snapshot.glob("*/*") if file.is_file())

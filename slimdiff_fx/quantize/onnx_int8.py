@@ -17,9 +17,8 @@ from slimdiff_fx.export.to_onnx.graph import onnx_graph, save_graph
 from slimdiff_fx.export.to_onnx.runtime import onnx_runner, quiet_onnxruntime
 from slimdiff_fx.files.atomic_write import replaced_files
 from slimdiff_fx.files.own_files import EXPORTS, export_place
-from slimdiff_fx.first_line import first_line
+from slimdiff_fx.other_libraries import first_line, quiet_logging
 from slimdiff_fx.quantize.int8_report import MAX_ERROR, Int8Report, measure_int8
-from slimdiff_fx.quiet_logging import quiet_logging
 
 MODES = ("static", "dynamic")
 # Dynamic convolutions have slow kernels and no scale for each channel.

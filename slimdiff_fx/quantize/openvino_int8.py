@@ -15,7 +15,7 @@ from passes.program.program import Program
 from slimdiff_fx.export.openvino import convert, import_openvino, openvino_runner
 from slimdiff_fx.files.atomic_write import replaced_files
 from slimdiff_fx.files.own_files import export_place
-from slimdiff_fx.first_line import first_line
+from slimdiff_fx.other_libraries import first_line
 from slimdiff_fx.quantize.int8_report import MAX_ERROR, Int8Report, measure_int8
 
 

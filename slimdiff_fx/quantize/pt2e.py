@@ -15,7 +15,7 @@ from passes.capture.lower import lower
 from passes.errors import ExportError, SlimDiffError, UsageError
 from passes.program.program import Program
 from slimdiff_fx.export.parity import unflatten
-from slimdiff_fx.first_line import first_line
+from slimdiff_fx.other_libraries import first_line
 
 WEIGHTED = (torch.ops.aten.linear.default, torch.ops.aten.conv2d.default)  # what XNNPACK is to compute in int8
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from passes.capture.refuse_quantized import quantized_places
 from passes.errors import ExportError, UsageError
-from slimdiff_fx.first_line import first_line
+from slimdiff_fx.other_libraries import first_line
 
 Model = TypeVar("Model", bound=nn.Module)
 

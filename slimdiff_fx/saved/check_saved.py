@@ -24,10 +24,9 @@ from passes.prove.validate import TOLERANCES, relative_error
 from slimdiff_fx.denoisers.altered import refuse_unsaved, refuse_wrapped
 from slimdiff_fx.denoisers.slim.reference import Reference
 from slimdiff_fx.files.plan_file import PLAN_FILE, updates_file
-from slimdiff_fx.first_line import first_line
+from slimdiff_fx.other_libraries import first_line, quiet_libraries
 from slimdiff_fx.pipelines.sampling import denoiser_name
 from slimdiff_fx.pipelines.sketch import sketch
-from slimdiff_fx.quiet import quiet_libraries
 
 # Of a picture's values, 0 to 1: less than the least step of eight bits.
 _SEEN = 2e-3

@@ -18,7 +18,7 @@ from slimdiff_fx.pipelines.prediction_error import measured_error
 from slimdiff_fx.pipelines.sampling import Given, Sampling, condition, draw, nothing_more
 from slimdiff_fx.pipelines.trajectory import Sample
 from slimdiff_fx.saved.pictures import Comparison, mean_psnr, pick_conditions, png_bytes
-from slimdiff_fx.slimming.result import SlimResult
+from slimdiff_fx.saved.slimmed import Slimmed
 
 PICTURE_FILE = "dense_and_slim.png"
 PICTURE_FOLDER = "pictures"
@@ -26,7 +26,7 @@ PICTURE_FOLDER = "pictures"
 
 def compare(
     loaded: LoadedPipeline,
-    result: SlimResult,
+    result: Slimmed,
     prompts: Sequence[str] | None,
     count: int,
     sampling: Sampling,

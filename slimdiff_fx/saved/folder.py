@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -20,28 +20,26 @@ from slimdiff_fx.files.output_paths import follow
 from slimdiff_fx.files.own_folder import own_folder
 from slimdiff_fx.files.plan_file import PLAN_FILE, load_plan, save_plan
 from slimdiff_fx.files.statistics_file import save_statistics
+from slimdiff_fx.other_libraries import quiet_libraries
 from slimdiff_fx.pipelines.sampling import denoiser_name
-from slimdiff_fx.quiet import quiet_libraries
 from slimdiff_fx.saved.check_saved import check_saved_pipeline, refuse_unsavable
 from slimdiff_fx.saved.compare import PICTURE_FILE
 from slimdiff_fx.saved.headline import Headline
 from slimdiff_fx.saved.model_card import CARD_FILE, DENSE_CARD_FILE, model_card
 from slimdiff_fx.saved.page.write_page import PAGE_FILE, page_of
 from slimdiff_fx.saved.report import build_report, without_figures, without_measured
-from slimdiff_fx.slimming.site_analysis import ANALYSIS_FILE
-
-if TYPE_CHECKING:
-    from slimdiff_fx.slimming.result import SlimResult
+from slimdiff_fx.saved.slimmed import Slimmed
 
 STATISTICS_FILE = "statistics.safetensors"
 REPORT_FILE = "report.json"
 # What may lie beside model_index.json and belongs to the pipeline: captions, sampling defaults, licences and credits.
 _COMPANIONS = (".json", ".md", ".txt", "")
+ANALYSIS_FILE = "analysis.json"
 _NOT_COMPANIONS = ("model_index.json", REPORT_FILE, ANALYSIS_FILE, MANIFEST_FILE)
 
 
 def save_result(
-    result: SlimResult,
+    result: Slimmed,
     folder: Path,
     *,
     overwrite: bool = False,

@@ -7,25 +7,23 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from slimdiff_fx.saved.headline import Headline
-
-if TYPE_CHECKING:
-    from slimdiff_fx.slimming.result import SlimResult
+from slimdiff_fx.saved.slimmed import Slimmed
 
 _PACKAGES = ("slimdiff-fx", "torch", "diffusers", "transformers", "torch-pruning", "safetensors")
 
 
-def build_report(result: SlimResult, **further: Any) -> dict[str, Any]:
+def build_report(result: Slimmed, **further: Any) -> dict[str, Any]:
     """Put a result's figures into JSON values.
 
     Args:
         result: what slimming gave.
         further: more entries, such as the model's name, the pictures' distances, or "call", how long one call of the
-            denoiser takes (see `slimdiff_fx.latency.call`).
+            denoiser takes (see `slimdiff_fx.slimming.call_latency`).
     """
     validation = result.validation
     report = {

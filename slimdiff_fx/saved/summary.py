@@ -121,3 +121,33 @@ def summarize(
         macs_kept=macs - sum(row.macs - row.macs_kept for row in rows),
         unsupported=unsupported,
     )
+
+
+def change(ratio: float) -> str:
+    """Write what a ratio takes away or adds: −18.1%."""
+    return f"{ratio - 1:+.1%}".replace("-", "−")
+
+
+def size(count: int) -> str:
+    """Write bytes as file managers do, by thousands.
+
+    Example:
+        >>> size(38_000_000), size(1_500)
+        ('38.0 MB', '1.50 kB')
+    """
+    number = short(count)
+    return f"{number[:-1]} {number[-1]}B" if number[-1].isalpha() else f"{number} B"
+
+
+def short(number: int) -> str:
+    """Write a count in three or four digits: 9.53M.
+
+    Example:
+        >>> short(859520964), short(1200), short(12)
+        ('860M', '1.20k', '12')
+    """
+    for size, letter in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            value = number / size
+            return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}{letter}"
+    return str(number)

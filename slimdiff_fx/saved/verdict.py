@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from slimdiff_fx.commands.printed import change, short, size
 from slimdiff_fx.saved.headline import Headline, excess_words, what_to_do
 from slimdiff_fx.saved.pictures import psnr_words
+from slimdiff_fx.saved.summary import change, short, size
 
 
 def verdict(report: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -28,6 +28,7 @@ from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_unsupported
 from passes.sites.site import Site
 from passes.solve.compensation import Compensation
+from slimdiff_fx.calibration.observe import observe_pipeline
 from slimdiff_fx.calibration.ranks import ALONE, Ranks
 from slimdiff_fx.calibration.rehearse import rehearse
 from slimdiff_fx.calibration.run import CalibrationSettings
@@ -37,11 +38,11 @@ from slimdiff_fx.denoisers.altered import refuse_wrapped
 from slimdiff_fx.denoisers.slim.models import make_slim
 from slimdiff_fx.denoisers.slim.reference import make_reference
 from slimdiff_fx.denoisers.taken_over import take_over
-from slimdiff_fx.first_line import first_line
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.outcome import measure_latency
 from slimdiff_fx.listener import SILENT, Listener, timed
-from slimdiff_fx.pipelines.captured import CapturedDenoiser, capture_model, capture_pipeline, observe_pipeline
+from slimdiff_fx.other_libraries import first_line
+from slimdiff_fx.pipelines.captured import CapturedDenoiser, capture_model, capture_pipeline
 from slimdiff_fx.pipelines.inputs.samples import gather_samples
 from slimdiff_fx.pipelines.sampling import Sampling, denoiser_name
 from slimdiff_fx.pipelines.trajectory import Sample
@@ -108,8 +109,8 @@ def slim(
         check: compare slim with masked dense; leave it on.
         in_place: take the dense denoiser's weights over, with no second copy. The dense denoiser then holds none and
             says so when it is called; the slim model and program share theirs, and the pipelines their other parts.
-        ranks: processes that share the calibration, see `slimdiff_fx.calibration.ranks.joined_ranks`. Each has to call this with
-            the same arguments, and gets the same statistics and plan.
+        ranks: processes that share the calibration, see `slimdiff_fx.calibration.ranks.joined_ranks`. Each has to call
+            this with the same arguments, and gets the same statistics and plan.
         progress: show a bar, unless the pipeline's `set_progress_bar_config(disable=True)` turned bars off.
         listener: told about stages and progress, in place of the bar.
 

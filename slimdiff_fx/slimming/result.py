@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import Any
-
-from diffusers import DiffusionPipeline, ModelMixin
 
 from passes.plan.policies import Policy
 from passes.plan.slim_plan import SlimPlan
-from passes.program.program import Program
-from passes.prove.validate import ValidationReport
-from slimdiff_fx.commands.printed import change, short
-from slimdiff_fx.denoisers.slim.reference import Reference
-from slimdiff_fx.files.statistics_file import StoredStatistics
-from slimdiff_fx.latency.outcome import Latency
-from slimdiff_fx.saved.summary import Summary
+from slimdiff_fx.saved.folder import save_result
+from slimdiff_fx.saved.hub import push_result
+from slimdiff_fx.saved.slimmed import Slimmed
+from slimdiff_fx.saved.summary import change, short
 
 
-@dataclass(frozen=True)
-class SlimResult:
+@dataclass(frozen=True, repr=False)
+class SlimResult(Slimmed):
     """What slimming gave.
 
     Model and pipeline, program and plan own their weights: changing one changes no other, nor the dense model. Only
@@ -39,23 +33,13 @@ class SlimResult:
         validation: how far slim is from masked dense; None if it was switched off.
         seconds: wall time of each stage.
         latency: of dense and slim in turn, where latency was the budget.
-        analysis: what the plan was made from, see `slimdiff_fx.slimming.site_analysis`; None where a given plan was carried out.
+        analysis: what the plan was made from, see `slimdiff_fx.slimming.site_analysis`; None where a given plan was
+            carried out.
         replan: makes a plan from the same calibration by another policy; None likewise, and with `in_place`.
         reference: what the slim model predicted when it was made; a saved folder is held against it.
     """
 
-    plan: SlimPlan
-    program: Program
-    model: ModelMixin
-    pipe: DiffusionPipeline | None
-    summary: Summary
-    statistics: StoredStatistics | None
-    validation: ValidationReport | None
-    seconds: dict[str, float] = field(default_factory=dict)
-    latency: Latency | None = None
-    analysis: Mapping[str, Any] | None = None
-    replan: Callable[[Policy], SlimPlan] | None = field(default=None, repr=False, compare=False)
-    reference: Reference | None = field(default=None, repr=False, compare=False)
+    replan: Callable[[Policy], SlimPlan] | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         lines = (f"  {label:<14} {text}" for label, text in self._figures())
@@ -99,8 +83,6 @@ class SlimResult:
             CheckpointError: it can't be written, or what it would give back is not the pipeline that was to be saved;
                 nothing is half-written.
         """
-        from slimdiff_fx.saved.folder import save_result
-
         save_result(self, Path(folder), overwrite=overwrite)
 
     def push_to_hub(
@@ -122,8 +104,6 @@ class SlimResult:
         Raises:
             UsageError: a bare model was slimmed, so there is no pipeline to upload.
         """
-        from slimdiff_fx.saved.hub import push_result
-
         return push_result(self, repo_id, private=private, token=token, create_pr=create_pr)
 
 

@@ -19,7 +19,6 @@ from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.sites.site import Site
 
-ANALYSIS_FILE = "analysis.json"
 FORMAT = 1
 EDGES = TAUS  # where the bars of a score distribution begin and end: where the thresholds of the sweep are
 QUANTILES = (0.1, 0.5, 0.9)

@@ -20,7 +20,8 @@ from passes.program.program import Program
 from slimdiff_fx.export.aoti import export_aoti
 from slimdiff_fx.export.openvino import convert, import_openvino, openvino_runner
 from slimdiff_fx.export.parity import example_tensors, measure_parity
-from slimdiff_fx.timing.onnxruntime_sessions import PROVIDERS, prepare_onnxruntime, require_onnxruntime
+from slimdiff_fx.export.to_onnx.runtime import PROVIDERS, require_onnxruntime
+from slimdiff_fx.timing.onnxruntime_sessions import prepare_onnxruntime
 
 Forward = Callable[[], Any]
 

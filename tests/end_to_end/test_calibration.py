@@ -9,9 +9,10 @@ from passes.analyze.thresholds import analyze
 from passes.calibrate.statistics import merge
 from passes.errors import CalibrationError
 from passes.plan.policies import Threshold
+from slimdiff_fx.calibration.observe import observe_pipeline
 from slimdiff_fx.calibration.run import CalibrationSettings
 from slimdiff_fx.listener import Listener
-from slimdiff_fx.pipelines.captured import capture_pipeline, observe_pipeline
+from slimdiff_fx.pipelines.captured import capture_pipeline
 from slimdiff_fx.pipelines.load import load_pipeline
 from slimdiff_fx.pipelines.sampling import Sampling
 from slimdiff_fx.pipelines.trajectory import Sample

@@ -110,7 +110,7 @@ def test_nan_weights(pipeline, tmp_path):
 OVERWRITE = """
     import resource, signal, sys
     from slimdiff_fx.cli import app
-    from slimdiff_fx.quiet_logging import quiet_logging
+    from slimdiff_fx.other_libraries import quiet_logging
     with quiet_logging():  # as the command line does: torchao logs when diffusers is imported
         from slimdiff_fx.saved import folder as checkpoint
     {before}

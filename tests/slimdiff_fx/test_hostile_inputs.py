@@ -15,6 +15,7 @@ from PIL import Image
 
 import slimdiff_fx
 from passes.errors import BudgetError, PlanError, UsageError
+from slimdiff_fx.calibration.observe import observe_pipeline
 from slimdiff_fx.calibration.record import describe_run
 from slimdiff_fx.calibration.run import CalibrationSettings
 from slimdiff_fx.cli import app
@@ -22,14 +23,14 @@ from slimdiff_fx.commands import export_command
 from slimdiff_fx.commands import stage_commands as commands
 from slimdiff_fx.files.statistics_file import load_record
 from slimdiff_fx.latency.budget import KeepLatency
-from slimdiff_fx.pipelines.captured import capture_pipeline, observe_pipeline
+from slimdiff_fx.pipelines.captured import capture_pipeline
 from slimdiff_fx.pipelines.inputs.samples import gather_samples
 from slimdiff_fx.pipelines.sampling import Sampling
 from tests import picture_pipelines as toys
 from tests.failing_command import runner
 from tests.toy_denoisers import FAMILIES
 
-slim = importlib.import_module("slimdiff_fx.slim")  # the package names the function so
+slim = importlib.import_module("slimdiff_fx.slimming.in_one_call")
 BEYOND = str(2**63)
 
 

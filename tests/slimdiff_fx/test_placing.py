@@ -21,7 +21,7 @@ from slimdiff_fx.files.plan_file import save_plan
 from slimdiff_fx.files.statistics_file import StoredStatistics, save_statistics
 from tests.toy_block import build, capture_block
 
-EXPORTER = sys.modules["slimdiff_fx.export_onnx"]
+EXPORTER = sys.modules["slimdiff_fx.export.to_onnx.export"]
 Event = tuple[str, int, str]
 
 

@@ -25,7 +25,7 @@ from slimdiff_fx.export.parity import input_names, input_nodes, symbol_roles
 from slimdiff_fx.export.to_onnx.drop_identities import drop_identities
 from slimdiff_fx.export.to_onnx.tidy import tidy
 from slimdiff_fx.export.to_onnx.translations import translations
-from slimdiff_fx.first_line import first_line
+from slimdiff_fx.other_libraries import first_line
 
 # Where optimum and diffusers' ONNX pipelines look for them.
 OUTPUT_NAME = "out_sample"

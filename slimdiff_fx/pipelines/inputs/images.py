@@ -13,7 +13,7 @@ from torch import Tensor
 
 from passes.errors import UsageError
 from slimdiff_fx.files.text_file import read_text
-from slimdiff_fx.first_line import first_line
+from slimdiff_fx.other_libraries import first_line
 from slimdiff_fx.pipelines.inputs.prompts import check_text
 
 # Pictures that are decoded to see whether they are whole: some ten seconds.

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from slimdiff_fx.commands.printed import change, short, size
 from slimdiff_fx.saved.headline import Headline, Timed, excess_words, what_to_do
 from slimdiff_fx.saved.pictures import mean_words
+from slimdiff_fx.saved.summary import change, short, size
 
 _METHODS = {
     "best": "best, the least expected error",

@@ -11,7 +11,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from passes.errors import CheckpointError
-from slimdiff_fx.commands.printed import short
 from slimdiff_fx.files.atomic_write import replaced_file
 from slimdiff_fx.files.output_paths import expand, follow
 from slimdiff_fx.files.own_files import PAGE, check_output_file
@@ -22,6 +21,7 @@ from slimdiff_fx.saved.page.figures import how_made, key_figures
 from slimdiff_fx.saved.page.missing import find_missing
 from slimdiff_fx.saved.pictures import psnr_words
 from slimdiff_fx.saved.site_names import short_name
+from slimdiff_fx.saved.summary import short
 
 PAGE_FILE = "report.html"
 _REPORT, _ANALYSIS = "report.json", "analysis.json"

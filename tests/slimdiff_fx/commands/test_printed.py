@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console, RenderableType
 
 from passes.sites.site import Kind, Unsupported
-from slimdiff_fx.commands.printed import change, inspect_table, short, size, slim_table
+from slimdiff_fx.commands.printed import inspect_table, slim_table
 from slimdiff_fx.saved.site_names import short_name
-from slimdiff_fx.saved.summary import SiteSummary, Summary
+from slimdiff_fx.saved.summary import SiteSummary, Summary, change, short, size
 
 
 def _site(name: str, kind: Kind, units: int, kept: int, width: int, width_kept: int, params: int) -> SiteSummary:

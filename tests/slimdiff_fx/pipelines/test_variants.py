@@ -16,8 +16,7 @@ from passes.errors import CheckpointError, UsageError
 from slimdiff_fx.cli import app
 from slimdiff_fx.denoisers.slim.models import make_slim
 from slimdiff_fx.pipelines.load import load_pipeline
-from slimdiff_fx.pipelines.variants import choose_variant, grouped
-from slimdiff_fx.saved.hub import hub_files
+from slimdiff_fx.pipelines.variants import choose_variant, grouped, hub_files
 from tests.failing_command import run
 from tests.slimdiff_fx.denoisers.slim.test_models import random_plan
 from tests.toy_pipeline import tiny_unet
@@ -170,7 +169,7 @@ def test_on_the_hub_the_variant_is_looked_up_where_plain_weights_fail(pipeline, 
 
     names = [file.relative_to(pipeline).as_posix() for file in pipeline.rglob("*") if file.is_file()]
     monkeypatch.setattr(DiffusionPipeline, "from_pretrained", fetch)
-    monkeypatch.setattr("slimdiff_fx.saved.hub.list_repo_files", lambda repo: names)
+    monkeypatch.setattr("slimdiff_fx.pipelines.variants.list_repo_files", lambda repo: names)
     assert_same(load_pipeline("someone/toy").pipe, expected)
     assert asked == [("someone/toy", None), ("someone/toy", "fp16")]
     with pytest.raises(UsageError, match="unet has fp16, and neither ema nor plain"):
@@ -184,11 +183,11 @@ def test_with_no_network_the_cached_files_are_listed(pipeline, monkeypatch) -> N
     def offline(repo):
         raise ConnectionError("no network")
 
-    monkeypatch.setattr("slimdiff_fx.saved.hub.list_repo_files", offline)
+    monkeypatch.setattr("slimdiff_fx.pipelines.variants.list_repo_files", offline)
     cached = str(pipeline / "model_index.json")
-    monkeypatch.setattr("slimdiff_fx.saved.hub.try_to_load_from_cache", lambda repo, file: cached)
+    monkeypatch.setattr("slimdiff_fx.pipelines.variants.try_to_load_from_cache", lambda repo, file: cached)
     assert "diffusion_pytorch_model.safetensors" in hub_files("someone/toy")["unet"]
-    monkeypatch.setattr("slimdiff_fx.saved.hub.try_to_load_from_cache", lambda repo, file: None)
+    monkeypatch.setattr("slimdiff_fx.pipelines.variants.try_to_load_from_cache", lambda repo, file: None)
     assert hub_files("someone/toy") == {}
     with pytest.raises(CheckpointError, match="neither in the local cache nor can it be fetched"):
         load_pipeline("someone/there-is-no-such-pipeline", variant="fp16")

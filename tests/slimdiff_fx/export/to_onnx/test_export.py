@@ -27,7 +27,7 @@ from tests.toy_denoisers import FAMILIES, unet_sd15
 # fp32 as the requirement says; what is measured is about 1e-6.
 FLOAT32, FLOAT16 = 1e-4, 1e-2
 # The package gives the function of the same name, so the module has to be asked for by its full name.
-EXPORTER = sys.modules["slimdiff_fx.export_onnx"]
+EXPORTER = sys.modules["slimdiff_fx.export.to_onnx.export"]
 TRANSLATOR = sys.modules["slimdiff_fx.export.to_onnx.graph"]
 
 

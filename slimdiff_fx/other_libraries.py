@@ -1,19 +1,43 @@
-"""Keep other libraries' bars and notes off the terminal."""
+"""Keep other libraries' bars, notes and pages of errors off the terminal.
+
+diffusers and transformers are imported inside the functions: the command line reads this file before any of them.
+"""
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from diffusers import DiffusionPipeline
-from diffusers.utils import logging as diffusers_logging
-from transformers.utils import logging as transformers_logging
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
+def first_line(error: BaseException) -> str:
+    """Give what matters of an error's message, which in exporters and runtimes can be pages."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]
+
+
+@contextmanager
+def quiet_logging() -> Iterator[None]:
+    """Hold back everything below an error, whichever logger it comes from."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Silence loading and saving: what goes wrong is raised, in one line."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
     diffusers_level, transformers_level = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
     diffusers_logging.set_verbosity_error()
     transformers_logging.set_verbosity_error()

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from slimdiff_fx.latency import call as call_latency
-from slimdiff_fx.latency.call import time_call
 from slimdiff_fx.pipelines.sampling import Sampling
 from slimdiff_fx.pipelines.trajectory import Sample
+from slimdiff_fx.slimming import call_latency
+from slimdiff_fx.slimming.call_latency import time_call
 
 
 class Denoiser(nn.Module):
