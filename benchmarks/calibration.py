@@ -24,7 +24,7 @@ from passes.calibrate.observers import UnitObserver
 from passes.calibrate.statistics import COUNT, Statistics
 from passes.errors import SlimDiffError, UsageError
 from slimdiff_fx.calibration.observe import watch_pipeline
-from slimdiff_fx.calibration.run import CalibrationSettings
+from slimdiff_fx.calibration.record import CalibrationSettings
 from slimdiff_fx.other_libraries import quiet_pipeline
 from slimdiff_fx.pipelines.captured import CapturedDenoiser, capture_pipeline
 from slimdiff_fx.pipelines.inputs.samples import gather_samples

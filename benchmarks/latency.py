@@ -29,9 +29,9 @@ from passes.errors import SlimDiffError, UsageError
 from passes.plan.costs import params_table
 from passes.plan.policies import KeepCost
 from passes.plan.slim_plan import SlimPlan
+from passes.program.inputs import example_tensors, input_nodes
 from passes.program.program import Program
 from passes.solve.offered_sizes import sizes_offered
-from slimdiff_fx.export.parity import example_tensors, input_nodes
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.refine import Refined, plan_timer, refine
 from slimdiff_fx.latency.table import measured_costs

@@ -32,7 +32,7 @@ from passes.plan.costs import params_table
 from passes.plan.policies import KeepCost, MaxError
 from passes.plan.slim_plan import SlimPlan
 from slimdiff_fx.calibration.observe import observe_pipeline
-from slimdiff_fx.calibration.run import CalibrationSettings
+from slimdiff_fx.calibration.record import CalibrationSettings
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.refine import Refined, plan_timer, refine
 from slimdiff_fx.latency.table import measured_costs

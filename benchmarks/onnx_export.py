@@ -30,11 +30,11 @@ from benchmarks.measure import RESULTS, Watch, interleave, machine, paired_ratio
 from benchmarks.scale import CONFIGS, build
 from benchmarks.uniform_plan import uniform_plan
 from passes.errors import SlimDiffError, UsageError
+from passes.program.inputs import example_tensors
 from passes.program.program import Program
 from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
 from slimdiff_fx.denoisers.families import capture_denoiser, describe
-from slimdiff_fx.export.parity import example_tensors
 from slimdiff_fx.export.to_onnx.export import export_onnx
 from slimdiff_fx.export.to_onnx.runtime import onnx_runner, quiet_onnxruntime
 from slimdiff_fx.timing.bench import clock_of

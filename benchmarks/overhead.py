@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_map
 
 from benchmarks.measure import Timing, interleave, machine, paired_ratio
 from passes.calibrate.instrument import Instrumented, instrument
+from passes.program.inputs import example_tensors, input_nodes
 from passes.program.program import Program
 from passes.sites.find import find_sites
-from slimdiff_fx.export.parity import example_tensors, input_nodes
 
 # Sampled tokens wait until a batch of samples has gone through all its steps: so many forwards share one sum.
 FORWARDS = 25

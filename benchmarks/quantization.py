@@ -25,8 +25,8 @@ from benchmarks.measure import RESULTS, interleave, machine, paired_ratio, write
 from benchmarks.readme_blocks import write_block
 from passes.errors import SlimDiffError, UsageError
 from passes.plan.costs import program_params
+from passes.program.inputs import example_tensors, unflatten
 from slimdiff_fx.denoisers.call import translate_call
-from slimdiff_fx.export.parity import example_tensors, unflatten
 from slimdiff_fx.export.to_onnx.export import export_onnx
 from slimdiff_fx.export.to_onnx.runtime import onnx_runner
 from slimdiff_fx.pipelines.captured import CapturedDenoiser, capture_pipeline

@@ -24,6 +24,7 @@ from passes.errors import (
     SlimDiffError,
     UsageError,
 )
+from slimdiff_fx.commands import choices
 from slimdiff_fx.commands import options as opt
 from slimdiff_fx.commands.option_words import in_options, speak_for
 from slimdiff_fx.commands.policy_options import LatencyOptions, choose_policy, is_by_score
@@ -138,7 +139,7 @@ def slim(
     observe_steps: opt.ObserveSteps = None,
     guidance: opt.Guidance = None,
     seed: opt.Seed = 0,
-    timestep_weights: opt.TimestepWeightsOption = opt.TimestepWeights.uniform,
+    timestep_weights: opt.TimestepWeightsOption = choices.TimestepWeights.uniform,
     batch: opt.Batch = 16,
     tau: opt.Tau = None,
     keep_params: opt.KeepParamsOption = None,
@@ -156,12 +157,12 @@ def slim(
     latency_cache: opt.LatencyCache = None,
     method: opt.MethodOption = None,
     criterion: opt.Criterion = None,
-    normalize: opt.NormalizeOption = opt.Normalize.max,
+    normalize: opt.NormalizeOption = choices.Normalize.max,
     compensate: opt.CompensateOption = None,
     sequential: opt.Sequential = None,
     moments_folder: opt.MomentsFolder = None,
     device: opt.Device = "auto",
-    dtype: opt.LoadDtype = opt.Dtype.auto,
+    dtype: opt.LoadDtype = choices.Dtype.auto,
     variant: opt.Variant = None,
     resume: opt.Resume = False,
     out: opt.OutFolder,
@@ -172,45 +173,46 @@ def slim(
 ) -> None:
     """Slim a pipeline: calibrate, analyze, rewrite, validate, draw, save. This is the main job."""
     from slimdiff_fx.calibration.checkpoint import resumable
-    from slimdiff_fx.commands import stage_commands as commands
+    from slimdiff_fx.commands.calibration_options import CalibrationOptions, slim_checkpoint
+    from slimdiff_fx.commands.slim_command import slim_command
 
-    with resumable(commands.slim_checkpoint(out), resume=resume):
-        commands.slim_command(
+    with resumable(slim_checkpoint(out), resume=resume):
+        slim_command(
             model,
             out,
-            commands.CalibrationOptions(
-                prompts,
-                images,
-                samples,
-                steps,
-                observe_steps,
-                guidance,
-                seed,
-                batch,
-                device,
-                dtype.value,
-                resume,
+            CalibrationOptions(
+                prompts=prompts,
+                images=images,
+                samples=samples,
+                steps=steps,
+                observe_steps=observe_steps,
+                guidance=guidance,
+                seed=seed,
+                batch=batch,
+                device=device,
+                dtype=dtype.value,
+                resume=resume,
                 timestep_weights=timestep_weights.value,
                 moments_folder=moments_folder,
                 calibrate_on=calibrate_on and calibrate_on.value,
                 variant=variant,
             ),
             choose_policy(
-                tau,
-                keep_params,
-                keep_macs,
-                keep_latency,
-                max_error,
-                normalize,
-                align,
-                LatencyOptions(
-                    backend,
-                    latency_batch,
-                    latency_height,
-                    latency_width,
-                    latency_tokens,
-                    latency_threads,
-                    latency_cache,
+                tau=tau,
+                keep_params=keep_params,
+                keep_macs=keep_macs,
+                keep_latency=keep_latency,
+                max_error=max_error,
+                normalize=normalize,
+                align=align,
+                latency=LatencyOptions(
+                    backend=backend,
+                    batch=latency_batch,
+                    height=latency_height,
+                    width=latency_width,
+                    tokens=latency_tokens,
+                    threads=latency_threads,
+                    cache=latency_cache,
                 ),
                 uniform=uniform,
                 by_score=is_by_score(method, criterion, compensate),
@@ -232,14 +234,14 @@ def inspect(
     model: opt.Model,
     *,
     device: opt.Device = "auto",
-    dtype: opt.LoadDtype = opt.Dtype.auto,
+    dtype: opt.LoadDtype = choices.Dtype.auto,
     variant: opt.Variant = None,
     debug: opt.Debug = False,
 ) -> None:
     """List every site with its size and cost, and what is left whole with the reason."""
-    from slimdiff_fx.commands import stage_commands as commands
+    from slimdiff_fx.commands.stage_commands import inspect_command
 
-    commands.inspect_command(model, device, dtype.value, _console(), variant)
+    inspect_command(model, device, dtype.value, _console(), variant)
 
 
 @app.command(context_settings=_SETTINGS)
@@ -257,11 +259,11 @@ def calibrate(
     seed: opt.Seed = 0,
     moments: opt.MomentsOption = True,
     attention_weights: opt.AttentionWeights = False,
-    timestep_weights: opt.TimestepWeightsOption = opt.TimestepWeights.uniform,
+    timestep_weights: opt.TimestepWeightsOption = choices.TimestepWeights.uniform,
     batch: opt.Batch = 16,
     moments_folder: opt.MomentsFolder = None,
     device: opt.Device = "auto",
-    dtype: opt.LoadDtype = opt.Dtype.auto,
+    dtype: opt.LoadDtype = choices.Dtype.auto,
     variant: opt.Variant = None,
     resume: opt.Resume = False,
     out: opt.OutFile,
@@ -270,29 +272,30 @@ def calibrate(
 ) -> None:
     """Watch the denoiser run on a calibration set, and write the statistics (.safetensors)."""
     from slimdiff_fx.calibration.checkpoint import resumable
-    from slimdiff_fx.commands import stage_commands as commands
+    from slimdiff_fx.commands.calibration_options import CalibrationOptions, calibrate_checkpoint
+    from slimdiff_fx.commands.stage_commands import calibrate_command
 
-    with resumable(commands.calibrate_checkpoint(out), resume=resume):
-        commands.calibrate_command(
+    with resumable(calibrate_checkpoint(out), resume=resume):
+        calibrate_command(
             model,
             out,
-            commands.CalibrationOptions(
-                prompts,
-                images,
-                samples,
-                steps,
-                observe_steps,
-                guidance,
-                seed,
-                batch,
-                device,
-                dtype.value,
-                resume,
-                moments,
-                timestep_weights.value,
-                moments_folder,
-                calibrate_on and calibrate_on.value,
-                attention_weights,
+            CalibrationOptions(
+                prompts=prompts,
+                images=images,
+                samples=samples,
+                steps=steps,
+                observe_steps=observe_steps,
+                guidance=guidance,
+                seed=seed,
+                batch=batch,
+                device=device,
+                dtype=dtype.value,
+                resume=resume,
+                moments=moments,
+                timestep_weights=timestep_weights.value,
+                moments_folder=moments_folder,
+                calibrate_on=calibrate_on and calibrate_on.value,
+                attention_weights=attention_weights,
                 variant=variant,
             ),
             overwrite=overwrite,
@@ -322,38 +325,38 @@ def plan(
     latency_cache: opt.LatencyCache = None,
     method: opt.MethodOption = None,
     criterion: opt.Criterion = None,
-    normalize: opt.NormalizeOption = opt.Normalize.max,
+    normalize: opt.NormalizeOption = choices.Normalize.max,
     compensate: opt.CompensateOption = None,
     device: opt.Device = "auto",
-    dtype: opt.LoadDtype = opt.Dtype.auto,
+    dtype: opt.LoadDtype = choices.Dtype.auto,
     variant: opt.Variant = None,
     out: opt.OutFile,
     overwrite: opt.Overwrite = False,
     debug: opt.Debug = False,
 ) -> None:
     """Decide from statistics which units stay, and write the plan (.json)."""
-    from slimdiff_fx.commands import stage_commands as commands
+    from slimdiff_fx.commands.stage_commands import plan_command
 
-    commands.plan_command(
+    plan_command(
         model,
         statistics,
         out,
         choose_policy(
-            tau,
-            keep_params,
-            keep_macs,
-            keep_latency,
-            max_error,
-            normalize,
-            align,
-            LatencyOptions(
-                backend,
-                latency_batch,
-                latency_height,
-                latency_width,
-                latency_tokens,
-                latency_threads,
-                latency_cache,
+            tau=tau,
+            keep_params=keep_params,
+            keep_macs=keep_macs,
+            keep_latency=keep_latency,
+            max_error=max_error,
+            normalize=normalize,
+            align=align,
+            latency=LatencyOptions(
+                backend=backend,
+                batch=latency_batch,
+                height=latency_height,
+                width=latency_width,
+                tokens=latency_tokens,
+                threads=latency_threads,
+                cache=latency_cache,
             ),
             uniform=uniform,
             by_score=is_by_score(method, criterion, compensate),
@@ -376,16 +379,16 @@ def apply(
     *,
     plan: opt.Plan,
     device: opt.Device = "auto",
-    dtype: opt.LoadDtype = opt.Dtype.auto,
+    dtype: opt.LoadDtype = choices.Dtype.auto,
     variant: opt.Variant = None,
     out: opt.OutFolder,
     overwrite: opt.Overwrite = False,
     debug: opt.Debug = False,
 ) -> None:
     """Carry a plan out: rewrite, validate, and save the slim pipeline."""
-    from slimdiff_fx.commands import stage_commands as commands
+    from slimdiff_fx.commands.stage_commands import apply_command
 
-    commands.apply_command(model, plan, out, device, dtype.value, overwrite, _console(), variant)
+    apply_command(model, plan, out, device, dtype.value, overwrite, _console(), variant)
 
 
 @app.command(context_settings=_SETTINGS)
@@ -401,7 +404,7 @@ def export(
     variant: opt.Variant = None,
     format: opt.ExportFormat,
     out: opt.ExportFile = None,
-    dtype: opt.ExportDtype = opt.Dtype.auto,
+    dtype: opt.ExportDtype = choices.Dtype.auto,
     target: opt.ExportTarget = None,
     opset: opt.Opset = None,
     residuals: opt.ExportResiduals = None,

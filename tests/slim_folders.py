@@ -7,7 +7,7 @@ from pathlib import Path
 
 from passes.plan.policies import MaxError, Policy, Threshold
 from slimdiff_fx.calibration.observe import observe_pipeline
-from slimdiff_fx.calibration.run import CalibrationSettings
+from slimdiff_fx.calibration.record import CalibrationSettings
 from slimdiff_fx.pipelines.captured import capture_pipeline
 from slimdiff_fx.pipelines.load import load_pipeline
 from slimdiff_fx.pipelines.sampling import Sampling
@@ -16,7 +16,7 @@ from slimdiff_fx.saved.compare import PICTURE_FILE, compare, picture_files, repo
 from slimdiff_fx.saved.folder import save_result
 from slimdiff_fx.saved.pictures import png_bytes, side_by_side
 from slimdiff_fx.saved.report import build_report
-from slimdiff_fx.slimming.in_one_call import carry_out, finish
+from slimdiff_fx.slimming.carry_out import carry_out, finish
 from slimdiff_fx.slimming.measured_sweep import measure_sweep
 from slimdiff_fx.slimming.planning import Planning
 from slimdiff_fx.timing.bench import Effort

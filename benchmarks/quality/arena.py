@@ -15,7 +15,7 @@ from passes.plan.slim_plan import SlimPlan
 from passes.prove.validate import validate
 from passes.rewrite.rewrite import rewrite
 from slimdiff_fx.calibration.observe import observe_pipeline
-from slimdiff_fx.calibration.run import CalibrationSettings
+from slimdiff_fx.calibration.record import CalibrationSettings
 from slimdiff_fx.denoisers.slim.models import make_slim
 from slimdiff_fx.pipelines.captured import CapturedDenoiser, capture_pipeline
 from slimdiff_fx.pipelines.inputs.prompts import read_captions

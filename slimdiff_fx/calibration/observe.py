@@ -12,7 +12,8 @@ from passes.calibrate.instrument import TIMESTEPS, Instrumented, instrument
 from passes.solve.settled import SETTLED, split_half_ratio
 from slimdiff_fx.calibration.checkpoint import finished_samples
 from slimdiff_fx.calibration.disk_sums import sums_in
-from slimdiff_fx.calibration.run import CalibrationSettings, calibrate_pipeline
+from slimdiff_fx.calibration.record import CalibrationSettings
+from slimdiff_fx.calibration.run import calibrate_pipeline
 from slimdiff_fx.calibration.shares import Share
 from slimdiff_fx.denoisers.call import translate_call
 from slimdiff_fx.files.statistics_file import StoredStatistics

@@ -5,21 +5,61 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
 
+from passes.errors import UsageError
+from slimdiff_fx.calibration.ranks import ALONE, Ranks
+from slimdiff_fx.option_checks import check_count, check_seed
 from slimdiff_fx.pipelines.inputs.samples import one_round
-from slimdiff_fx.pipelines.sampling import step_count
+from slimdiff_fx.pipelines.sampling import Sampling, step_count
 from slimdiff_fx.pipelines.trajectory import Sample
-
-if TYPE_CHECKING:
-    from slimdiff_fx.calibration.run import CalibrationSettings
 
 # More would make the record larger than the header of a safetensors file may be.
 MOST_LISTED = 10_000
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """How to calibrate.
+
+    Attributes:
+        sampling: steps and guidance.
+        observe_steps: steps of each trajectory to observe; None for all.
+        seed: of noise, choice of prompts, steps and timesteps.
+        batch: samples a pipeline call.
+        checkpoint: file to keep the state in while running, see `slimdiff_fx.calibration.checkpoint`; None keeps none.
+        resume: continue from `checkpoint`, if there is one.
+        moments: take second moments; every method but `threshold` needs them.
+        timestep_weights: how much tokens count in them, one number for each timestep bucket; None weighs all alike.
+        moments_folder: keep them in files there, see `slimdiff_fx.calibration.disk_sums`; in memory if None.
+        attention_weights: measure entropy and confidence of attention, which the criteria of these names need.
+        ranks: the processes that share the batches, see `slimdiff_fx.calibration.ranks`.
+    """
+
+    sampling: Sampling = Sampling()
+    observe_steps: int | None = None
+    seed: int = 0
+    batch: int = 16
+    checkpoint: Path | None = None
+    resume: bool = False
+    moments: bool = True
+    timestep_weights: tuple[float, ...] | None = None
+    moments_folder: Path | None = None
+    attention_weights: bool = False
+    ranks: Ranks = ALONE
+
+    def __post_init__(self) -> None:
+        check_count("batch", self.batch)
+        check_count("observe_steps", self.observe_steps)
+        check_seed("seed", self.seed)
+        if self.resume and self.checkpoint is None:
+            raise UsageError("nothing to resume from: name the checkpoint file")
 
 
 def describe_run(pipe: DiffusionPipeline, samples: Sequence[Sample], settings: CalibrationSettings) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from passes.errors import SlimDiffError, UsageError
 from slimdiff_fx.calibration.disk_sums import sums_in
-from slimdiff_fx.calibration.run import CalibrationSettings
+from slimdiff_fx.calibration.record import CalibrationSettings
 from slimdiff_fx.denoisers.altered import refuse_altered
 from slimdiff_fx.other_libraries import first_line, quiet_pipeline
 from slimdiff_fx.pipelines.sampling import Sampling, call_pipeline, denoiser_name, noise_generator

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,59 +12,19 @@ from diffusers import DiffusionPipeline
 
 from passes.calibrate.instrument import Instrumented
 from passes.calibrate.statistics import Statistics
-from passes.errors import CalibrationError, CheckpointError, UsageError
+from passes.errors import CalibrationError, CheckpointError
 from slimdiff_fx.calibration.checkpoint import find_checkpoint, finished_samples, load_checkpoint, own_checkpoint
 from slimdiff_fx.calibration.rank_sums import require_agreement, sum_over_ranks
-from slimdiff_fx.calibration.ranks import ALONE, Ranks
-from slimdiff_fx.calibration.record import describe_run
+from slimdiff_fx.calibration.ranks import Ranks
+from slimdiff_fx.calibration.record import CalibrationSettings, describe_run
 from slimdiff_fx.calibration.shares import Share
 from slimdiff_fx.files.statistics_file import StoredStatistics, save_statistics
-from slimdiff_fx.option_checks import check_count, check_seed
-from slimdiff_fx.pipelines.sampling import Sampling
 from slimdiff_fx.pipelines.trajectory import Advance, Observed, Sample, observe_batch, observed_steps
 
 # Seconds between checkpoints: a kill loses at most this much, Ctrl-C nothing but the batch that runs.
 _CHECKPOINT_EVERY = 20.0
 # Where a checkpoint is gigabytes, time between two of them is a multiple of what writing one takes.
 _CHECKPOINT_SHARE = 20
-
-
-@dataclass(frozen=True)
-class CalibrationSettings:
-    """How to calibrate.
-
-    Attributes:
-        sampling: steps and guidance.
-        observe_steps: steps of each trajectory to observe; None for all.
-        seed: of noise, choice of prompts, steps and timesteps.
-        batch: samples a pipeline call.
-        checkpoint: file to keep the state in while running, see `slimdiff_fx.calibration.checkpoint`; None keeps none.
-        resume: continue from `checkpoint`, if there is one.
-        moments: take second moments; every method but `threshold` needs them.
-        timestep_weights: how much tokens count in them, one number for each timestep bucket; None weighs all alike.
-        moments_folder: keep them in files there, see `slimdiff_fx.calibration.disk_sums`; in memory if None.
-        attention_weights: measure entropy and confidence of attention, which the criteria of these names need.
-        ranks: the processes that share the batches, see `slimdiff_fx.calibration.ranks`.
-    """
-
-    sampling: Sampling = Sampling()
-    observe_steps: int | None = None
-    seed: int = 0
-    batch: int = 16
-    checkpoint: Path | None = None
-    resume: bool = False
-    moments: bool = True
-    timestep_weights: tuple[float, ...] | None = None
-    moments_folder: Path | None = None
-    attention_weights: bool = False
-    ranks: Ranks = ALONE
-
-    def __post_init__(self) -> None:
-        check_count("batch", self.batch)
-        check_count("observe_steps", self.observe_steps)
-        check_seed("seed", self.seed)
-        if self.resume and self.checkpoint is None:
-            raise UsageError("nothing to resume from: name the checkpoint file")
 
 
 def calibrate_pipeline(

@@ -16,8 +16,8 @@ import torch
 from diffusers import DiffusionPipeline
 
 from slimdiff_fx.calibration.checkpoint import recorded_threads
+from slimdiff_fx.calibration.record import CalibrationSettings
 from slimdiff_fx.calibration.rehearse import at_first_call
-from slimdiff_fx.calibration.run import CalibrationSettings
 from slimdiff_fx.pipelines.sampling import denoiser_name
 from slimdiff_fx.pipelines.trajectory import Sample
 

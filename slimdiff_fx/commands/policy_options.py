@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from passes.errors import UsageError
-from slimdiff_fx.commands.options import Align, Compensate, Method, Normalize
+from slimdiff_fx.commands.choices import Align, Compensate, Method, Normalize
 
 if TYPE_CHECKING:
     from passes.plan.policies import Policy

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from passes.plan.slim_plan import SlimPlan
+from slimdiff_fx.latency.outcome import expected_ratio
 from slimdiff_fx.saved.site_names import short_name
 from slimdiff_fx.saved.summary import SiteSummary, Summary, short
+from slimdiff_fx.slimming.result import SlimResult
 
 _UNIT_WORDS = {"attention": "heads", "feed_forward": "neurons"}
 _TERMINAL = 80  # columns
@@ -111,3 +114,20 @@ def _share(part: int, whole: int) -> str:
 
 def _count(summary: Summary, kind: str) -> int:
     return sum(site.kind == kind for site in summary.sites)
+
+
+def tell_prediction(plan: SlimPlan, console: Console) -> None:
+    """Say which error a plan expects."""
+    expected = plan.predicted.get("relative_mse")
+    if expected is not None:
+        console.print(f"expected relative squared error of the prediction: {expected:.1e}", highlight=False)
+    ratio = expected_ratio(plan)
+    if ratio is not None:
+        console.print(f"expected latency: {ratio:.3f} of the dense one", highlight=False)
+
+
+def what_went(result: SlimResult) -> str:
+    """Say how much of the sites is gone."""
+    summary = result.summary
+    share = 1 - summary.site_params_kept / summary.site_params if summary.site_params else 0.0
+    return f"{share:.1%} of the sites' weights removed, {1 - summary.macs_kept / summary.macs:.1%} of the MACs"

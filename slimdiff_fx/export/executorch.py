@@ -13,11 +13,12 @@ from torch import Tensor
 
 from passes.capture.lower import lower
 from passes.errors import ExportError
+from passes.program.inputs import example_tensors, input_nodes
 from passes.program.program import Program
 from passes.program.shapes import specialize
 from slimdiff_fx.export.cast_program import require_float32
 from slimdiff_fx.export.input_sizes import fixed_sizes
-from slimdiff_fx.export.parity import ParityReport, example_tensors, input_nodes, measure_parity, random_inputs
+from slimdiff_fx.export.parity import ParityReport, measure_parity, random_inputs
 from slimdiff_fx.files.atomic_write import replaced_file
 from slimdiff_fx.files.own_files import export_place
 from slimdiff_fx.other_libraries import first_line, quiet_logging

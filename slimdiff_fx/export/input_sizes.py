@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from passes.program.guards import holds, input_names
+from passes.program.inputs import example_tensors, input_nodes, symbol_roles, unflatten
 from passes.program.program import Program
 from passes.program.size_limits import SizeLimit, size_limit
-from slimdiff_fx.export.parity import example_tensors, input_nodes, symbol_roles, unflatten
 from slimdiff_fx.export.parity import input_names as file_names
 
 # Under this key the sizes are in a file's metadata, as JSON.

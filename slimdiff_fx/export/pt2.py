@@ -12,10 +12,11 @@ from torch import Tensor
 from passes.arguments import check_kind
 from passes.capture.lower import lower
 from passes.errors import ExportError
+from passes.program.inputs import unflatten
 from passes.program.program import Program
 from slimdiff_fx.export.cast_program import cast_program
 from slimdiff_fx.export.input_sizes import SIZES, input_sizes
-from slimdiff_fx.export.parity import ParityReport, measure_parity, unflatten, untraced_inputs
+from slimdiff_fx.export.parity import ParityReport, measure_parity, untraced_inputs
 from slimdiff_fx.files.atomic_write import replaced_file
 from slimdiff_fx.files.own_files import export_place
 

@@ -10,15 +10,9 @@ import torch
 from torch import Tensor
 
 from passes.errors import ExportError
+from passes.program.inputs import example_tensors, input_nodes
 from passes.program.program import Program
-from slimdiff_fx.export.parity import (
-    ParityReport,
-    example_tensors,
-    input_names,
-    input_nodes,
-    measure_parity,
-    random_inputs,
-)
+from slimdiff_fx.export.parity import ParityReport, input_names, measure_parity, random_inputs
 from slimdiff_fx.export.to_onnx.export import export_onnx
 from slimdiff_fx.export.to_onnx.runtime import PROVIDERS, onnx_runner, require_onnxruntime
 from slimdiff_fx.files.output_paths import expand

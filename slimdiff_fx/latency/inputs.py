@@ -10,8 +10,8 @@ from torch import Tensor
 
 from passes.errors import UsageError
 from passes.program.guards import check_inputs
+from passes.program.inputs import example_tensors, input_nodes, symbol_roles, unflatten
 from passes.program.program import Program
-from slimdiff_fx.export.parity import example_tensors, input_nodes, symbol_roles, unflatten
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.other_libraries import first_line
 

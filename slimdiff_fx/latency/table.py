@@ -11,12 +11,12 @@ from diffusers import ModelMixin
 
 from passes.plan.costs import CostTable
 from passes.plan.policies import KeepCost
+from passes.program.inputs import example_tensors
 from passes.program.program import Program
 from passes.rewrite.site_program import signature, site_program
 from passes.sites.site import Kind, Site
 from passes.solve.error_curves import narrows
 from passes.solve.offered_sizes import Size
-from slimdiff_fx.export.parity import example_tensors
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.cache import LatencyCache, cache_folder, digest, environment
 from slimdiff_fx.latency.measure import KINDS, gain, shares, site_ratios

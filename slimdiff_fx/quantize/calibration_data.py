@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from passes.calibrate.calibrate import Batch
+from slimdiff_fx.calibration.record import CalibrationSettings
 from slimdiff_fx.calibration.rehearse import rehearse
-from slimdiff_fx.calibration.run import CalibrationSettings
 from slimdiff_fx.pipelines.captured import CapturedDenoiser
 from slimdiff_fx.pipelines.inputs.prompts import read_captions
 from slimdiff_fx.pipelines.inputs.samples import gather_samples

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from passes.errors import UsageError
+from passes.program.inputs import call_flat, example_tensors
 from passes.program.program import Program
 from passes.program.shapes import specialize
-from slimdiff_fx.export.parity import call_flat, example_tensors
 from slimdiff_fx.pipelines.captured import CapturedDenoiser
 from slimdiff_fx.pipelines.load import LoadedPipeline
 from slimdiff_fx.quantize.calibration_data import QuantizationSettings, record_calibration, record_held_out

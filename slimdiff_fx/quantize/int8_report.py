@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from passes.errors import ExportError, UsageError
+from passes.program.inputs import call_flat
 from passes.program.program import Program
-from slimdiff_fx.export.parity import Runner, call_flat, untraced_inputs
+from slimdiff_fx.export.parity import Runner, untraced_inputs
 
 # Relative squared error of the prediction. Beyond it pictures change visibly: with a tenth of it they still show the
 # same thing. What is usual is a tenth of this, static; a hundredth, weights alone.

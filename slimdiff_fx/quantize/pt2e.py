@@ -13,8 +13,8 @@ from torch import Tensor, fx
 
 from passes.capture.lower import lower
 from passes.errors import ExportError, SlimDiffError, UsageError
+from passes.program.inputs import unflatten
 from passes.program.program import Program
-from slimdiff_fx.export.parity import unflatten
 from slimdiff_fx.other_libraries import first_line
 
 WEIGHTED = (torch.ops.aten.linear.default, torch.ops.aten.conv2d.default)  # what XNNPACK is to compute in int8

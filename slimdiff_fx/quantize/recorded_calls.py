@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from passes.calibrate.calibrate import Batch
 from passes.errors import CalibrationError
-from slimdiff_fx.calibration.run import CalibrationSettings
+from slimdiff_fx.calibration.record import CalibrationSettings
 from slimdiff_fx.denoisers.call import translate_call
 from slimdiff_fx.denoisers.families import DenoiserInputs
 from slimdiff_fx.pipelines.sampling import denoiser_name

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from passes.errors import ExportError
+from passes.program.inputs import example_tensors, symbol_roles
 from passes.program.program import Program
-from slimdiff_fx.export.parity import example_tensors, input_names, symbol_roles
+from slimdiff_fx.export.parity import input_names
 from slimdiff_fx.export.to_onnx.export import export_onnx
 from slimdiff_fx.export.to_onnx.runtime import NUMPY, PROVIDERS
 

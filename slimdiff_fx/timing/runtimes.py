@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import UsageError
+from passes.program.inputs import example_tensors
 from passes.program.program import Program
 from slimdiff_fx.export.aoti import export_aoti
 from slimdiff_fx.export.openvino import convert, import_openvino, openvino_runner
-from slimdiff_fx.export.parity import example_tensors, measure_parity
+from slimdiff_fx.export.parity import measure_parity
 from slimdiff_fx.export.to_onnx.runtime import PROVIDERS, require_onnxruntime
 from slimdiff_fx.timing.onnxruntime_sessions import prepare_onnxruntime
 

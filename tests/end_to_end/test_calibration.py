@@ -10,7 +10,7 @@ from passes.calibrate.statistics import merge
 from passes.errors import CalibrationError
 from passes.plan.policies import Threshold
 from slimdiff_fx.calibration.observe import observe_pipeline
-from slimdiff_fx.calibration.run import CalibrationSettings
+from slimdiff_fx.calibration.record import CalibrationSettings
 from slimdiff_fx.listener import Listener
 from slimdiff_fx.pipelines.captured import capture_pipeline
 from slimdiff_fx.pipelines.load import load_pipeline

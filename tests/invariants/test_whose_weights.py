@@ -17,7 +17,7 @@ import slimdiff_fx
 from passes.plan.slim_plan import SlimPlan
 from passes.program.ownership import weights_digest
 from slimdiff_fx.pipelines.captured import capture_pipeline
-from slimdiff_fx.slimming.in_one_call import carry_out
+from slimdiff_fx.slimming.carry_out import carry_out
 from tests.toy_adapters import random_lora
 
 HOLDERS = "dense", "slim", "program", "plan"

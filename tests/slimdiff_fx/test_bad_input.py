@@ -59,7 +59,7 @@ def test_more_samples_than_prompts_cycle_and_say_so(toy_pipeline, tmp_path, monk
     def stop(pipe):
         raise UsageError("stopped before the capture")
 
-    monkeypatch.setattr("slimdiff_fx.commands.stage_commands.capture_pipeline", stop)
+    monkeypatch.setattr("slimdiff_fx.commands.calibration_options.capture_pipeline", stop)
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("noto rose\nnoto pizza\n")
     arguments = ("calibrate", toy_pipeline, "-o", tmp_path / "s", "--prompts", prompts, "--samples", "3", "--resume")
@@ -157,7 +157,7 @@ def test_an_unforeseen_error_is_one_line_too(toy_pipeline, monkeypatch):
     def fails(*_, **__):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("slimdiff_fx.commands.stage_commands.load_pipeline", fails)
+    monkeypatch.setattr("slimdiff_fx.commands.calibration_options.load_pipeline", fails)
     line = run("inspect", toy_pipeline, expect=1)
     assert "unexpected ZeroDivisionError: a bug" in line
     assert "--debug" in line

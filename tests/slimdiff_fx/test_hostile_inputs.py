@@ -16,8 +16,7 @@ from PIL import Image
 import slimdiff_fx
 from passes.errors import BudgetError, PlanError, UsageError
 from slimdiff_fx.calibration.observe import observe_pipeline
-from slimdiff_fx.calibration.record import describe_run
-from slimdiff_fx.calibration.run import CalibrationSettings
+from slimdiff_fx.calibration.record import CalibrationSettings, describe_run
 from slimdiff_fx.cli import app
 from slimdiff_fx.commands import export_command
 from slimdiff_fx.commands import stage_commands as commands

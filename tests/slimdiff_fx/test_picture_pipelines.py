@@ -14,8 +14,8 @@ from diffusers import (
 from PIL import Image
 
 from passes.errors import UsageError
+from slimdiff_fx.calibration.record import CalibrationSettings
 from slimdiff_fx.calibration.rehearse import rehearse
-from slimdiff_fx.calibration.run import CalibrationSettings
 from slimdiff_fx.pipelines.inputs.autoencoder import latent_of, picture_factor
 from slimdiff_fx.pipelines.inputs.images import load_picture
 from slimdiff_fx.pipelines.inputs.picture_inputs import picture_inputs

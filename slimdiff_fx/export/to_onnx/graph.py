@@ -17,11 +17,12 @@ import torch
 
 from passes.capture.lower import lower
 from passes.errors import ExportError, SlimDiffError
+from passes.program.inputs import input_nodes, symbol_roles
 from passes.program.program import Program
 from slimdiff_fx.export.cast_program import cast_program
 from slimdiff_fx.export.input_sizes import SIZES, input_sizes
 from slimdiff_fx.export.merged_attention import merge_attention
-from slimdiff_fx.export.parity import input_names, input_nodes, symbol_roles
+from slimdiff_fx.export.parity import input_names
 from slimdiff_fx.export.to_onnx.drop_identities import drop_identities
 from slimdiff_fx.export.to_onnx.tidy import tidy
 from slimdiff_fx.export.to_onnx.translations import translations

@@ -12,7 +12,8 @@ import slimdiff_fx
 from passes.capture.capture import capture
 from passes.capture.refuse_quantized import quantized_places
 from passes.errors import UsageError
-from slimdiff_fx.export.parity import random_inputs, unflatten
+from passes.program.inputs import unflatten
+from slimdiff_fx.export.parity import random_inputs
 from tests.toy_block import TOKENS, WIDTH, build, capture_block
 from tests.toy_denoisers import unet_sd15
 

@@ -15,7 +15,8 @@ from passes.calibrate.statistics import Statistics
 from passes.errors import CalibrationError, CheckpointError
 from slimdiff_fx.calibration import run as calibration_run
 from slimdiff_fx.calibration.checkpoint import load_checkpoint
-from slimdiff_fx.calibration.run import CalibrationSettings, calibrate_pipeline
+from slimdiff_fx.calibration.record import CalibrationSettings
+from slimdiff_fx.calibration.run import calibrate_pipeline
 from slimdiff_fx.files.statistics_file import StoredStatistics, load_statistics, save_statistics
 from slimdiff_fx.pipelines.trajectory import Sample
 from tests.toy_block import samples, toy

@@ -18,7 +18,7 @@ from passes.calibrate.instrument import instrument
 from slimdiff_fx.calibration import threads
 from slimdiff_fx.calibration.checkpoint import recorded_threads
 from slimdiff_fx.calibration.ranks import ALONE
-from slimdiff_fx.calibration.run import CalibrationSettings
+from slimdiff_fx.calibration.record import CalibrationSettings
 from slimdiff_fx.calibration.threads import choose_threads, restored_threads
 from slimdiff_fx.files.statistics_file import StoredStatistics, save_statistics
 from slimdiff_fx.pipelines.trajectory import Sample

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from passes.capture.capture import capture
+from passes.program.inputs import call_flat
 from passes.program.program import Program
 from slimdiff_fx.export.merged_attention import ATTEND, merge_attention
-from slimdiff_fx.export.parity import call_flat, untraced_inputs
+from slimdiff_fx.export.parity import untraced_inputs
 from slimdiff_fx.export.to_onnx.drop_identities import drop_identities
 from tests.families import of_families
 from tests.plans import captured

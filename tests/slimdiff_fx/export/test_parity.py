@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from passes.errors import ExportError
-from slimdiff_fx.export.parity import ParityCase, ParityReport, call_flat, measure_parity, unflatten
+from passes.program.inputs import call_flat, unflatten
+from slimdiff_fx.export.parity import ParityCase, ParityReport, measure_parity
 from tests.toy_block import samples, toy
 
 SIZES = (1, 2, 3)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from passes.errors import ExportError, UsageError
-from slimdiff_fx.export.parity import call_flat
+from passes.program.inputs import call_flat
 from slimdiff_fx.quantize.export_int8 import _in_rows
 from slimdiff_fx.quantize.int8_report import Int8Report, measure_int8
 from tests.toy_block import samples, toy

@@ -8,10 +8,11 @@ from torch import Tensor, fx
 
 from passes.calibrate.calibrate import Batch, calibrate
 from passes.calibrate.instrument import instrument
+from passes.program.inputs import call_flat, unflatten
 from passes.program.program import Program
 from passes.sites.find import find_sites
 from slimdiff_fx.denoisers.families import capture_denoiser
-from slimdiff_fx.export.parity import call_flat, random_inputs, unflatten
+from slimdiff_fx.export.parity import random_inputs
 from slimdiff_fx.quantize.one_walk import flatten_modules, prepare_both
 from slimdiff_fx.quantize.pt2e import insert_pt2e_observers, quantize_pt2e
 from tests.toy_block import build, capture_block

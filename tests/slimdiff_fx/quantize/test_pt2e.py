@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from passes.errors import ExportError, UsageError
+from passes.program.inputs import call_flat
 from passes.program.program import Program
 from passes.rewrite.rewrite import rewrite
 from slimdiff_fx.denoisers.families import capture_denoiser
-from slimdiff_fx.export.parity import call_flat, random_inputs, untraced_inputs
+from slimdiff_fx.export.parity import random_inputs, untraced_inputs
 from slimdiff_fx.quantize.export_int8 import export_pt2e_int8
 from slimdiff_fx.quantize.int8_report import measure_int8
 from slimdiff_fx.quantize.pt2e import quantize_pt2e, x86_quantizer

@@ -9,9 +9,10 @@ import torch
 
 from passes.calibrate.calibrate import calibrate
 from passes.errors import CalibrationError
+from passes.program.inputs import example_tensors
 from slimdiff_fx.calibration.observe import watch_pipeline
-from slimdiff_fx.calibration.run import CalibrationSettings, calibrate_pipeline
-from slimdiff_fx.export.parity import example_tensors
+from slimdiff_fx.calibration.record import CalibrationSettings
+from slimdiff_fx.calibration.run import calibrate_pipeline
 from slimdiff_fx.pipelines.captured import capture_pipeline
 from slimdiff_fx.pipelines.inputs.samples import gather_samples
 from slimdiff_fx.pipelines.load import load_pipeline

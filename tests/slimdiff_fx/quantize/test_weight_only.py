@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from passes.errors import UsageError
+from passes.program.inputs import call_flat
 from passes.rewrite.rewrite import rewrite
 from slimdiff_fx.denoisers.families import capture_denoiser
 from slimdiff_fx.denoisers.slim.apply_plan import apply_plan
-from slimdiff_fx.export.parity import call_flat, random_inputs
+from slimdiff_fx.export.parity import random_inputs
 from slimdiff_fx.pipelines.load import load_pipeline
 from slimdiff_fx.pipelines.sampling import draw
 from slimdiff_fx.quantize.weight_only import quantize_weights, weight_bytes

@@ -17,7 +17,7 @@ from slimdiff_fx.denoisers.slim.reference import make_reference
 from slimdiff_fx.pipelines.captured import capture_pipeline
 from slimdiff_fx.saved.check_saved import check_saved
 from slimdiff_fx.saved.page.write_page import write_page
-from slimdiff_fx.slimming.in_one_call import carry_out
+from slimdiff_fx.slimming.carry_out import carry_out
 
 FIGURES = "predicted", "validation", "measured", "pictures", "latency"
 

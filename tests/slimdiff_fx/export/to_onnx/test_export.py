@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from passes.capture.capture import capture
 from passes.errors import CheckpointError, ExportError
+from passes.program.inputs import call_flat, example_tensors
 from passes.program.program import Program
 from passes.rewrite.rewrite import rewrite
 from slimdiff_fx.denoisers.families import capture_denoiser
-from slimdiff_fx.export.parity import call_flat, example_tensors, untraced_inputs
+from slimdiff_fx.export.parity import untraced_inputs
 from slimdiff_fx.export.to_onnx.export import export_onnx
 from slimdiff_fx.export.to_onnx.runtime import onnx_runner
 from tests.families import EVERY_FAMILY
