@@ -18,7 +18,7 @@ from passes.errors import BudgetError, PlanError, UsageError
 from slimdiff_fx.calibration.observe import observe_pipeline
 from slimdiff_fx.calibration.record import CalibrationSettings, describe_run
 from slimdiff_fx.cli import app
-from slimdiff_fx.commands import export_command
+from slimdiff_fx.commands import calibration_options, export_command
 from slimdiff_fx.commands import stage_commands as commands
 from slimdiff_fx.files.statistics_file import load_record
 from slimdiff_fx.latency.budget import KeepLatency
@@ -39,19 +39,19 @@ def never(*_, **__):
 
 @pytest.fixture
 def nothing_is_loaded(monkeypatch, nothing_is_captured):
-    for module in (commands, export_command):
+    for module in (calibration_options, export_command):
         monkeypatch.setattr(module, "load_pipeline", never)
 
 
 @pytest.fixture
 def nothing_is_captured(monkeypatch):
-    for module in (commands, export_command, slim):
+    for module in (commands, calibration_options, export_command, slim):
         monkeypatch.setattr(module, "capture_pipeline", never)
 
 
 @pytest.fixture
 def nothing_is_calibrated(monkeypatch):
-    for module in (commands, slim):
+    for module in (calibration_options, slim):
         monkeypatch.setattr(module, "observe_pipeline", never)
 
 
@@ -200,7 +200,7 @@ def test_standard_input_is_calibrated_on(toy_pipeline, tmp_path, monkeypatch):
         seen.extend(sample.condition for sample in samples)
         raise UsageError("enough")
 
-    monkeypatch.setattr(commands, "rehearse", stop)
+    monkeypatch.setattr(calibration_options, "rehearse", stop)
     arguments = ("calibrate", toy_pipeline, "-o", tmp_path / "s", "--prompts", "-", "--samples", "2")
     assert "enough" in refused(*arguments, input='["a rose", "a cat"]')
     assert sorted(seen) == ["a cat", "a rose"]
