@@ -14,7 +14,7 @@ import torch
 import typer.main
 
 from slimdiff_fx.cli import app
-from slimdiff_fx.quantize.export_int8 import INT8_MODES
+from slimdiff_fx.export.formats import FORMATS
 
 DOCS = Path(__file__).parents[1] / "docs"
 NEEDS = {"quantization.md": ("torchao", "nncf", "openvino"), "deployment.md": ("executorch",)}
@@ -70,4 +70,4 @@ def test_shown_commands(line: str) -> None:
     options = {flag for each in typer.main.get_command(app).commands[command].params for flag in each.opts}  # type: ignore[attr-defined]
     assert {word for word in words if word.startswith("--")} <= options
     if "--int8" in words:
-        assert words[words.index("--int8") + 1] in INT8_MODES[words[words.index("--format") + 1]]
+        assert words[words.index("--int8") + 1] in FORMATS[words[words.index("--format") + 1]].int8

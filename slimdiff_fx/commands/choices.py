@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from slimdiff_fx.export.formats import FORMATS
+
 
 class Method(StrEnum):
     """How a plan is made."""
@@ -44,15 +46,8 @@ class Normalize(StrEnum):
     minmax = "minmax"
 
 
-class Format(StrEnum):
-    """What to export to."""
-
-    onnx = "onnx"
-    pt2 = "pt2"
-    aoti = "aoti"
-    openvino = "openvino"
-    executorch = "executorch"
-    tensorrt = "tensorrt"
+# What to export to.
+Format = StrEnum("Format", list(FORMATS))  # type: ignore[misc]  # mypy wants the names written out
 
 
 class Int8(StrEnum):

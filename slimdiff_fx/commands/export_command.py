@@ -6,19 +6,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from rich.console import Console
 
 from passes.errors import UsageError
-from passes.program.program import Program
 from slimdiff_fx.calibration.ranks import refuse_ranks
 from slimdiff_fx.commands.command_outputs import check_file_output, note_edited, took
 from slimdiff_fx.commands.terminal import TerminalListener
-from slimdiff_fx.export.input_sizes import input_sizes
-from slimdiff_fx.export.parity import ParityReport
+from slimdiff_fx.export.formats import format_of
+from slimdiff_fx.export.input_sizes import input_sizes, shapes_in_words
 from slimdiff_fx.files.output_paths import follow
-from slimdiff_fx.files.own_files import EXPORTS
 from slimdiff_fx.option_checks import check_count, check_seed
 from slimdiff_fx.pipelines.auto_choice import AUTO
 from slimdiff_fx.pipelines.captured import capture_pipeline
@@ -27,23 +25,6 @@ from slimdiff_fx.pipelines.load import DTYPES, EMOJI, denoiser_in, load_pipeline
 from slimdiff_fx.pipelines.sampling import denoiser_name
 from slimdiff_fx.quantize.calibration_data import SAMPLES, QuantizationSettings, check_calibration
 from slimdiff_fx.quantize.export_int8 import OnnxOptions, check_int8, export_int8
-from slimdiff_fx.quantize.int8_report import Int8Report
-
-# These take a program in bfloat16 as it is; the others begin with float32.
-_ANY_DTYPE = ("pt2", "aoti")
-
-if TYPE_CHECKING:
-    from slimdiff_fx.export.tensorrt import TensorRTReport
-
-# What a file of each format is called by default, after the denoiser's name.
-_ENDINGS = {
-    "onnx": "onnx",
-    "pt2": "pt2",
-    "aoti": "aoti.pt2",
-    "openvino": "xml",
-    "executorch": "pte",
-    "tensorrt": "tensorrt.onnx",
-}
 
 
 @dataclass(frozen=True)
@@ -83,10 +64,11 @@ class ExportOptions:
         check_count("samples", self.samples)
         check_count("steps", self.steps)
         check_seed("seed", self.seed)
-        if format != "onnx" and (self.opset is not None or self.target is not None):
+        takes = format_of(format).arguments
+        if (self.opset, self.target) != (None, None) and not {"opset", "target"} <= set(takes):
             raise UsageError(f"--opset and --target are of ONNX; leave them out with --format {format}")
-        if format == "executorch" and self.dtype not in (AUTO, "float32"):
-            raise UsageError("--format executorch writes float32; leave --dtype out")
+        if "dtype" not in takes and self.dtype not in (AUTO, "float32"):
+            raise UsageError(f"--format {format} writes float32; leave --dtype out")
         if self.int8 is not None:
             if self.residuals:
                 raise UsageError(
@@ -97,6 +79,11 @@ class ExportOptions:
                 raise UsageError(f"--int8 quantizes float32 weights; leave --dtype {self.dtype} out")
         elif (self.prompts, self.samples, self.steps) != (None, None, None):
             raise UsageError("--prompts, --samples and --steps say what int8 is calibrated on; give --int8 with them")
+
+    def arguments(self, format: str) -> dict[str, Any]:
+        """Give those of the format's own arguments that were given."""
+        given = {"dtype": DTYPES.get(self.dtype), "opset": self.opset, "target": self.target}
+        return {name: given[name] for name in format_of(format).arguments if given[name] is not None}
 
     def calibration(self) -> QuantizationSettings:
         """Give what int8 is calibrated on."""
@@ -111,6 +98,7 @@ def export_command(
     """Export the denoiser and print the parity that was measured."""
     refuse_ranks("export")
     options.check(format)
+    form = format_of(format)
     early = out if out is not None else _default_file(model, format, options)
     if early is not None:
         _check_output(model, format, early, options, overwrite)
@@ -118,7 +106,7 @@ def export_command(
     start = time.perf_counter()
     listener = TerminalListener(console, ("load", "capture", "export"))
     with listener.stage("load"):
-        own = options.dtype == AUTO and options.int8 is None and format in _ANY_DTYPE
+        own = options.dtype == AUTO and options.int8 is None and form.any_dtype
         loaded = load_pipeline(model, variant=options.variant, dtype=AUTO if own else "float32")
     note_edited(loaded.edited, listener)
     inside = loaded.folder if loaded.folder is not None and model != EMOJI else Path()
@@ -132,41 +120,26 @@ def export_command(
         onnx = OnnxOptions(options.opset, options.target)
         with listener.stage("export"):
             int8 = export_int8(loaded, captured, format, file, options.int8, calibration, onnx)
-        _tell_int8(int8, console)
-        if format == "tensorrt":
-            from slimdiff_fx.export.tensorrt import trtexec_command
-
-            command = trtexec_command(captured.program, file, int8=True)
-            console.print(f"compared on a CPU; to build the engine: {command}", highlight=False, soft_wrap=True)
-    elif format == "tensorrt":
-        from slimdiff_fx.export.tensorrt import export_tensorrt
-
-        with listener.stage("export"):
-            tensorrt = export_tensorrt(captured.program, file, dtype=DTYPES.get(options.dtype))
-        _tell_tensorrt(tensorrt, console)
+        lines = int8.words()
+        command = form.build_command(captured.program, file, int8=True)
+        if command is not None:
+            lines.append(f"compared on a CPU; to build the engine: {command}")
     else:
         with listener.stage("export"):
-            parity = _export(captured.program, format, file, options)
-        _tell(parity, console)
-    if format == "executorch":
-        from slimdiff_fx.export.executorch import sizes_of
-
-        console.print(f"it holds for these sizes: {sizes_of(captured.program)}", highlight=False)
+            lines = form.export(captured.program, file, **options.arguments(format)).words()
+    if form.one_size:
+        lines.append(f"it holds for these sizes: {shapes_in_words(captured.program)}")
     else:
-        sizes = input_sizes(captured.program)
-        console.print(f"sizes that it takes: {sizes}", highlight=False, soft_wrap=True)
-    if format == "aoti":
-        console.print(
-            "call it with contiguous tensors: it reads an expanded timestep wrongly, with no error unless "
-            "AOTI_RUNTIME_CHECK_INPUTS=1 is set",
-            highlight=False,
-            soft_wrap=True,
-        )
+        lines.append(f"sizes that it takes: {input_sizes(captured.program)}")
+    if form.advice is not None:
+        lines.append(form.advice)
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
     console.print(f"exported in {took(start)}: {file}", highlight=False, soft_wrap=True)
 
 
 def _default_name(denoiser: str, format: str, options: ExportOptions) -> str:
-    return f"{denoiser}{'' if options.int8 is None else '.int8'}.{_ENDINGS[format]}"
+    return f"{denoiser}{'' if options.int8 is None else '.int8'}.{format_of(format).ending}"
 
 
 def _default_file(model: str, format: str, options: ExportOptions) -> Path | None:
@@ -183,52 +156,4 @@ def _check_output(model: str, format: str, file: Path, options: ExportOptions, o
     folder = model_input(model)
     in_its_place = folder is not None and model != EMOJI and follow(file).parent == follow(folder)
     inputs = {"MODEL": None if in_its_place else folder, "--prompts": options.prompts}
-    check_file_output(file, EXPORTS[format], inputs, overwrite=overwrite)
-
-
-def _export(program: Program, format: str, file: Path, options: ExportOptions) -> ParityReport:
-    dtype = DTYPES.get(options.dtype)
-    if format == "onnx":
-        from slimdiff_fx.export.to_onnx.export import OPSET, export_onnx
-
-        return export_onnx(program, file, dtype=dtype, opset=options.opset or OPSET, target=options.target or "generic")
-    if format == "aoti":
-        from slimdiff_fx.export.aoti import export_aoti
-
-        return export_aoti(program, file, dtype=dtype)
-    if format == "openvino":
-        from slimdiff_fx.export.openvino import export_openvino
-
-        return export_openvino(program, file, dtype=dtype)
-    if format == "executorch":
-        from slimdiff_fx.export.executorch import export_executorch
-
-        return export_executorch(program, file)
-    from slimdiff_fx.export.pt2 import export_pt2
-
-    return export_pt2(program, file, dtype=dtype)
-
-
-def _tell_tensorrt(report: TensorRTReport, console: Console) -> None:
-    _tell(report.onnx, console)
-    if report.engine is not None:
-        _tell(report.engine, console)
-    else:
-        console.print(f"the engine was not built here: {report.missing}", highlight=False, soft_wrap=True)
-    console.print(f"to build it: {report.command}", highlight=False, soft_wrap=True)
-
-
-def _tell(report: ParityReport, console: Console) -> None:
-    console.print(
-        f"{report.runtime} equals torch to {report.relative:.1e} (at most {report.tolerance:.0e} allowed) "
-        f"on {len(report.cases)} inputs that were not traced",
-        highlight=False,
-    )
-
-
-def _tell_int8(report: Int8Report, console: Console) -> None:
-    console.print(
-        f"{report.runtime}, int8 {report.mode}: relative squared error of the prediction {report.relative_mse:.1e} "
-        f"(at most {report.max_error:.0e} allowed) on {report.calls} denoiser calls that were not calibrated on",
-        highlight=False,
-    )
+    check_file_output(file, format_of(format).kind, inputs, overwrite=overwrite)

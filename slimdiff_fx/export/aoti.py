@@ -18,7 +18,7 @@ from slimdiff_fx.export.cast_program import cast_program
 from slimdiff_fx.export.input_sizes import SIZES, input_sizes
 from slimdiff_fx.export.parity import ParityReport, measure_parity, untraced_inputs
 from slimdiff_fx.files.atomic_write import replaced_file
-from slimdiff_fx.files.own_files import export_place
+from slimdiff_fx.files.own_files import PT2, export_place
 from slimdiff_fx.other_libraries import first_line
 
 # Fused kernels sum in another order than eager ones.
@@ -53,7 +53,7 @@ def export_aoti(
         ExportError: no C++ compiler, compilation failed, or the result is out of tolerance.
         CheckpointError: the file can't be written.
     """
-    place = export_place(path, "aoti")
+    place = export_place(path, PT2)
     if place.suffix != ".pt2":
         raise ExportError(f"AOTInductor's packages end with .pt2; name {place.with_suffix('.pt2').name!r}")
     own = next((parameter.dtype for parameter in program.graph_module.parameters()), torch.float32)

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from passes.capture.lower import lower
 from passes.errors import ExportError
-from passes.program.inputs import example_tensors, input_nodes
+from passes.program.inputs import example_tensors
 from passes.program.program import Program
 from passes.program.shapes import specialize
 from slimdiff_fx.export.cast_program import require_float32
 from slimdiff_fx.export.input_sizes import fixed_sizes
 from slimdiff_fx.export.parity import ParityReport, measure_parity, random_inputs
 from slimdiff_fx.files.atomic_write import replaced_file
-from slimdiff_fx.files.own_files import export_place
+from slimdiff_fx.files.own_files import EXECUTORCH, export_place
 from slimdiff_fx.other_libraries import first_line, quiet_logging
 
 # XNNPACK sums in another order than torch; what is measured on UNets is 1e-6, on transformers 2e-5.
@@ -50,7 +50,7 @@ def export_executorch(
         ExportError: ExecuTorch isn't installed, can't compile the program, or its result is out of tolerance.
         CheckpointError: the file can't be written.
     """
-    place = export_place(path, "executorch")
+    place = export_place(path, EXECUTORCH)
     require_float32(program, "ExecuTorch's XNNPACK backend")
     with _executorch(), replaced_file(place) as partial:
         partial.write_bytes(_compile(program))
@@ -64,12 +64,6 @@ def export_executorch(
             path=str(path),
             sizes=fixed_sizes(program).to_dict(),
         )
-
-
-def sizes_of(program: Program) -> str:
-    """Say at which sizes the file is to be called, "sample 2×4×64×64, timestep 2, ..."."""
-    pairs = zip(input_nodes(program), example_tensors(program), strict=True)
-    return ", ".join(f"{node.name} {'×'.join(map(str, tensor.shape)) or 'a number'}" for node, tensor in pairs)
 
 
 def _compile(program: Program) -> bytes:

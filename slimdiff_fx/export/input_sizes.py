@@ -142,3 +142,9 @@ def _at(value: Tensor, sizes: Mapping[Any, int]) -> tuple[int, ...]:
         int(size.node.expr.xreplace(dict(sizes))) if isinstance(size, torch.SymInt) else int(size)
         for size in value.shape
     )
+
+
+def shapes_in_words(program: Program) -> str:
+    """Say at which sizes the file is to be called, "sample 2×4×64×64, timestep 2, ..."."""
+    pairs = zip(input_nodes(program), example_tensors(program), strict=True)
+    return ", ".join(f"{node.name} {'×'.join(map(str, tensor.shape)) or 'a number'}" for node, tensor in pairs)

@@ -17,7 +17,7 @@ from slimdiff_fx.export.cast_program import require_float32
 from slimdiff_fx.export.input_sizes import SIZES, input_sizes
 from slimdiff_fx.export.parity import ParityReport, Runner, input_names, measure_parity, untraced_inputs
 from slimdiff_fx.files.atomic_write import replaced_files
-from slimdiff_fx.files.own_files import export_place
+from slimdiff_fx.files.own_files import OPENVINO, export_place
 from slimdiff_fx.other_libraries import first_line
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def export_openvino(
 
     if Path(path).suffix != ".xml":
         raise ExportError(f"OpenVINO's files end with .xml and .bin; name {Path(path).with_suffix('.xml').name!r}")
-    place = export_place(path, "openvino")
+    place = export_place(path, OPENVINO)
     target = torch.float32 if dtype is None else dtype
     if target not in TOLERANCES:
         raise ExportError(f"OpenVINO export in {target} is not offered; choose torch.float32 or torch.float16")

@@ -64,6 +64,13 @@ class ParityReport:
     sizes: Mapping[str, Any] = field(default_factory=dict)
     as_validated: bool | None = None
 
+    def words(self) -> list[str]:
+        """Say how it came out, in lines."""
+        return [
+            f"{self.runtime} equals torch to {self.relative:.1e} (at most {self.tolerance:.0e} allowed) "
+            f"on {len(self.cases)} inputs that were not traced"
+        ]
+
     @property
     def relative(self) -> float:
         """The worst case's relative difference."""

@@ -18,7 +18,7 @@ from slimdiff_fx.export.cast_program import cast_program
 from slimdiff_fx.export.input_sizes import SIZES, input_sizes
 from slimdiff_fx.export.parity import ParityReport, measure_parity, untraced_inputs
 from slimdiff_fx.files.atomic_write import replaced_file
-from slimdiff_fx.files.own_files import export_place
+from slimdiff_fx.files.own_files import PT2, export_place
 
 # The same kernels run in the same order; only the layouts (contiguous or not) they get may differ.
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -50,7 +50,7 @@ def export_pt2(
     """
     check_kind("program", program, Program, "the program that slimdiff_fx.capture or convert gives, or result.program")
     check_kind("path", path, (str, Path), "the file to write")
-    place = export_place(path, "pt2")
+    place = export_place(path, PT2)
     own = next((parameter.dtype for parameter in program.graph_module.parameters()), torch.float32)
     target = own if dtype is None else dtype
     if target not in TOLERANCES:

@@ -39,6 +39,11 @@ class TensorRTReport:
     missing: str | None
     engine: ParityReport | None
 
+    def words(self) -> list[str]:
+        """Say how it came out, in lines."""
+        built = [f"the engine was not built here: {self.missing}"] if self.engine is None else self.engine.words()
+        return [*self.onnx.words(), *built, f"to build it: {self.command}"]
+
 
 def export_tensorrt(program: Program, path: str | Path, *, dtype: torch.dtype | None = None) -> TensorRTReport:
     """Export the program to ONNX for TensorRT; where ONNX Runtime's TensorRT provider starts, build and compare.

@@ -128,17 +128,17 @@ def _is_own(check: Callable[..., bool], *files: Path) -> bool:
         return False
 
 
-def export_place(path: str | Path, format: str) -> Path:
+def export_place(path: str | Path, kind: FileKind) -> Path:
     """Give where an export of the Python API goes: it replaces an earlier export of its format, and nothing else.
 
     Args:
         path: the file to write; `~` is expanded and links are followed.
-        format: one of `EXPORTS`.
+        kind: of what is written.
 
     Raises:
         OutputError: it can't be written there; or something else is there, or beside it where its data goes.
     """
-    place, kind = check_file_place(path), EXPORTS[format]
+    place = check_file_place(path)
     for each in kind.beside(place):
         check_file_place(each)
     refuse_foreign_file(place, kind)
@@ -244,13 +244,8 @@ PLAN = FileKind(
 )
 STATISTICS = FileKind("statistics of slimdiff_fx", _is_statistics)
 PAGE = FileKind("a page of slimdiff_fx", _is_page)
-_ONNX = FileKind("an ONNX file", _is_onnx, lambda file: (file.with_name(f"{file.name}.data"),), belongs=_names_data)
-_PT2 = FileKind("an archive of torch.export or AOTInductor", _is_pt2)
-EXPORTS: Mapping[str, FileKind] = {
-    "onnx": _ONNX,
-    "tensorrt": _ONNX,
-    "pt2": _PT2,
-    "aoti": _PT2,
-    "openvino": FileKind("an OpenVINO file", _is_openvino, lambda file: (file.with_suffix(".bin"),)),
-    "executorch": FileKind("an ExecuTorch file", _is_executorch),
-}
+# An export, which is known by its format alone.
+ONNX = FileKind("an ONNX file", _is_onnx, lambda file: (file.with_name(f"{file.name}.data"),), belongs=_names_data)
+PT2 = FileKind("an archive of torch.export or AOTInductor", _is_pt2)
+OPENVINO = FileKind("an OpenVINO file", _is_openvino, lambda file: (file.with_suffix(".bin"),))
+EXECUTORCH = FileKind("an ExecuTorch file", _is_executorch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,20 +13,13 @@ from passes.errors import UsageError
 from passes.program.inputs import call_flat, example_tensors
 from passes.program.program import Program
 from passes.program.shapes import specialize
+from slimdiff_fx.export.formats import format_of
 from slimdiff_fx.pipelines.captured import CapturedDenoiser
 from slimdiff_fx.pipelines.load import LoadedPipeline
 from slimdiff_fx.quantize.calibration_data import QuantizationSettings, record_calibration, record_held_out
 from slimdiff_fx.quantize.int8_report import MAX_ERROR, Int8Report, measure_int8
 from slimdiff_fx.quantize.recorded_calls import flat_calls
 
-INT8_MODES: Mapping[str, tuple[str, ...]] = {
-    "onnx": ("static", "dynamic"),
-    "openvino": ("weights",),
-    "pt2": ("static",),
-    "aoti": ("static",),
-    "executorch": ("static",),
-    "tensorrt": ("static",),
-}
 # Integer kernels round the other way where a value lies between two steps, and what follows differs by about as much as
 # quantizing costs. This is to catch a runtime that computes something else; what it costs is measured in float.
 KERNEL_TOLERANCE = 0.5
@@ -51,11 +44,9 @@ def check_int8(format: str, mode: str) -> None:
     Raises:
         UsageError: names those that it has.
     """
-    modes = INT8_MODES.get(format)
-    if modes is None:
-        raise UsageError(f"no export format {format!r}; int8 is offered with {', '.join(INT8_MODES)}")
+    modes = format_of(format).int8
     if mode not in modes:
-        raise UsageError(f'`int8="{mode}"` is not offered with `format="{format}"`; there {_are(modes)}')
+        raise UsageError(f'`int8="{mode}"` is not offered with `format="{format}"`; {_there(modes)}')
 
 
 def export_int8(
@@ -72,7 +63,7 @@ def export_int8(
     Args:
         loaded: the pipeline, dense or slim.
         captured: its denoiser.
-        format: one of `INT8_MODES`.
+        format: one of `slimdiff_fx.export.formats.FORMATS`.
         file: to write.
         mode: one of the format's.
         settings: what to calibrate on.
@@ -173,5 +164,7 @@ def _in_rows(calls: Sequence[Sequence[Tensor]], rows: int) -> list[list[Tensor]]
     return parts
 
 
-def _are(modes: tuple[str, ...]) -> str:
-    return f"is {modes[0]}" if len(modes) == 1 else f"are {' and '.join(modes)}"
+def _there(modes: tuple[str, ...]) -> str:
+    if not modes:
+        return "there is none"
+    return f"there is {modes[0]}" if len(modes) == 1 else f"there are {' and '.join(modes)}"

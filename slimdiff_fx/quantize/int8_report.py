@@ -41,6 +41,13 @@ class Int8Report:
     calls: int
     path: str = ""
 
+    def words(self) -> list[str]:
+        """Say how it came out, in lines."""
+        return [
+            f"{self.runtime}, int8 {self.mode}: relative squared error of the prediction {self.relative_mse:.1e} "
+            f"(at most {self.max_error:.0e} allowed) on {self.calls} denoiser calls that were not calibrated on"
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         """Give the report as plain JSON values."""
         return asdict(self)

@@ -14,7 +14,7 @@ from passes.errors import ExportError
 from passes.program.program import Program
 from slimdiff_fx.export.openvino import convert, import_openvino, openvino_runner
 from slimdiff_fx.files.atomic_write import replaced_files
-from slimdiff_fx.files.own_files import export_place
+from slimdiff_fx.files.own_files import OPENVINO, export_place
 from slimdiff_fx.other_libraries import first_line
 from slimdiff_fx.quantize.int8_report import MAX_ERROR, Int8Report, measure_int8
 
@@ -46,7 +46,7 @@ def export_openvino_int8(
         raise ExportError("nncf is not installed: pip install 'slimdiff-fx[quant]'") from error
     if Path(path).suffix != ".xml":
         raise ExportError(f"OpenVINO's files end with .xml and .bin; name {Path(path).with_suffix('.xml').name!r}")
-    place = export_place(path, "openvino")
+    place = export_place(path, OPENVINO)
     model = convert(program)
     nncf.set_log_level(logging.ERROR)
     try:

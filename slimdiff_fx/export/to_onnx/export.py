@@ -16,7 +16,7 @@ from slimdiff_fx.export.parity import ParityReport, measure_parity, untraced_inp
 from slimdiff_fx.export.to_onnx.graph import onnx_graph, save_graph
 from slimdiff_fx.export.to_onnx.runtime import onnx_runner
 from slimdiff_fx.files.atomic_write import replaced_files
-from slimdiff_fx.files.own_files import EXPORTS, export_place
+from slimdiff_fx.files.own_files import ONNX, export_place
 
 TARGETS = ("generic", "onnxruntime")
 OPSET, OPSETS = 20, range(18, 26)
@@ -66,7 +66,7 @@ def export_onnx(
     """
     check_kind("program", program, Program, "the program that slimdiff_fx.capture or convert gives, or result.program")
     check_kind("path", path, (str, Path), "the file to write")
-    place = export_place(path, "onnx")
+    place = export_place(path, ONNX)
     own = _weight_dtype(program)
     wanted = own if dtype is None else dtype
     if wanted not in TOLERANCES:
@@ -78,7 +78,7 @@ def export_onnx(
         raise UsageError(f"ONNX operator set {opset} can't be written; choose {OPSETS[0]} to {OPSETS[-1]}")
     if inputs is None:
         inputs = untraced_inputs(program, BATCHES)
-    with replaced_files(place, *EXPORTS["onnx"].beside(place)) as (scratch, _):
+    with replaced_files(place, *ONNX.beside(place)) as (scratch, _):
         graph = onnx_graph(
             program,
             dtype=None if wanted == own else wanted,

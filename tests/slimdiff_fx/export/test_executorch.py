@@ -13,7 +13,8 @@ from passes.errors import ExportError
 from passes.program.program import Program
 from passes.rewrite.rewrite import rewrite
 from slimdiff_fx.denoisers.families import capture_denoiser
-from slimdiff_fx.export.executorch import export_executorch, sizes_of
+from slimdiff_fx.export.executorch import export_executorch
+from slimdiff_fx.export.input_sizes import shapes_in_words
 from slimdiff_fx.export.parity import random_inputs
 from slimdiff_fx.quantize.export_int8 import export_pt2e_int8
 from tests.plans import random_plan
@@ -38,7 +39,7 @@ def test_a_file_equals_the_program(program: Program, tmp_path: Path) -> None:
     assert report.runtime.startswith("ExecuTorch")
     assert len(report.cases) == 3
     assert report.relative <= 1e-5  # fp32; about 1e-6 is measured
-    assert sizes_of(program) == "sample 2×3×8×8, timestep 2"
+    assert shapes_in_words(program) == "sample 2×3×8×8, timestep 2"
     with pytest.raises(ExportError, match="differs from the program"):
         export_executorch(program, tmp_path / "other.pte", tolerance=0)
     assert [file.name for file in tmp_path.iterdir()] == ["toy.pte"]

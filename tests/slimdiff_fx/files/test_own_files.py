@@ -14,11 +14,15 @@ from onnx import TensorProto, helper
 from safetensors.torch import save_file
 
 from passes.errors import OutputError
+from slimdiff_fx.export.formats import FORMATS
 from slimdiff_fx.files.manifest import MANIFEST_FILE, manifest_of, manifest_with
 from slimdiff_fx.files.own_files import (
-    EXPORTS,
+    EXECUTORCH,
+    ONNX,
+    OPENVINO,
     PAGE,
     PLAN,
+    PT2,
     STATISTICS,
     FileKind,
     check_output_file,
@@ -84,7 +88,10 @@ KINDS: dict[str, tuple[FileKind, set[str]]] = {
     "plan": (PLAN, {"plan"}),
     "statistics": (STATISTICS, {"statistics"}),
     "page": (PAGE, {"page", "old page"}),
-    **{name: (EXPORTS[name], {name}) for name in ("onnx", "pt2", "openvino", "executorch")},
+    "onnx": (ONNX, {"onnx"}),
+    "pt2": (PT2, {"pt2"}),
+    "openvino": (OPENVINO, {"openvino"}),
+    "executorch": (EXECUTORCH, {"executorch"}),
 }
 
 
@@ -119,37 +126,37 @@ def test_data_belongs_to_the_onnx_file_that_names_it(tmp_path: Path) -> None:
     file, data = tmp_path / "a.onnx", tmp_path / "a.onnx.data"
     write_onnx(file, data=True)
     assert data.is_file()
-    check_output_file(file, EXPORTS["onnx"], overwrite=True)
+    check_output_file(file, ONNX, overwrite=True)
     with pytest.raises(OutputError, match=r"a\.onnx exists"):
-        check_output_file(file, EXPORTS["onnx"], overwrite=False)
+        check_output_file(file, ONNX, overwrite=False)
     write_onnx(file)  # holds its weights itself: whose is the data?
     with pytest.raises(OutputError, match=r"a\.onnx\.data would be replaced"):
-        check_output_file(file, EXPORTS["onnx"], overwrite=True)
+        check_output_file(file, ONNX, overwrite=True)
     file.unlink()
     with pytest.raises(OutputError, match=r"a\.onnx\.data exists"):
-        check_output_file(file, EXPORTS["onnx"], overwrite=False)
+        check_output_file(file, ONNX, overwrite=False)
 
 
 def test_weights_belong_to_the_openvino_file_beside_them(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(b"weights")
     with pytest.raises(OutputError, match=r"a\.bin would be replaced"):
-        check_output_file(tmp_path / "a.xml", EXPORTS["openvino"], overwrite=True)
+        check_output_file(tmp_path / "a.xml", OPENVINO, overwrite=True)
     WRITERS["openvino"](tmp_path / "a.xml")
-    check_output_file(tmp_path / "a.xml", EXPORTS["openvino"], overwrite=True)
+    check_output_file(tmp_path / "a.xml", OPENVINO, overwrite=True)
 
 
-@pytest.mark.parametrize("format", EXPORTS)
+@pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("content", ["JSON", "plan", "weights", "statistics", "notes", "archive"])
 def test_the_python_api_replaces_exports_of_its_format_alone(format: str, content: str, tmp_path: Path) -> None:
     file = tmp_path / "file.xml"
     WRITERS[content](file)
     before = file.read_bytes()
     with pytest.raises(OutputError, match=r"file\.xml is not an? .*, and nothing else is replaced"):
-        export_place(file, format)
-    for beside in EXPORTS[format].beside(tmp_path / "new.xml"):
+        export_place(file, FORMATS[format].kind)
+    for beside in FORMATS[format].kind.beside(tmp_path / "new.xml"):
         WRITERS[content](beside)
         with pytest.raises(OutputError, match="would be replaced, and it doesn't belong"):
-            export_place(tmp_path / "new.xml", format)
+            export_place(tmp_path / "new.xml", FORMATS[format].kind)
     assert file.read_bytes() == before
 
 
@@ -175,8 +182,8 @@ def test_the_python_api_expands_and_follows(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "model.onnx").touch()
     (tmp_path / "link.onnx").symlink_to("model.onnx")
-    assert export_place("~/link.onnx", "onnx") == tmp_path / "model.onnx"
-    assert export_place("~/new.pt2", "pt2") == tmp_path / "new.pt2"
+    assert export_place("~/link.onnx", ONNX) == tmp_path / "model.onnx"
+    assert export_place("~/new.pt2", PT2) == tmp_path / "new.pt2"
 
 
 def test_a_listed_file_that_is_gone_leaves_the_record(tmp_path: Path) -> None:
