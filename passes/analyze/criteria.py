@@ -1,8 +1,10 @@
-"""Say what a unit is worth, from the statistics. A criterion is one function; a higher score stays longer."""
+"""Say what a unit is worth, from the statistics: a criterion is a function and its record; high scores stay longer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +16,39 @@ from passes.sites.site import Kind, Site
 from passes.solve.compensation import consumer_inputs
 from passes.solve.elimination import leverage_scores, removal_losses
 
-Criterion = Callable[[Site, Statistics], Tensor]
+Score = Callable[[Site, Statistics], Tensor]
+OutputScore = Callable[[Site, Statistics, Mapping[str, Tensor]], Tensor]
+KINDS: tuple[Kind, ...] = ("feed_forward", "attention")
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A criterion by its name.
+
+    Attributes:
+        name: what it is chosen by.
+        kinds: of sites that it scores.
+        function: (site, statistics), and the model's parameters by path where it needs second moments; gives one score
+            for each unit, float64 [units].
+        needs: what calibration measures only when asked for: "attention_weights", "moments"; None for neither.
+    """
+
+    name: str
+    kinds: tuple[Kind, ...]
+    function: Score | OutputScore
+    needs: Literal["attention_weights", "moments"] | None = None
+
+    def scores(self, site: Site, statistics: Statistics, parameters: Mapping[str, Tensor] | None) -> Tensor:
+        """Score a site's units, float64 [units].
+
+        Raises:
+            UsageError: the parameters are needed, and missing.
+        """
+        if self.needs != "moments":
+            return self.function(site, statistics).double()  # type: ignore[call-arg]
+        if parameters is None:
+            raise UsageError(f"criterion {self.name!r} needs the model's parameters: pass them")
+        return self.function(site, statistics, parameters)  # type: ignore[call-arg]
 
 
 def mean_abs(site: Site, statistics: Statistics) -> Tensor:
@@ -50,15 +84,6 @@ def confidence(site: Site, statistics: Statistics) -> Tensor:
     return statistics.mean(site.name, "confidence")
 
 
-CRITERIA: Mapping[Kind, Mapping[str, Criterion]] = {
-    "feed_forward": {"mean_abs": mean_abs, "mean_square": mean_square},
-    "attention": {"l2": head_l2, "l1": head_l1, "entropy": entropy, "confidence": confidence},
-}
-# These look at the attention's weights, which are measured only when asked for.
-WEIGHT_CRITERIA = frozenset({"entropy", "confidence"})
-DEFAULT_CRITERION: Mapping[Kind, str] = {"feed_forward": "mean_abs", "attention": "l2"}
-
-
 def choose(names: str | Sequence[str] | None = None) -> dict[Kind, str]:
     """Find the criterion of each kind of site: the named ones, defaults for the rest.
 
@@ -72,10 +97,10 @@ def choose(names: str | Sequence[str] | None = None) -> dict[Kind, str]:
     given = [names] if isinstance(names, str) else names or []
     chosen: dict[Kind, str] = {}
     for name in given:
-        kinds = list(CRITERIA) if name in OUTPUT_CRITERIA else [kind for kind in CRITERIA if name in CRITERIA[kind]]
-        if not kinds:
-            known = "; ".join(f"{kind}: {', '.join(criteria)}" for kind, criteria in CRITERIA.items())
-            raise UsageError(f"unknown criterion {name!r}; there are {known}; for both: {', '.join(OUTPUT_CRITERIA)}")
+        if name not in CRITERIA:
+            known = "; ".join(f"{kind}: {', '.join(_names((kind,)))}" for kind in KINDS)
+            raise UsageError(f"unknown criterion {name!r}; there are {known}; for both: {', '.join(_names(KINDS))}")
+        kinds = CRITERIA[name].kinds
         taken = next((kind for kind in kinds if chosen.get(kind, name) != name), None)
         if taken is not None:
             raise UsageError(f"criteria {chosen[taken]!r} and {name!r} are both for {taken} sites: give one")
@@ -83,9 +108,13 @@ def choose(names: str | Sequence[str] | None = None) -> dict[Kind, str]:
     return {**DEFAULT_CRITERION, **chosen}
 
 
+def _names(kinds: tuple[Kind, ...]) -> list[str]:
+    return [name for name, criterion in CRITERIA.items() if criterion.kinds == kinds]
+
+
 def needs_attention_weights(criterion: str | Sequence[str] | None) -> bool:
     """Tell whether a criterion, given by name, looks at attention's weights: calibration must then measure them."""
-    return bool(WEIGHT_CRITERIA & set(choose(criterion).values()))
+    return any(CRITERIA[name].needs == "attention_weights" for name in choose(criterion).values())
 
 
 def check_measured(statistics: Statistics, criterion: str | Sequence[str] | None) -> None:
@@ -94,8 +123,8 @@ def check_measured(statistics: Statistics, criterion: str | Sequence[str] | None
     Raises:
         UsageError: says how to calibrate.
     """
-    for name in sorted(WEIGHT_CRITERIA & set(choose(criterion).values())):
-        if not any(name in sums for sums in statistics.sites.values()):
+    for name in sorted(set(choose(criterion).values())):
+        if CRITERIA[name].needs == "attention_weights" and not any(name in sums for sums in statistics.sites.values()):
             raise UsageError(
                 f"the statistics lack attention's {name}, which is measured only when asked for: calibrate again with "
                 "`attention_weights=True`"
@@ -105,7 +134,7 @@ def check_measured(statistics: Statistics, criterion: str | Sequence[str] | None
 def score(
     sites: Sequence[Site],
     statistics: Statistics,
-    criterion: str | Sequence[str] | Criterion | None = None,
+    criterion: str | Sequence[str] | Score | None = None,
     *,
     parameters: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
@@ -125,18 +154,14 @@ def score(
         CalibrationError: a score that is not finite, negative, or of another shape than the site.
     """
     scores = {}
-    names = None if callable(criterion) else choose(criterion)
+    names = {} if callable(criterion) else choose(criterion)
     if not callable(criterion) and any(site.kind == "attention" for site in sites):
         check_measured(statistics, criterion)
     for site in sites:
-        name = "" if names is None else names[site.kind]
-        if name in OUTPUT_CRITERIA:
-            if parameters is None:
-                raise UsageError(f"criterion {name!r} needs the model's parameters: pass them")
-            values = OUTPUT_CRITERIA[name](site, statistics, parameters)
+        if callable(criterion):
+            values = criterion(site, statistics).double()
         else:
-            function = criterion if callable(criterion) else CRITERIA[site.kind][name]
-            values = function(site, statistics).double()
+            values = CRITERIA[names[site.kind]].scores(site, statistics, parameters)
         check_scores(site, values)
         scores[site.name] = values
     return scores
@@ -152,9 +177,6 @@ def check_scores(site: Site, scores: Tensor) -> None:
         raise CalibrationError(f"site {site.name!r} has {site.units} units but scores of shape {list(scores.shape)}")
     if not bool(torch.isfinite(scores).all()) or bool((scores < 0).any()):
         raise CalibrationError(f"site {site.name!r} has scores that are not finite or negative: calibrate again")
-
-
-OutputCriterion = Callable[[Site, Statistics, Mapping[str, Tensor]], Tensor]
 
 
 def contribution(site: Site, statistics: Statistics, parameters: Mapping[str, Tensor]) -> Tensor:
@@ -191,17 +213,28 @@ def leverage(site: Site, statistics: Statistics, parameters: Mapping[str, Tensor
     return leverage_scores(inputs).reshape(site.units, -1).sum(1)
 
 
-OUTPUT_CRITERIA: Mapping[str, OutputCriterion] = {
-    "contribution": contribution,
-    "fluctuation": fluctuation,
-    "obs": obs,
-    "leverage": leverage,
-}
-
-
 def _energies(site: Site, inputs: Covariance, parameters: Mapping[str, Tensor]) -> Tensor:
     weight = parameters[f"{site.consumer}.weight"].detach().double().cpu()
     blocks = weight.reshape(len(weight), site.units, site.unit_width).transpose(0, 1)
     places = torch.arange(site.width).reshape(site.units, site.unit_width)
     own = inputs.matrix[places.unsqueeze(2), places.unsqueeze(1)]  # [units, width, width]
     return ((blocks @ own) * blocks).sum((1, 2)).clamp_min(0)
+
+
+# A kind's default is the first one that is for it alone.
+CRITERIA: Mapping[str, Criterion] = {
+    each.name: each
+    for each in (
+        Criterion("mean_abs", ("feed_forward",), mean_abs),
+        Criterion("mean_square", ("feed_forward",), mean_square),
+        Criterion("l2", ("attention",), head_l2),
+        Criterion("l1", ("attention",), head_l1),
+        Criterion("entropy", ("attention",), entropy, "attention_weights"),
+        Criterion("confidence", ("attention",), confidence, "attention_weights"),
+        Criterion("contribution", KINDS, contribution, "moments"),
+        Criterion("fluctuation", KINDS, fluctuation, "moments"),
+        Criterion("obs", KINDS, obs, "moments"),
+        Criterion("leverage", KINDS, leverage, "moments"),
+    )
+}
+DEFAULT_CRITERION: Mapping[Kind, str] = {kind: _names((kind,))[0] for kind in KINDS}

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from passes.analyze import thresholds
-from passes.analyze.criteria import Criterion
+from passes.analyze.criteria import Score
 from passes.analyze.planner import Planner
 from passes.analyze.site_errors import OnSite, Recipe, untold
 from passes.analyze.thresholds import check_statistics
@@ -43,7 +43,7 @@ def analyze(
     sites: Sequence[Site],
     statistics: Statistics,
     policy: Policy | None = None,
-    criterion: str | Sequence[str] | Criterion | None = None,
+    criterion: str | Sequence[str] | Score | None = None,
     *,
     method: str | None = None,
     compensation: Compensation | None = None,
@@ -97,7 +97,7 @@ def _by_score(
     sites: tuple[Site, ...],
     statistics: Statistics,
     policy: Policy,
-    criterion: str | Sequence[str] | Criterion | None,
+    criterion: str | Sequence[str] | Score | None,
     how: Compensation,
     planner: Planner | None,
 ) -> SlimPlan:
@@ -154,7 +154,7 @@ def _by_error(
 def choose_method(
     method: str | None,
     policy: object,
-    criterion: str | Sequence[str] | Criterion | None = None,
+    criterion: str | Sequence[str] | Score | None = None,
     compensation: str | None = None,
 ) -> Method:
     """Find out which method is meant; of policies, `Threshold`, `MaxError` and None make a difference.

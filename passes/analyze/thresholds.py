@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from passes.analyze.criteria import Criterion, check_scores, choose, score
+from passes.analyze.criteria import Score, check_scores, choose, score
 from passes.calibrate.statistics import Statistics
 from passes.errors import CalibrationError, PlanError, UsageError
 from passes.plan.alignment import rounded_up
@@ -33,7 +33,7 @@ def analyze(
     sites: Sequence[Site],
     statistics: Statistics,
     policy: Policy | None = None,
-    criterion: str | Sequence[str] | Criterion | None = None,
+    criterion: str | Sequence[str] | Score | None = None,
 ) -> SlimPlan:
     """Plan from statistics: check that they are of this program, score, allocate, and note how it came about.
 

@@ -8,7 +8,7 @@ from typing import get_args
 
 from diffusers import DiffusionPipeline
 
-from passes.analyze.criteria import OUTPUT_CRITERIA, choose, needs_attention_weights
+from passes.analyze.criteria import CRITERIA, choose, needs_attention_weights
 from passes.analyze.methods import RECIPES, Method, analyze
 from passes.analyze.planner import Planner
 from passes.analyze.refuse_unreachable import refuse_unreachable
@@ -101,8 +101,7 @@ class Planning:
     @property
     def needs_moments(self) -> bool:
         """Whether calibration has to take second moments for it."""
-        named = [self.criterion] if isinstance(self.criterion, str) else self.criterion or ()
-        by_output = any(name in OUTPUT_CRITERIA for name in named)
+        by_output = any(CRITERIA[name].needs == "moments" for name in choose(self.criterion).values())
         return self.method != "threshold" or self.compensation not in (None, "none") or by_output
 
     @property

@@ -84,8 +84,7 @@ def _histogram(relative: Tensor) -> list[int]:
 def _timesteps(sites: Sequence[Site], statistics: Statistics, chosen: Mapping[Any, str]) -> dict[str, Any]:
     # What sees the output is not kept by timestep: magnitudes are shown in its place.
     shown = {
-        kind: name if name in CRITERIA[kind] else DEFAULT_CRITERION[kind]
-        for kind, name in ((kind, chosen[kind]) for kind in CRITERIA)
+        kind: DEFAULT_CRITERION[kind] if CRITERIA[name].needs == "moments" else name for kind, name in chosen.items()
     }
     spread = torch.tensor(QUANTILES, dtype=torch.float64)
     by_site: dict[str, Any] = {}

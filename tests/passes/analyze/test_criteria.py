@@ -6,11 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
-from passes.analyze.criteria import choose, needs_attention_weights, score
+from passes.analyze import criteria
+from passes.analyze.criteria import CRITERIA, Criterion, choose, needs_attention_weights, score
+from passes.calibrate.calibrate import calibrate
+from passes.calibrate.instrument import instrument
 from passes.calibrate.statistics import Statistics
 from passes.errors import CalibrationError, UsageError
 from passes.sites.site import Producer, Site
+from tests.toy_block import samples, site_of, toy
 
 HEADS = Site("x.attn", "attention", 3, 4, (Producer("q"), Producer("k"), Producer("v")), "out")
 NEURONS = Site("x.ff", "feed_forward", 2, 1, (Producer("up"),), "down")
@@ -86,3 +91,23 @@ def test_attention_weights_that_were_not_measured_are_asked_for(criterion: str |
     score([NEURONS], light, criterion)  # no attention, nothing missing
     with pytest.raises(UsageError, match="calibrate again with `attention_weights=True`"):
         score([HEADS, NEURONS], light, criterion)
+
+
+def test_a_record_is_all_that_another_criterion_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chosen by name, for its kind alone, scored, and refused beside another one of that kind."""
+
+    def last_first(site: Site, statistics: Statistics) -> Tensor:
+        return torch.arange(site.units)
+
+    monkeypatch.setattr(criteria, "CRITERIA", {**CRITERIA, "last": Criterion("last", ("attention",), last_first)})
+    assert choose("last") == {"feed_forward": "mean_abs", "attention": "last"}
+    assert not needs_attention_weights("last")
+    program, sites = toy()
+    statistics = calibrate(instrument(program, sites), [((samples(2), torch.tensor(1)), {})])
+    found = score(sites, statistics, "last")[site_of(sites, "attention").name]
+    assert found.tolist() == [0.0, 1.0, 2.0]
+    assert found.dtype == torch.float64
+    with pytest.raises(UsageError, match="both for attention sites"):
+        choose(["last", "l1"])
+    with pytest.raises(UsageError, match="attention: l2, l1, entropy, confidence, last;"):
+        choose("first")
