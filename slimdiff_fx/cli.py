@@ -28,7 +28,7 @@ from slimdiff_fx.commands import choices
 from slimdiff_fx.commands import options as opt
 from slimdiff_fx.commands.option_words import in_options, speak_for
 from slimdiff_fx.commands.policy_options import LatencyOptions, choose_policy, is_by_score
-from slimdiff_fx.other_libraries import quiet_logging
+from slimdiff_fx.other_libraries import first_line, quiet_logging
 
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
@@ -107,8 +107,8 @@ def _guarded(command: _Command) -> _Command:
         except Exception as error:
             if debug:
                 raise
-            first = (str(error).splitlines() or [""])[0]
-            _complain(f"unexpected {type(error).__name__}: {first}; run again with --debug and report what it shows")
+            said = f"unexpected {type(error).__name__}: {first_line(error)}"
+            _complain(f"{said}; run again with --debug and report what it shows")
             raise typer.Exit(1) from None
 
     return run  # type: ignore[return-value]

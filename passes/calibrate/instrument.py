@@ -18,6 +18,7 @@ from passes.calibrate.probes import PROBES, Probes
 from passes.calibrate.statistics import Statistics, check_same_kind
 from passes.errors import UsageError
 from passes.plan.fingerprint import fingerprint
+from passes.program.operators import argument
 from passes.program.program import Program
 from passes.sites.find import locate_each
 from passes.sites.site import Kind, Site
@@ -185,7 +186,7 @@ def _insert_observer(program: Program, path: str, observer: UnitObserver, nodes:
     if observer.site.kind == "attention" and nodes.query is not None and nodes.key is not None:
         inputs += [nodes.query, nodes.key]
         if observer.weighing is not None:
-            inputs.append(_argument(nodes.activation, 3, "attn_mask"))
+            inputs.append(argument(nodes.activation, "attn_mask"))
     program.graph_module.add_submodule(path, observer)
     # Right behind the activation, so that no tensor lives longer than it did.
     with program.graph.inserting_after(nodes.activation):
@@ -204,15 +205,10 @@ def _weighing(nodes: SiteNodes) -> Weighing | None:
     node = nodes.activation
     if node.target != torch.ops.aten.scaled_dot_product_attention.default or nodes.query is None or nodes.key is None:
         return None
-    scale, causal = _argument(node, 6, "scale"), _argument(node, 5, "is_causal")
+    scale, causal = argument(node, "scale"), argument(node, "is_causal")
     if isinstance(scale, fx.Node) or isinstance(causal, fx.Node):
         return None
     return Weighing(scale, bool(causal))
-
-
-def _argument(node: fx.Node, position: int, name: str) -> Any:
-    """Give an SDPA argument, by position or name; None where it is left out."""
-    return node.args[position] if len(node.args) > position else node.kwargs.get(name)
 
 
 class Opening(nn.Module):

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from passes.errors import CaptureError
 from passes.program.module_tree import assemble
+from passes.program.operators import argument
 
 aten = torch.ops.aten
 
@@ -110,26 +111,20 @@ def _put(owner: nn.Module, name: str, tensor: Tensor, persistent: bool) -> None:
             parent.register_buffer(leaf, tensor, persistent=persistent)
 
 
-def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
-    if len(node.args) > position:
-        return node.args[position]
-    return node.kwargs.get(name, default)
-
-
 def _linear(node: fx.Node, weight: Tensor, bias: Tensor | None) -> nn.Module:
     return nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta", dtype=weight.dtype)
 
 
 def _conv2d(node: fx.Node, weight: Tensor, bias: Tensor | None) -> nn.Module:
-    groups = _argument(node, 6, "groups", 1)
-    padding = _argument(node, 4, "padding", (0, 0))
+    groups = argument(node, "groups")
+    padding = argument(node, "padding")
     return nn.Conv2d(
         weight.shape[1] * groups,
         weight.shape[0],
         kernel_size=(weight.shape[2], weight.shape[3]),
-        stride=_pair(_argument(node, 3, "stride", (1, 1))),
+        stride=_pair(argument(node, "stride")),
         padding=padding if isinstance(padding, str) else _pair(padding),
-        dilation=_pair(_argument(node, 5, "dilation", (1, 1))),
+        dilation=_pair(argument(node, "dilation")),
         groups=groups,
         bias=bias is not None,
         device="meta",
@@ -143,20 +138,20 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 def _group_norm(node: fx.Node, weight: Tensor, bias: Tensor | None) -> nn.Module:
-    return nn.GroupNorm(int(node.args[1]), weight.shape[0], eps=_argument(node, 4, "eps", 1e-5), device="meta")  # type: ignore[arg-type]
+    return nn.GroupNorm(int(argument(node, "num_groups")), weight.shape[0], eps=argument(node, "eps"), device="meta")
 
 
 def _layer_norm(node: fx.Node, weight: Tensor, bias: Tensor | None) -> nn.Module:
-    eps = _argument(node, 4, "eps", 1e-5)
+    eps = argument(node, "eps")
     return nn.LayerNorm(tuple(weight.shape), eps=eps, bias=bias is not None, device="meta")
 
 
 def _rms_norm(node: fx.Node, weight: Tensor, bias: Tensor | None) -> nn.Module:
-    return nn.RMSNorm(tuple(weight.shape), eps=_argument(node, 3, "eps", None), device="meta")
+    return nn.RMSNorm(tuple(weight.shape), eps=argument(node, "eps"), device="meta")
 
 
 def _embedding(node: fx.Node, weight: Tensor, bias: Tensor | None) -> nn.Module:
-    padding = _argument(node, 2, "padding_idx", -1)
+    padding = argument(node, "padding_idx")
     # scale_grad_by_freq and sparse only matter to gradients
     return nn.Embedding(
         weight.shape[0],
@@ -169,15 +164,15 @@ def _embedding(node: fx.Node, weight: Tensor, bias: Tensor | None) -> nn.Module:
 
 Make = Callable[[fx.Node, Tensor, Tensor | None], nn.Module]
 
-# operator -> how to make its module; where input, weight and bias stand among the arguments
-_RAISED: dict[Any, tuple[Make, int, int, int | None]] = {
-    aten.linear.default: (_linear, 0, 1, 2),
-    aten.conv2d.default: (_conv2d, 0, 1, 2),
-    aten.conv2d.padding: (_conv2d, 0, 1, 2),
-    aten.group_norm.default: (_group_norm, 0, 2, 3),
-    aten.layer_norm.default: (_layer_norm, 0, 2, 3),
-    aten.rms_norm.default: (_rms_norm, 0, 2, None),
-    aten.embedding.default: (_embedding, 1, 0, None),
+# operator -> how to make its module, what its input is called, and whether it has a bias
+_RAISED: dict[Any, tuple[Make, str, bool]] = {
+    aten.linear.default: (_linear, "input", True),
+    aten.conv2d.default: (_conv2d, "input", True),
+    aten.conv2d.padding: (_conv2d, "input", True),
+    aten.group_norm.default: (_group_norm, "input", True),
+    aten.layer_norm.default: (_layer_norm, "input", True),
+    aten.rms_norm.default: (_rms_norm, "input", False),
+    aten.embedding.default: (_embedding, "indices", False),
 }
 
 
@@ -185,9 +180,9 @@ def _raise_node(node: fx.Node, owner: nn.Module) -> None:
     """Turn one functional call into a module call, if its parameters have a module's names; leave it otherwise."""
     if node.op != "call_function" or node.target not in _RAISED:
         return
-    make, input_at, weight_at, bias_at = _RAISED[node.target]
-    weight_node = _argument(node, weight_at, "weight", None)
-    bias_node = _argument(node, bias_at, "bias", None) if bias_at is not None else None
+    make, taken, has_bias = _RAISED[node.target]
+    weight_node = argument(node, "weight")
+    bias_node = argument(node, "bias") if has_bias else None
     if not isinstance(weight_node, fx.Node) or weight_node.op != "get_attr":
         return
     path, _, leaf = str(weight_node.target).rpartition(".")
@@ -214,7 +209,7 @@ def _raise_node(node: fx.Node, owner: nn.Module) -> None:
         _container(owner, parent).add_module(name, module)
     elif not _same_settings(make(node, weight, bias), holder):
         return  # the same parameters under other settings: this call stays functional
-    value = node.args[input_at]
+    value = argument(node, taken)
     with node.graph.inserting_before(node):
         call = node.graph.call_module(path, (value,))
     call.meta = dict(node.meta)

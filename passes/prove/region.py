@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from passes.errors import CouplingError
+from passes.program.operators import argument
 from passes.program.program import Program
 from passes.program.sizes import SMALL, concrete_shape, concrete_size
 from passes.sites.site import Site
@@ -201,7 +202,7 @@ def _put(root: nn.Module, path: str, value: nn.Module | nn.Parameter) -> None:
 
 def _count_from_the_end(copy: fx.Node, node: fx.Node) -> None:
     """Write a split's last dimension as -1: DepGraph keeps the mapping of that, and loses that of 2."""
-    dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
+    dim = argument(node, "dim")
     source = node.args[0]
     if isinstance(dim, int) and isinstance(source, fx.Node) and dim == source.meta["val"].dim() - 1:
         copy.args = (*copy.args[:2], -1)

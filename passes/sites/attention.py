@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from passes.program.operators import argument
 from passes.program.program import Program
 from passes.program.sizes import shape_of
 from passes.sites.attention_walk import VIEWS, follow_mask, trace_back, trace_forward
@@ -72,13 +73,10 @@ def _scores(node: fx.Node) -> list[fx.Node]:
 
 
 def _match(program: Program, attention: fx.Node, ownership: Ownership) -> tuple[Site, SiteNodes]:
-    query, key, value = attention.args[:3]
+    query, key, value = (argument(attention, name) for name in ("query", "key", "value"))
     if not all(isinstance(node, fx.Node) for node in (query, key, value)):
         raise Refused("query, key and value are not all tensors")
-    assert isinstance(query, fx.Node)
-    assert isinstance(key, fx.Node)
-    assert isinstance(value, fx.Node)
-    if attention.kwargs.get("enable_gqa"):
+    if argument(attention, "enable_gqa"):
         raise Refused("heads share keys and values (grouped-query attention)")
     shapes = [shape_of(node) for node in (query, key, value)]
     if any(len(shape) != 4 for shape in shapes):

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from passes.program.operators import argument
 from passes.program.program import Program
 from passes.program.sizes import shape_of
 from passes.sites.site_nodes import Constant
@@ -20,6 +21,7 @@ from passes.sites.walk import Refused, linear_of, passes_on, readers
 
 aten = torch.ops.aten
 VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
+_SPLITS = (aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default)
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,11 @@ def _part(node: fx.Node, size: int, width: int) -> tuple[fx.Node, int, list[Cons
     if getattr(node.target, "__name__", "") != "getitem" or not isinstance(node.args[0], fx.Node):
         return None
     split, index = node.args[0], node.args[1]
-    if split.op != "call_function" or not isinstance(split.args[0], fx.Node) or not isinstance(index, int):
+    if split.target not in _SPLITS or not isinstance(split.args[0], fx.Node) or not isinstance(index, int):
         return None
     source = split.args[0]
     rank = len(shape_of(source))
-    axis = split.args[2] if len(split.args) > 2 else split.kwargs.get("dim", 0)
-    if axis not in (-1, rank - 1) or shape_of(node)[-1] != size:
+    if argument(split, "dim") not in (-1, rank - 1) or shape_of(node)[-1] != size:
         return None
     if set(readers(source)) != {split}:
         raise Refused(f"the output of {str(source.target)!r} is used outside this attention as well")
@@ -223,7 +224,7 @@ def follow_mask(program: Program, attention: fx.Node, heads: int, constants: lis
     Raises:
         Refused: the mask says something else to every head, or holds heads in a way that isn't understood.
     """
-    mask = attention.args[3] if len(attention.args) > 3 else attention.kwargs.get("attn_mask")
+    mask = argument(attention, "attn_mask")
     if mask is None:
         return
     assert isinstance(mask, fx.Node)
@@ -238,7 +239,7 @@ def follow_mask(program: Program, attention: fx.Node, heads: int, constants: lis
             raise Refused("the mask holds heads in a way that is not understood")
         if passes_on(program, node):
             pass
-        elif node.target is aten.repeat_interleave.self_int and _repeat_axis(node) == axis and node.args[1] == heads:
+        elif node.target is aten.repeat_interleave.self_int and argument(node, "dim") == axis and node.args[1] == heads:
             # every head gets a copy of the same row
             constants.append(Constant(node, (1,)))
             if axis == 1 and shape_of(node.args[0])[1:2] not in ((1,),) and len(shape_of(node)) == 4:  # type: ignore[arg-type]
@@ -258,7 +259,3 @@ def follow_mask(program: Program, attention: fx.Node, heads: int, constants: lis
         parent = node.args[0]
         assert isinstance(parent, fx.Node)
         user, node = node, parent
-
-
-def _repeat_axis(node: fx.Node) -> Any:
-    return node.args[2] if len(node.args) > 2 else node.kwargs.get("dim")

@@ -93,12 +93,11 @@ def _region(program: Program, consumer: fx.Node) -> tuple[list[fx.Node], list[fx
         if any(isinstance(operand, fx.Node) and not shape_of(operand) for operand in operands):
             return None  # a number from elsewhere, perhaps of another size
         frontier.extend(tensors)
-    gated = len(parts) > 1
     sources = {_source(part) for part in parts}
     # Sums of linears without an activation are residuals, not feed-forwards.
     if not active or not parts or any(linear_of(program, source) is None for source in sources):
         return None
-    return (inner, parts) if active or gated else None
+    return inner, parts
 
 
 def _half(node: fx.Node) -> tuple[fx.Node, fx.Node, int] | None:

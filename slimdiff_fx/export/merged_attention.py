@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from passes.program.operators import argument
 from passes.program.program import Program
 
 aten = torch.ops.aten
@@ -92,18 +93,15 @@ class _Attention:
 
 def _match(node: fx.Node) -> _Attention | None:
     """Recognize views, transposes, attention, transpose, reshape around a scaled dot product."""
-    settings: dict[str, Any] = {argument.name: argument.default_value for argument in _SDPA._schema.arguments}
-    settings.update(zip(settings, node.args, strict=False))
-    settings.update(node.kwargs)
-    if settings["dropout_p"] or settings["is_causal"] or settings["enable_gqa"]:
+    if any(argument(node, name) for name in ("dropout_p", "is_causal", "enable_gqa")):
         return None
-    split = [settings[name] for name in ("query", "key", "value")]
+    split = [argument(node, name) for name in ("query", "key", "value")]
     sources = [source for source in map(_merged_source, split) if source is not None]
     result = _merged_result(node)
     heads = {part.meta["val"].shape[1] for part in split}
     if result is None or len(sources) < 3 or len(heads) > 1:
         return None
-    return _Attention(sources, settings["attn_mask"], heads.pop(), settings["scale"], *result)
+    return _Attention(sources, argument(node, "attn_mask"), heads.pop(), argument(node, "scale"), *result)
 
 
 def _merged_source(node: Any) -> fx.Node | None:
