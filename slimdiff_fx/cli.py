@@ -24,10 +24,11 @@ from passes.errors import (
     SlimDiffError,
     UsageError,
 )
-from slimdiff_fx.commands import choices
-from slimdiff_fx.commands import options as opt
-from slimdiff_fx.commands.option_words import in_options, speak_for
-from slimdiff_fx.commands.policy_options import LatencyOptions, choose_policy, is_by_score
+from slimdiff_fx.commands.options import running as opt
+from slimdiff_fx.commands.options.flattened import as_values, flattened
+from slimdiff_fx.commands.options.plan import Amount, How, Measuring, Watching
+from slimdiff_fx.commands.options.policy import method_of, policy_of
+from slimdiff_fx.commands.options.words import in_options, speak_for
 from slimdiff_fx.other_libraries import first_line, quiet_logging
 
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
@@ -128,43 +129,15 @@ def _console() -> Console:
 
 @app.command(context_settings=_SETTINGS)
 @_guarded
+@flattened
 def slim(
     model: opt.Model,
     *,
-    prompts: opt.Prompts = None,
-    images: opt.Images = None,
-    calibrate_on: opt.CalibrateOnOption = None,
-    samples: opt.Samples = 500,
-    steps: opt.Steps = None,
-    observe_steps: opt.ObserveSteps = None,
-    guidance: opt.Guidance = None,
-    seed: opt.Seed = 0,
-    timestep_weights: opt.TimestepWeightsOption = choices.TimestepWeights.uniform,
-    batch: opt.Batch = 16,
-    tau: opt.Tau = None,
-    keep_params: opt.KeepParamsOption = None,
-    keep_macs: opt.KeepMacsOption = None,
-    keep_latency: opt.KeepLatencyOption = None,
-    max_error: opt.MaxErrorOption = None,
-    align: opt.AlignOption = None,
-    uniform: opt.Uniform = False,
-    backend: opt.Backend = None,
-    latency_batch: opt.LatencyBatch = None,
-    latency_height: opt.LatencyHeight = None,
-    latency_width: opt.LatencyWidth = None,
-    latency_tokens: opt.LatencyTokens = None,
-    latency_threads: opt.LatencyThreads = None,
-    latency_cache: opt.LatencyCache = None,
-    method: opt.MethodOption = None,
-    criterion: opt.Criterion = None,
-    normalize: opt.NormalizeOption = choices.Normalize.max,
-    compensate: opt.CompensateOption = None,
+    watching: Watching,
+    amount: Amount,
+    how: How,
     sequential: opt.Sequential = None,
-    moments_folder: opt.MomentsFolder = None,
-    device: opt.Device = "auto",
-    dtype: opt.LoadDtype = choices.Dtype.auto,
-    variant: opt.Variant = None,
-    resume: opt.Resume = False,
+    machine: opt.Machine,
     out: opt.OutFolder,
     pictures: opt.Pictures = 8,
     sweep: opt.Sweep = 0,
@@ -176,50 +149,13 @@ def slim(
     from slimdiff_fx.commands.calibration_options import CalibrationOptions, slim_checkpoint
     from slimdiff_fx.commands.slim_command import slim_command
 
-    with resumable(slim_checkpoint(out), resume=resume):
+    with resumable(slim_checkpoint(out), resume=machine.resume):
         slim_command(
             model,
             out,
-            CalibrationOptions(
-                prompts=prompts,
-                images=images,
-                samples=samples,
-                steps=steps,
-                observe_steps=observe_steps,
-                guidance=guidance,
-                seed=seed,
-                batch=batch,
-                device=device,
-                dtype=dtype.value,
-                resume=resume,
-                timestep_weights=timestep_weights.value,
-                moments_folder=moments_folder,
-                calibrate_on=calibrate_on and calibrate_on.value,
-                variant=variant,
-            ),
-            choose_policy(
-                tau=tau,
-                keep_params=keep_params,
-                keep_macs=keep_macs,
-                keep_latency=keep_latency,
-                max_error=max_error,
-                normalize=normalize,
-                align=align,
-                latency=LatencyOptions(
-                    backend=backend,
-                    batch=latency_batch,
-                    height=latency_height,
-                    width=latency_width,
-                    tokens=latency_tokens,
-                    threads=latency_threads,
-                    cache=latency_cache,
-                ),
-                uniform=uniform,
-                by_score=is_by_score(method, criterion, compensate),
-            ),
-            method and method.value,
-            criterion,
-            compensate and compensate.value,
+            CalibrationOptions(**as_values(watching, machine)),
+            policy_of(amount, how),
+            **method_of(how),
             sequential=sequential,
             pictures=pictures,
             sweep=sweep,
@@ -230,42 +166,27 @@ def slim(
 
 @app.command(context_settings=_SETTINGS)
 @_guarded
+@flattened
 def inspect(
     model: opt.Model,
     *,
-    device: opt.Device = "auto",
-    dtype: opt.LoadDtype = choices.Dtype.auto,
-    variant: opt.Variant = None,
+    loading: opt.Loading,
     debug: opt.Debug = False,
 ) -> None:
     """List every site with its size and cost, and what is left whole with the reason."""
     from slimdiff_fx.commands.stage_commands import inspect_command
 
-    inspect_command(model, device, dtype.value, _console(), variant)
+    inspect_command(model, **as_values(loading), console=_console())
 
 
 @app.command(context_settings=_SETTINGS)
 @_guarded
+@flattened
 def calibrate(
     model: opt.Model,
     *,
-    prompts: opt.Prompts = None,
-    images: opt.Images = None,
-    calibrate_on: opt.CalibrateOnOption = None,
-    samples: opt.Samples = 500,
-    steps: opt.Steps = None,
-    observe_steps: opt.ObserveSteps = None,
-    guidance: opt.Guidance = None,
-    seed: opt.Seed = 0,
-    moments: opt.MomentsOption = True,
-    attention_weights: opt.AttentionWeights = False,
-    timestep_weights: opt.TimestepWeightsOption = choices.TimestepWeights.uniform,
-    batch: opt.Batch = 16,
-    moments_folder: opt.MomentsFolder = None,
-    device: opt.Device = "auto",
-    dtype: opt.LoadDtype = choices.Dtype.auto,
-    variant: opt.Variant = None,
-    resume: opt.Resume = False,
+    measuring: Measuring,
+    machine: opt.Machine,
     out: opt.OutFile,
     overwrite: opt.Overwrite = False,
     debug: opt.Debug = False,
@@ -275,29 +196,11 @@ def calibrate(
     from slimdiff_fx.commands.calibration_options import CalibrationOptions, calibrate_checkpoint
     from slimdiff_fx.commands.stage_commands import calibrate_command
 
-    with resumable(calibrate_checkpoint(out), resume=resume):
+    with resumable(calibrate_checkpoint(out), resume=machine.resume):
         calibrate_command(
             model,
             out,
-            CalibrationOptions(
-                prompts=prompts,
-                images=images,
-                samples=samples,
-                steps=steps,
-                observe_steps=observe_steps,
-                guidance=guidance,
-                seed=seed,
-                batch=batch,
-                device=device,
-                dtype=dtype.value,
-                resume=resume,
-                moments=moments,
-                timestep_weights=timestep_weights.value,
-                moments_folder=moments_folder,
-                calibrate_on=calibrate_on and calibrate_on.value,
-                attention_weights=attention_weights,
-                variant=variant,
-            ),
+            CalibrationOptions(**as_values(measuring, machine)),
             overwrite=overwrite,
             console=_console(),
         )
@@ -305,31 +208,14 @@ def calibrate(
 
 @app.command(context_settings=_SETTINGS)
 @_guarded
+@flattened
 def plan(
     model: opt.Model,
     *,
     statistics: opt.Statistics,
-    tau: opt.Tau = None,
-    keep_params: opt.KeepParamsOption = None,
-    keep_macs: opt.KeepMacsOption = None,
-    keep_latency: opt.KeepLatencyOption = None,
-    max_error: opt.MaxErrorOption = None,
-    align: opt.AlignOption = None,
-    uniform: opt.Uniform = False,
-    backend: opt.Backend = None,
-    latency_batch: opt.LatencyBatch = None,
-    latency_height: opt.LatencyHeight = None,
-    latency_width: opt.LatencyWidth = None,
-    latency_tokens: opt.LatencyTokens = None,
-    latency_threads: opt.LatencyThreads = None,
-    latency_cache: opt.LatencyCache = None,
-    method: opt.MethodOption = None,
-    criterion: opt.Criterion = None,
-    normalize: opt.NormalizeOption = choices.Normalize.max,
-    compensate: opt.CompensateOption = None,
-    device: opt.Device = "auto",
-    dtype: opt.LoadDtype = choices.Dtype.auto,
-    variant: opt.Variant = None,
+    amount: Amount,
+    how: How,
+    loading: opt.Loading,
     out: opt.OutFile,
     overwrite: opt.Overwrite = False,
     debug: opt.Debug = False,
@@ -341,32 +227,9 @@ def plan(
         model,
         statistics,
         out,
-        choose_policy(
-            tau=tau,
-            keep_params=keep_params,
-            keep_macs=keep_macs,
-            keep_latency=keep_latency,
-            max_error=max_error,
-            normalize=normalize,
-            align=align,
-            latency=LatencyOptions(
-                backend=backend,
-                batch=latency_batch,
-                height=latency_height,
-                width=latency_width,
-                tokens=latency_tokens,
-                threads=latency_threads,
-                cache=latency_cache,
-            ),
-            uniform=uniform,
-            by_score=is_by_score(method, criterion, compensate),
-        ),
-        method and method.value,
-        criterion,
-        compensate and compensate.value,
-        device=device,
-        dtype=dtype.value,
-        variant=variant,
+        policy_of(amount, how),
+        **method_of(how),
+        **as_values(loading),
         overwrite=overwrite,
         console=_console(),
     )
@@ -374,13 +237,12 @@ def plan(
 
 @app.command(context_settings=_SETTINGS)
 @_guarded
+@flattened
 def apply(
     model: opt.Model,
     *,
     plan: opt.Plan,
-    device: opt.Device = "auto",
-    dtype: opt.LoadDtype = choices.Dtype.auto,
-    variant: opt.Variant = None,
+    loading: opt.Loading,
     out: opt.OutFolder,
     overwrite: opt.Overwrite = False,
     debug: opt.Debug = False,
@@ -388,45 +250,28 @@ def apply(
     """Carry a plan out: rewrite, validate, and save the slim pipeline."""
     from slimdiff_fx.commands.stage_commands import apply_command
 
-    apply_command(model, plan, out, device, dtype.value, overwrite, _console(), variant)
+    apply_command(model, plan, out, **as_values(loading), overwrite=overwrite, console=_console())
 
 
 @app.command(context_settings=_SETTINGS)
 @_guarded
+@flattened
 def export(
     model: opt.Model,
     *,
-    int8: opt.Int8Option = None,
-    prompts: opt.Int8Prompts = None,
-    samples: opt.Int8Samples = None,
-    steps: opt.Int8Steps = None,
-    seed: opt.Int8Seed = 0,
+    quantizing: opt.Quantizing,
     variant: opt.Variant = None,
     format: opt.ExportFormat,
     out: opt.ExportFile = None,
-    dtype: opt.ExportDtype = choices.Dtype.auto,
-    target: opt.ExportTarget = None,
-    opset: opt.Opset = None,
-    residuals: opt.ExportResiduals = None,
+    writing: opt.Writing,
     overwrite: opt.Overwrite = False,
     debug: opt.Debug = False,
 ) -> None:
     """Export the denoiser, and measure at once that the runtime gives the same prediction."""
-    from slimdiff_fx.commands import export_command
+    from slimdiff_fx.commands.export_command import ExportOptions, export_command
 
-    options = export_command.ExportOptions(
-        dtype=dtype.value,
-        opset=opset,
-        target=None if target is None else target.value,
-        int8=None if int8 is None else int8.value,
-        prompts=prompts,
-        samples=samples,
-        steps=steps,
-        seed=seed,
-        residuals=[each.value for each in residuals or ()],
-        variant=variant,
-    )
-    export_command.export_command(model, format.value, out, options, overwrite, _console())
+    options = ExportOptions(**as_values(quantizing, writing), variant=variant)
+    export_command(model, format.value, out, options, overwrite, _console())
 
 
 @app.command(context_settings=_SETTINGS)

@@ -76,6 +76,10 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
         "tests/passes/analyze/test_refuse_unreachable.py",
         "tests/passes/analyze/test_methods.py",
     ),
+    "passes/program/inputs.py": (
+        "tests/slimdiff_fx/export/test_parity.py",
+        "tests/slimdiff_fx/export/test_input_sizes.py",
+    ),
     "passes/rewrite/constants.py": (
         "tests/passes/rewrite/test_rewrite.py",
         "tests/passes/rewrite/test_rewrite_checks.py",

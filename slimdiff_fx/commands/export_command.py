@@ -52,7 +52,7 @@ class ExportOptions:
     samples: int | None = None
     steps: int | None = None
     seed: int = 0
-    residuals: Sequence[str] = ()
+    residuals: Sequence[str] | None = None
     variant: str | None = None
 
     def check(self, format: str) -> None:
@@ -115,7 +115,7 @@ def export_command(
     if options.int8 is not None:
         check_calibration(loaded, calibration)
     with listener.stage("capture"):
-        captured = capture_pipeline(loaded.pipe, residuals=options.residuals)
+        captured = capture_pipeline(loaded.pipe, residuals=options.residuals or ())
     if options.int8 is not None:
         onnx = OnnxOptions(options.opset, options.target)
         with listener.stage("export"):

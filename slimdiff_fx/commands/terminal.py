@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from slimdiff_fx.commands.option_words import in_options
+from slimdiff_fx.commands.options.words import in_options
 from slimdiff_fx.commands.pace import Pace
 from slimdiff_fx.listener import Listener
 

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 import slimdiff_fx
 from passes.errors import ExportError, UsageError
 from slimdiff_fx.cli import app
-from slimdiff_fx.commands.choices import Align, Normalize
-from slimdiff_fx.commands.policy_options import choose_policy
+from slimdiff_fx.commands.options.choices import Align, Normalize
+from slimdiff_fx.commands.options.policy import choose_policy
 from slimdiff_fx.pipelines.load import load_pipeline
 from slimdiff_fx.saved.folder import load_plan
 from tests.synthetic_bench import pretend

@@ -19,7 +19,7 @@ import slimdiff_fx
 import slimdiff_fx.cli
 from passes.arguments import check_kind
 from passes.errors import CalibrationError, ExportError, SlimDiffError, UsageError
-from slimdiff_fx.commands.option_words import in_options
+from slimdiff_fx.commands.options.words import in_options
 from slimdiff_fx.slimming.progress_bar import BarListener
 
 ROOT = Path(__file__).parents[2]
@@ -198,7 +198,7 @@ def test_what_was_given_is_named(value: Any, words: str) -> None:
 
 
 # Where options are: these are the command line, or speak of commands to be typed.
-COMMAND_LINE = re.compile(r"slimdiff_fx/(cli|commands/\w+|saved/page/missing|calibration/ranks|export/tensorrt)\.py")
+COMMAND_LINE = re.compile(r"slimdiff_fx/(cli|commands/[\w/]+|saved/page/missing|calibration/ranks|export/tensorrt)\.py")
 
 
 def test_no_message_of_the_library_names_an_option() -> None:

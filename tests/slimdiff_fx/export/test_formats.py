@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from passes.errors import UsageError
-from slimdiff_fx.commands.choices import Format as Choice
-from slimdiff_fx.commands.choices import Int8
+from slimdiff_fx.commands.options.choices import Format as Choice
+from slimdiff_fx.commands.options.choices import Int8
 from slimdiff_fx.export.formats import FORMATS, Format, format_of
 from slimdiff_fx.files.own_files import ONNX
 from tests.toy_block import toy

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from passes.errors import UsageError
-from slimdiff_fx.commands.choices import Align, Compensate, Method, Normalize
+from slimdiff_fx.commands.options.choices import Align, Compensate, Method, Normalize
+from slimdiff_fx.commands.options.plan import Amount, How
 
 if TYPE_CHECKING:
     from passes.plan.policies import Policy
@@ -34,6 +35,39 @@ class LatencyOptions:
     def given(self) -> dict[str, Any]:
         """Give those that were given, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
+
+
+def policy_of(amount: Amount, how: How) -> Policy | KeepLatency | None:
+    """Make the policy that the options name; see `choose_policy`."""
+    return choose_policy(
+        amount.tau,
+        amount.keep_params,
+        amount.keep_macs,
+        amount.keep_latency,
+        amount.max_error,
+        how.normalize,
+        amount.align,
+        LatencyOptions(
+            backend=amount.backend,
+            batch=amount.latency_batch,
+            height=amount.latency_height,
+            width=amount.latency_width,
+            tokens=amount.latency_tokens,
+            threads=amount.latency_threads,
+            cache=amount.latency_cache,
+        ),
+        uniform=amount.uniform,
+        by_score=is_by_score(how.method, how.criterion, how.compensate),
+    )
+
+
+def method_of(how: How) -> dict[str, Any]:
+    """Give how a plan is made, as commands take it."""
+    return {
+        "method": how.method and how.method.value,
+        "criterion": how.criterion,
+        "compensation": how.compensate and how.compensate.value,
+    }
 
 
 def choose_policy(

@@ -4,8 +4,8 @@ import pytest
 
 from passes.errors import UsageError
 from passes.plan.policies import KeepMacs, KeepParams, MaxError
-from slimdiff_fx.commands.choices import Normalize
-from slimdiff_fx.commands.policy_options import choose_policy
+from slimdiff_fx.commands.options.choices import Normalize
+from slimdiff_fx.commands.options.policy import choose_policy
 from slimdiff_fx.latency.budget import KeepLatency
 
 

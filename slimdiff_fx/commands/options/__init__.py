@@ -1,0 +1,1 @@
+"""The command line's options: in groups, with the choices that they offer, and as what they mean for a plan."""
