@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -134,9 +135,10 @@ class Sensitivity:
 
         Ratios are interpolated by logarithm.
         """
-        if error <= 0:
+        if error <= 0 or not self.ratios:
             return self.unseen
-        return max(self.unseen, error * math.exp(_interpolate(math.log(error), self.site_errors, self.ratios)))
+        ratio = np.interp(np.log(error), np.log(self.site_errors), np.log(self.ratios))
+        return max(self.unseen, error * math.exp(ratio))
 
 
 def sensitivity_from(points: Sequence[tuple[float, float]]) -> Sensitivity:
@@ -152,16 +154,3 @@ def sensitivity_from(points: Sequence[tuple[float, float]]) -> Sensitivity:
     useful = sorted((own, seen) for own, seen in largest.items() if own > 0 and seen > 0)
     unseen = max((seen for own, seen in points if own <= 0), default=0.0)
     return Sensitivity(tuple(own for own, _ in useful), tuple(seen / own for own, seen in useful), unseen)
-
-
-def _interpolate(at: float, positions: Sequence[float], values: Sequence[float]) -> float:
-    if not values:
-        return -math.inf
-    places = [math.log(position) for position in positions]
-    if at <= places[0]:
-        return math.log(values[0])
-    for index in range(1, len(places)):
-        if at <= places[index]:
-            share = (at - places[index - 1]) / (places[index] - places[index - 1])
-            return (1 - share) * math.log(values[index - 1]) + share * math.log(values[index])
-    return math.log(values[-1])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from passes.errors import UsageError
@@ -86,11 +86,7 @@ def open_picture(file: Path, height: int, width: int) -> Image.Image:
         picture = opened.convert("RGBA")
     flat = Image.new("RGBA", picture.size, "white")
     flat.alpha_composite(picture)
-    scale = max(width / flat.width, height / flat.height)
-    size = max(width, round(flat.width * scale)), max(height, round(flat.height * scale))
-    scaled = flat.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    left, top = (scaled.width - width) // 2, (scaled.height - height) // 2
-    return scaled.crop((left, top, left + width, top + height))
+    return ImageOps.fit(flat.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
 
 
 @contextmanager
