@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -13,6 +14,7 @@ import zipfile
 from email.parser import Parser
 from pathlib import Path
 
+import grimp
 import pytest
 import torch
 from diffusers import DiffusionPipeline
@@ -184,3 +186,24 @@ def test_the_built_in_pipeline_loads_in_one_precision_with_no_argument() -> None
     assert {name: {p.dtype for p in part.parameters()} for name, part in parts.items()} == {
         name: {torch.float32} for name in ("unet", "vae", "text_encoder")
     }
+
+
+WINGS = sorted({file.parent for floor in ("passes", "slimdiff_fx") for file in (ROOT / floor).rglob("__init__.py")})
+
+
+@pytest.mark.parametrize("wing", WINGS, ids=lambda wing: wing.relative_to(ROOT).as_posix())
+def test_a_wing_has_few_rooms_of_few_lines(wing: Path) -> None:
+    rooms = [file for file in wing.glob("*.py") if file.stem != "__init__"]
+    assert len(rooms) <= 12
+    assert [file.name for file in rooms if len(file.read_text(encoding="utf-8").splitlines()) > 300] == []
+    if wing.name != "slimdiff_fx":  # which has the public names
+        (docstring,) = ast.parse((wing / "__init__.py").read_text(encoding="utf-8")).body
+        assert isinstance(docstring, ast.Expr)
+
+
+def test_no_imports_go_round_in_a_circle() -> None:
+    graph = grimp.build_graph("passes", "slimdiff_fx", "benchmarks")
+    left = {module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules}
+    while done := {module for module, needs in left.items() if not needs}:
+        left = {module: needs - done for module, needs in left.items() if module not in done}
+    assert left == {}

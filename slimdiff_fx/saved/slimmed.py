@@ -19,26 +19,7 @@ from slimdiff_fx.saved.summary import Summary
 
 @dataclass(frozen=True, repr=False)
 class Slimmed:
-    """What slimming gave; `slimdiff_fx.SlimResult` adds what can be done with it.
-
-    Model and pipeline, program and plan own their weights: changing one changes no other, nor the dense model. Only
-    `pipe` holds `model` itself; and with `in_place` model and program share one set.
-
-    Attributes:
-        plan: which units stay.
-        program: the slim graph.
-        model: the slim eager model.
-        pipe: the pipeline with the slim model in it, or None when a bare model was slimmed. Its other components are
-            copies of the dense pipeline's, or with `in_place` the same.
-        summary: what was there and what stays, site by site.
-        statistics: what calibration saw.
-        validation: how far slim is from masked dense; None if it was switched off.
-        seconds: wall time of each stage.
-        latency: of dense and slim in turn, where latency was the budget.
-        analysis: what the plan was made from, see `slimdiff_fx.slimming.site_analysis`; None where a given plan was
-            carried out.
-        reference: what the slim model predicted when it was made; a saved folder is held against it.
-    """
+    """What slimming gave; `slimdiff_fx.SlimResult` says what each is, and adds what can be done with them."""
 
     plan: SlimPlan
     program: Program
