@@ -163,6 +163,7 @@ def test_an_unforeseen_error_is_one_line_too(toy_pipeline, monkeypatch):
     assert "--debug" in line
 
 
+@pytest.mark.slow
 def test_captured_operator_that_nobody_handles(pipeline, monkeypatch):
     """An operator inside attention that no pass knows: the site is named with the reason, and left whole."""
 

@@ -20,7 +20,7 @@ from tests.plans import captured, plan_of, updated_plan
 from tests.toy_block import samples, toy
 
 
-@of_families(["unet_sd15", "unet_unconditional", "pixart", "dit"])
+@of_families(["unet_sd15", "unet_unconditional", "pixart", "dit"], ["unet_sd15", "unet_unconditional"])
 def test_the_measured_error_is_that_of_the_slim_program(family: str) -> None:
     program = captured(family)
     plan = updated_plan(program, 3)

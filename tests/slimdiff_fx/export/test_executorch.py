@@ -58,6 +58,7 @@ def test_int8(program: Program, tmp_path: Path) -> None:
 
 
 @needs_executorch
+@pytest.mark.slow
 def test_int8_leaves_additions_in_float(program: Program) -> None:
     from slimdiff_fx.quantize.pt2e import WEIGHTED, quantize_pt2e, xnnpack_quantizer
 

@@ -114,7 +114,7 @@ def test_a_limit_of_the_model_is_in_the_file_the_report_and_the_errors(tmp_path:
 @pytest.mark.parametrize(
     ("family", "limits"),
     [
-        ("unet_sd15", {"batch": ANY, "height": ANY, "width": ANY, "tokens": ANY}),
+        pytest.param("unet_sd15", {"batch": ANY, "height": ANY, "width": ANY, "tokens": ANY}, marks=pytest.mark.slow),
         pytest.param(
             "unet_unconditional",
             {"batch": ANY, "height": SizeLimit(2, 2), "width": SizeLimit(2, 2)},

@@ -22,7 +22,7 @@ def _count(program: Program, target: object) -> int:
     return sum(node.target is target for node in program.graph.nodes)
 
 
-@of_families(["unet_sd15", "unet_unconditional", "pixart", "dit"])
+@of_families(["unet_sd15", "unet_unconditional", "pixart", "dit"], ["unet_sd15", "unet_unconditional"])
 def test_merged_equals_program(family: str) -> None:
     program = captured(family)
     before = program.graph_module.code

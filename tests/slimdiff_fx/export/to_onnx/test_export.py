@@ -194,6 +194,7 @@ def test_every_family(family: str, dtype: torch.dtype | None, tmp_path: Path) ->
     assert {next(iter(case.shapes.values()))[0] for case in report.cases} == {1, 3, 65}
 
 
+@pytest.mark.slow
 def test_untraced_inputs_are_untraced(slim_unet: Program) -> None:
     traced = example_tensors(slim_unet)
     for case in untraced_inputs(slim_unet):
