@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.measure import RESULTS, machine, write_result
 from benchmarks.readme_blocks import write_block
-from benchmarks.readme_tables import README
+from benchmarks.readme_tables import PAGES
 from passes.errors import ExportError, SlimDiffError, UsageError
 from passes.plan.costs import program_params
 from passes.program.program import Program
@@ -166,7 +166,7 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help=" | ".join(FORMATS))] = None,
     output: Annotated[Path, typer.Option(help="Folder for the JSON.")] = RESULTS,
 ) -> None:
-    """Export and compare every format, and write the README's table."""
+    """Export and compare every format, and write the page's table."""
     try:
         result = measure_formats(
             load_pipeline(model), load_pipeline(slim), formats=only or tuple(FORMATS), output=output
@@ -174,7 +174,7 @@ def main(
     except SlimDiffError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
-    write_block(NAME, formats_table(result), README)
+    write_block(NAME, formats_table(result), PAGES[NAME])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Make the README's tables and plot of speed from the files of results.
+"""Make the tables of the README and of the pages on speed and cost, and the plot, from the files of results.
 
 python -m benchmarks.readme_tables
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import matplotlib
@@ -20,8 +21,18 @@ from benchmarks.measure import RESULTS
 from benchmarks.readme_blocks import write_block
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
-PLOT = ROOT / "docs" / "pictures" / "latency.png"
+DOCS = ROOT / "docs"
+PLOT = DOCS / "pictures" / "latency.png"
+# Where each table stands. The last two are written by their own benchmarks.
+PAGES = {
+    "summary": ROOT / "README.md",
+    "latency": DOCS / "speed.md",
+    "latency-budget": DOCS / "latency_budget.md",
+    "cost": DOCS / "cost.md",
+    "overhead": DOCS / "cost.md",
+    "formats": DOCS / "export.md",
+    "quality": DOCS / "quality.md",
+}
 BACKENDS = {
     "ort": "ONNX Runtime",
     "openvino": "OpenVINO",
@@ -44,6 +55,22 @@ def results_of(benchmark: str, folder: Path = RESULTS) -> list[Result]:
 
 def _backend(result: Result) -> str:
     return str(result["backend"] if "backend" in result else result["costs"]["backend"])
+
+
+def summary_table(quality: dict[str, Any], results: Sequence[Result]) -> str:
+    """Give what removing a share of the sites' weights costs and brings: the README's one table."""
+    timed = {each["model"]: each for each in results if each["align"] is None and each["backend"] == "ort"}
+    models = {name: {row["name"]: row for row in timed[name]["models"]} for name in ("emoji", "sd15")}
+    lines = [
+        f"| removed | error | PSNR | {' | '.join(f'speed, {MODELS[name]}' for name in models)} |",
+        f"|---:|---:|---:|{'---:|' * len(models)}",
+    ]
+    for removed in (0.15, 0.3, 0.41):
+        cells = [each for each in quality["cells"] if each["method"] == "best" and each["removed"] == removed]
+        error, psnr = (mean(each[figure] for each in cells) for figure in ("relative_mse", "psnr"))
+        speeds = [f"{1 / rows[f'−{removed:.0%} of the sites']['time_ratio']:.2f}×" for rows in models.values()]
+        lines.append(f"| {removed:.0%} | {error:.1e} | {psnr:.1f} dB | {' | '.join(speeds)} |")
+    return "\n".join(lines)
 
 
 def latency_table(results: Sequence[Result]) -> str:
@@ -154,10 +181,12 @@ def plot_latency(results: Sequence[Result], file: Path) -> None:
 
 
 def blocks(folder: Path = RESULTS) -> dict[str, str]:
-    """Give the README's blocks by name."""
-    cost = json.loads((folder / "cost.json").read_text())
+    """Give the blocks that are made here, by name."""
+    cost, quality = (json.loads((folder / f"{name}.json").read_text()) for name in ("cost", "quality"))
+    latency = results_of("latency", folder)
     return {
-        "latency": latency_table(results_of("latency", folder)),
+        "summary": summary_table(quality, latency),
+        "latency": latency_table(latency),
         "latency-budget": budget_table(results_of("latency_budget", folder)),
         "cost": cost_table(cost["cells"], cost["exponents"]),
         "overhead": overhead_table(cost["cells"]),
@@ -167,7 +196,7 @@ def blocks(folder: Path = RESULTS) -> dict[str, str]:
 def main() -> None:
     """Write the blocks and the plot."""
     for name, text in blocks().items():
-        write_block(name, text, README)
+        write_block(name, text, PAGES[name])
     plot_latency(results_of("latency"), PLOT)
 
 

@@ -1,4 +1,7 @@
-"""Draw the README's picture of the page: `python -m tests.report_picture slim-emoji -o docs/pictures/report.png`."""
+"""Draw docs/report.md's picture of the page.
+
+`python -m tests.report_picture slim-emoji -o docs/pictures/report.png`
+"""
 
 from __future__ import annotations
 

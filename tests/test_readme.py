@@ -1,4 +1,7 @@
-"""What the README shows is run: its Python as written but for smaller numbers, its commands against the options."""
+"""What the README and the pages beside it show is run.
+
+Python as written but for smaller numbers; commands against the options.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,14 @@ import typer.main
 from slimdiff_fx.cli import app
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+# These say together what a newcomer is told; other pages have tests of their own (`test_docs_pages.py` says which).
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("command_line", "python", "benchmarks"))]
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 
 
 def _blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+    """Give the blocks, each once: the README's Python is that of the page on Python."""
+    return list(dict.fromkeys(re.findall(rf"^```{language}\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)))
 
 
 def _smaller(code: str) -> str:
@@ -31,7 +37,7 @@ def _smaller(code: str) -> str:
 def namespace(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Run every block alone but the ONNX one, which goes on; the one that slims comes first, in place of the demo."""
     folder = tmp_path_factory.mktemp("readme")
-    loading, slimming, staging = (block for block in _blocks("python") if "export_onnx" not in block)
+    slimming, staging, loading = (block for block in _blocks("python") if "export_onnx" not in block)
     names: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -113,6 +119,6 @@ def test_shown_make_targets_exist() -> None:
 
 
 def test_shown_modules_exist() -> None:
-    for module in re.findall(r"python -m (benchmarks\.\w+)", README):
+    for module in re.findall(r"python -m (benchmarks\.\w+)", TEXT):
         place = ROOT / module.replace(".", "/")
         assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file(), module

@@ -19,12 +19,12 @@ from benchmarks.quality.grid import cells, missing, read_results, run_cells
 from benchmarks.quality.judge import HOW_TO_GET_REAL, REAL, Judge
 from benchmarks.quality.report import write_report
 from benchmarks.quality.showcase import draw_showcase
+from benchmarks.readme_tables import PAGES
 from passes.errors import SlimDiffError, UsageError
 
 BUDGETS = (0.15, 0.20, 0.30, 0.41, 0.60, 0.75)
 WORK = Path("quality-work")
-README = Path(__file__).parents[2] / "README.md"
-PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
+PICTURES = PAGES["quality"].parent / "pictures"
 
 
 def main(
@@ -37,7 +37,7 @@ def main(
     showcase: Annotated[bool, typer.Option(help="Draw the README's first picture, and nothing else.")] = False,
     output: Annotated[Path, typer.Option(help="Folder for the JSON.")] = RESULTS,
 ) -> None:
-    """Run what is missing of the grid, then write figures, sheets and the README's tables."""
+    """Run what is missing of the grid, then write figures, sheets and the page's tables."""
     console = Console()
     name, scale = ("quality-quick", QUICK) if quick else ("quality", FULL)
     chosen = methods or list(CONTESTANTS)
@@ -66,7 +66,7 @@ def main(
 
             run_cells(results, todo, arena, judge, name=name, folder=output, pictures=WORK, after_cell=tell)
         if not quick:
-            write_report(results, pictures=WORK, into=PICTURES, readme=README)
+            write_report(results, pictures=WORK, into=PICTURES, page=PAGES["quality"])
     except SlimDiffError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error

@@ -1,4 +1,4 @@
-"""What a finished grid says: tables for the README, curves and sheets of pictures."""
+"""What a finished grid says: tables for the page on quality, curves and sheets of pictures."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _SCALE = 2  # pixels of a sheet for each of a picture
 _LABEL = 120
 
 
-def write_report(results: Mapping[str, Any], *, pictures: Path, into: Path, readme: Path) -> None:
-    """Write curves and sheets into a folder, and the tables between the README's markers.
+def write_report(results: Mapping[str, Any], *, pictures: Path, into: Path, page: Path) -> None:
+    """Write curves and sheets into a folder, and the tables between the page's markers.
 
     Args:
         results: the grid's JSON.
         pictures: where the grid kept pictures.
         into: folder for figures.
-        readme: the file with the markers; left alone if it has none.
+        page: the file with the markers; left alone if it has none.
     """
     if not results["cells"]:
         return
@@ -37,7 +37,7 @@ def write_report(results: Mapping[str, Any], *, pictures: Path, into: Path, read
     for removed in sorted({cell["removed"] for cell in results["cells"]}):
         methods = _order(results)[0]
         _sheet(results, removed, methods, pictures, into / f"quality-{removed:.0%}.png".replace("%", ""))
-    write_block("quality", tables(results), readme)
+    write_block("quality", tables(results), page)
 
 
 def tables(results: Mapping[str, Any]) -> str:

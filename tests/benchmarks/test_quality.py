@@ -111,15 +111,15 @@ def test_tables_have_means_and_spreads_in_a_fixed_order() -> None:
     assert values(results(), "best", 0.3, "psnr") == [30.0, 30.0]
 
 
-def test_the_report_fills_the_readme_and_draws(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- quality:begin -->\nold\n<!-- quality:end -->\nafter\n")
+def test_the_report_fills_the_page_and_draws(tmp_path: Path) -> None:
+    page = tmp_path / "quality.md"
+    page.write_text("before\n<!-- quality:begin -->\nold\n<!-- quality:end -->\nafter\n")
     for name in ("dense", "best-0.3", "random-0.3"):
         folder = tmp_path / "kept" / (f"quality-{name}-0")
         folder.mkdir(parents=True)
         Image.new("RGB", (8, 8), "red").save(folder / "0.png")
-    write_report(results(), pictures=tmp_path / "kept", into=tmp_path / "figures", readme=readme)
-    text = readme.read_text()
+    write_report(results(), pictures=tmp_path / "kept", into=tmp_path / "figures", page=page)
+    text = page.read_text()
     assert text.startswith("before\n<!-- quality:begin -->\n| method")
     assert text.endswith("<!-- quality:end -->\nafter\n")
     assert "old" not in text

@@ -1,4 +1,4 @@
-"""The README's figures of speed are those of the results, and stay between their comments."""
+"""The figures of the README and its pages are those of the results, and stay between their comments."""
 
 from __future__ import annotations
 
@@ -9,20 +9,31 @@ import pytest
 
 from benchmarks.formats import FORMATS, MODELS, formats_table
 from benchmarks.measure import RESULTS
+from benchmarks.quality.report import tables
 from benchmarks.quantization import PAGE, quantization_table
 from benchmarks.readme_blocks import read_block, write_block
-from benchmarks.readme_tables import README, blocks, plot_latency, results_of
+from benchmarks.readme_tables import PAGES, ROOT, blocks, plot_latency, results_of
 
 
-@pytest.mark.parametrize("name", ["latency", "latency-budget", "cost", "overhead"])
+@pytest.mark.parametrize("name", ["summary", "latency", "latency-budget", "cost", "overhead"])
 def test_the_readme_says_what_was_measured(name: str) -> None:
-    assert read_block(name, README) == blocks()[name]
+    assert read_block(name, PAGES[name]) == blocks()[name]
 
 
 def test_pages_say_what_was_measured() -> None:
-    for name, page, table in (("formats", README, formats_table), ("quantization", PAGE, quantization_table)):
+    for name, page, table in (
+        ("formats", PAGES["formats"], formats_table),
+        ("quality", PAGES["quality"], tables),
+        ("quantization", PAGE, quantization_table),
+    ):
         result = json.loads((RESULTS / f"{name}.json").read_text())
         assert read_block(name, page) == table(result)
+
+
+def test_each_table_stands_in_one_place() -> None:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    for name, place in PAGES.items():
+        assert [page for page in pages if read_block(name, page) is not None] == [place]
 
 
 def test_every_format_was_exported() -> None:
