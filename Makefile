@@ -20,7 +20,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-processors mutants check format bench clean
+.PHONY: help install demo test test-all test-processors mutants check format bench docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -65,6 +65,10 @@ format: $(STAMP) ## Format and mend what ruff can
 bench: $(STAMP) ## Measure latency, dense and slim in turn, and the observers' overhead
 	$(BIN)/python -m benchmarks.latency --backend $(BACKEND) $(BENCH_MODELS)
 	$(BIN)/python -m benchmarks.cost --part overhead
+
+docs: $(STAMP) ## Build the site of docs/ into build/site; a dead link is an error
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean: ## Remove what the demo and the tools wrote (not .venv)
 	rm -rf $(OUT) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .mutants_cache

@@ -146,7 +146,7 @@ def test_every_direct_requirement_is_pinned_within_its_range() -> None:
     extras = PROJECT["optional-dependencies"]
     wanted = [
         *PROJECT["dependencies"],
-        *(line for extra in ("test", "dev", "bench", "reference") for line in extras[extra]),
+        *(line for extra in ("test", "dev", "bench", "reference", "docs") for line in extras[extra]),
     ]
     for requirement in map(Requirement, wanted):
         if requirement.marker is None or requirement.marker.evaluate({"sys_platform": "linux"}):
