@@ -31,12 +31,14 @@ class Criterion:
         function: (site, statistics), and the model's parameters by path where it needs second moments; gives one score
             for each unit, float64 [units].
         needs: what calibration measures only when asked for: "attention_weights", "moments"; None for neither.
+        statistic: the one that says the most of it and is kept by timestep, for the report; None if there is none.
     """
 
     name: str
     kinds: tuple[Kind, ...]
     function: Score | OutputScore
     needs: Literal["attention_weights", "moments"] | None = None
+    statistic: str | None = None
 
     def scores(self, site: Site, statistics: Statistics, parameters: Mapping[str, Tensor] | None) -> Tensor:
         """Score a site's units, float64 [units].
@@ -225,12 +227,12 @@ def _energies(site: Site, inputs: Covariance, parameters: Mapping[str, Tensor]) 
 CRITERIA: Mapping[str, Criterion] = {
     each.name: each
     for each in (
-        Criterion("mean_abs", ("feed_forward",), mean_abs),
-        Criterion("mean_square", ("feed_forward",), mean_square),
-        Criterion("l2", ("attention",), head_l2),
-        Criterion("l1", ("attention",), head_l1),
-        Criterion("entropy", ("attention",), entropy, "attention_weights"),
-        Criterion("confidence", ("attention",), confidence, "attention_weights"),
+        Criterion("mean_abs", ("feed_forward",), mean_abs, statistic="abs"),
+        Criterion("mean_square", ("feed_forward",), mean_square, statistic="square"),
+        Criterion("l2", ("attention",), head_l2, statistic="l2"),
+        Criterion("l1", ("attention",), head_l1, statistic="l1"),
+        Criterion("entropy", ("attention",), entropy, "attention_weights", "entropy"),
+        Criterion("confidence", ("attention",), confidence, "attention_weights", "confidence"),
         Criterion("contribution", KINDS, contribution, "moments"),
         Criterion("fluctuation", KINDS, fluctuation, "moments"),
         Criterion("obs", KINDS, obs, "moments"),

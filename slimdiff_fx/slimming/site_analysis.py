@@ -23,7 +23,6 @@ FORMAT = 1
 EDGES = TAUS  # where the bars of a score distribution begin and end: where the thresholds of the sweep are
 QUANTILES = (0.1, 0.5, 0.9)
 _CURVE = 24  # sizes of a site that its error curve shows, at most
-_STATISTICS = {"mean_abs": "abs", "mean_square": "square"}
 
 
 def site_analysis(
@@ -82,14 +81,15 @@ def _histogram(relative: Tensor) -> list[int]:
 
 
 def _timesteps(sites: Sequence[Site], statistics: Statistics, chosen: Mapping[Any, str]) -> dict[str, Any]:
-    # What sees the output is not kept by timestep: magnitudes are shown in its place.
+    # What has no statistic of its own is not kept by timestep, as what sees the output: magnitudes are shown instead.
     shown = {
-        kind: DEFAULT_CRITERION[kind] if CRITERIA[name].needs == "moments" else name for kind, name in chosen.items()
+        kind: DEFAULT_CRITERION[kind] if CRITERIA[name].statistic is None else name for kind, name in chosen.items()
     }
     spread = torch.tensor(QUANTILES, dtype=torch.float64)
     by_site: dict[str, Any] = {}
     for site in sites:
-        statistic = _STATISTICS.get(shown[site.kind], shown[site.kind])
+        statistic = CRITERIA[shown[site.kind]].statistic
+        assert statistic is not None
         largest = float(statistics.mean(site.name, statistic).max()) or 1.0
         values = statistics.mean_by_bucket(site.name, statistic) / largest
         rows = torch.quantile(values, spread, dim=1).T.tolist()

@@ -7,9 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
+from passes.analyze import criteria
+from passes.analyze.methods import analyze
+from passes.calibrate.calibrate import calibrate
+from passes.calibrate.instrument import instrument
+from passes.calibrate.statistics import Statistics
 from passes.plan.policies import Threshold
+from passes.sites.site import Site
 from slimdiff_fx.saved.folder import load_plan
+from slimdiff_fx.slimming import site_analysis as module
+from tests.toy_block import samples, toy
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -91,3 +101,17 @@ def test_the_measured_sweep_has_the_chosen_plan_and_others(slim_folders: dict[st
     errors = [point["relative_mse"] for point in sorted(others, key=lambda point: -point["params"])]
     assert 0 < errors[0] < errors[1]
     assert all(point["latency_ratio"] > 0 and point["slim_ms"] > 0 for point in measured["points"])
+
+
+def test_a_criterion_without_a_statistic_of_its_own_is_shown_by_magnitudes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def loudness(site: Site, statistics: Statistics) -> Tensor:
+        return statistics.mean(site.name, "square") / statistics.mean(site.name, "abs").square()
+
+    known = {**criteria.CRITERIA, "loudness": criteria.Criterion("loudness", ("feed_forward",), loudness)}
+    monkeypatch.setattr(criteria, "CRITERIA", known)
+    monkeypatch.setattr(module, "CRITERIA", known)
+    program, sites = toy()
+    statistics = calibrate(instrument(program, sites), [((samples(2), torch.tensor(1)), {})])
+    plan = analyze(program, sites, statistics, Threshold(0.2), method="threshold", criterion="loudness")
+    found = module.site_analysis(program, sites, statistics, plan, criterion="loudness")
+    assert found["timesteps"]["criterion"] == {"feed_forward": "mean_abs", "attention": "l2"}
