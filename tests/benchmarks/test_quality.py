@@ -46,6 +46,7 @@ def test_every_contestant_meets_the_budget_and_is_proved(arena: Arena, method: s
     assert entry.macs_kept < 1
 
 
+@pytest.mark.slow
 def test_the_dense_model_has_no_error_along_its_trajectory(arena: Arena) -> None:
     calls = record_trajectory(arena, arena.held_out, 5)
     assert len(calls) == SCALE.timesteps
@@ -169,11 +170,13 @@ def test_agreement_is_learned_where_there_is_any() -> None:
     assert heads.score(pictures[250:], torch.randn(50, 20))["r_at_1"] < 0.2
 
 
+@pytest.mark.slow
 def test_plans_are_json(arena: Arena) -> None:
     plan = CONTESTANTS["best"].make(arena, 0.3, 0)
     assert SlimPlan.from_json(plan.to_json(), plan.tensors()).to_json() == plan.to_json()
 
 
+@pytest.mark.slow
 def test_the_showcase_has_dense_above_slim(arena: Arena, tmp_path: Path) -> None:
     unet = arena.loaded.pipe.unet
     draw_showcase(arena, tmp_path / "new" / "shown.png", removed=0.3)

@@ -24,10 +24,12 @@ from passes.prove.validate import validate
 from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
 from passes.solve.compensation import Compensation
+from tests.families import of_families
 from tests.plans import captured
 from tests.toy_block import samples, toy
 
 FAMILIES = ["unet_sd15", "pixart"]
+BOTH = of_families(FAMILIES, ["unet_sd15"])
 BY_BUDGET = [method for method in METHODS if method != "threshold"]
 
 
@@ -62,7 +64,7 @@ def planned(family: str, policy: Policy, method: str, how: Compensation | None =
         pytest.param(
             method,
             family,
-            marks=[pytest.mark.slow] if family == "unet_sd15" and method != "threshold" else [],
+            marks=[pytest.mark.slow] if family == "unet_sd15" else [],
         )
         for method in METHODS
         for family in FAMILIES
@@ -78,7 +80,7 @@ def test_plans_are_proved_and_meet_their_budgets(family: str, method: str) -> No
         assert SlimPlan.from_json(plan.to_json(), plan.tensors()).to_json() == plan.to_json()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@BOTH
 def test_best_expects_least(family: str) -> None:
     errors = {}
     for method in METHODS:
@@ -87,7 +89,7 @@ def test_best_expects_least(family: str) -> None:
     assert errors["best"] == min(errors.values())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@BOTH
 def test_compensation_never_raises_the_error_of_a_site(family: str) -> None:
     sites = [
         planned(family, KeepParams(0.9), "threshold", how)[1].predicted["sites"] for how in ("none", "bias", "lstsq")
@@ -123,7 +125,9 @@ def test_an_error_that_nothing_meets_removes_nothing_that_counts() -> None:
     assert program_params(rewrite(program, plan)) <= program_params(program)
 
 
-@pytest.mark.parametrize("method", BY_BUDGET)
+@pytest.mark.parametrize(
+    "method", [pytest.param(each, marks=pytest.mark.slow) if each == "best" else each for each in BY_BUDGET]
+)
 def test_like_blocks_stay_alike_if_asked(method: str) -> None:
     program, statistics = observed("unet_sd15")
     sites = find_sites(program)
@@ -172,7 +176,7 @@ def table(program: Program) -> KeepCost:
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@BOTH
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("budget", ["params", "macs", "cost"])
 def test_all_of_it_stays_where_all_may(family: str, method: str, budget: str) -> None:
