@@ -27,7 +27,7 @@ from benchmarks.scale import CONFIGS, DTYPES, build
 from benchmarks.shaped_plan import even_plan, plan_for_cost
 from passes.errors import SlimDiffError, UsageError
 from passes.plan.costs import params_table
-from passes.plan.policies import KeepCost
+from passes.plan.policies import Keep
 from passes.plan.slim_plan import SlimPlan
 from passes.program.inputs import example_tensors, input_nodes
 from passes.program.program import Program
@@ -79,9 +79,9 @@ def planned_for_latency(
         return refine(priced, sites, lambda each: plan_for_cost(program, sites, each), time_plan)
 
 
-def least_latency(captured: CapturedDenoiser, priced: KeepCost) -> float:
+def least_latency(captured: CapturedDenoiser, priced: Keep) -> float:
     """Give the share of the latency that is left when each site has its cheapest size."""
-    sites, costs = captured.sites, priced.costs
+    sites, costs = captured.sites, priced.table
     cheapest = sum(min(costs.of(site, *size) for size in sizes_offered(site, True, priced.align)) for site in sites)
     return (costs.rest(sites) + cheapest) / costs.total
 

@@ -29,7 +29,7 @@ from passes.analyze.planner import Planner
 from passes.analyze.site_errors import untold
 from passes.errors import SlimDiffError
 from passes.plan.costs import params_table
-from passes.plan.policies import KeepCost, MaxError
+from passes.plan.policies import Keep, MaxError
 from passes.plan.slim_plan import SlimPlan
 from slimdiff_fx.calibration.observe import observe_pipeline
 from slimdiff_fx.calibration.record import CalibrationSettings
@@ -77,7 +77,7 @@ def measure_budgets(
     """
     params, found = params_table(captured.program, captured.sites), []
     for row in rows:
-        plan, costs = row.refined.plan, row.refined.priced.costs
+        plan, costs = row.refined.plan, row.refined.priced.table
         expected = costs.kept(captured.sites, plan.sites) / costs.total
         measured = time_plan(plan)
         found.append(
@@ -96,7 +96,7 @@ def measure_budgets(
 
 
 def plan_pipeline(
-    planner: Planner, captured: CapturedDenoiser, priced: KeepCost, targets: Sequence[float], time_plan: TimePlan
+    planner: Planner, captured: CapturedDenoiser, priced: Keep, targets: Sequence[float], time_plan: TimePlan
 ) -> Iterator[Row]:
     """Plan each target, and what removes most parameters at the same expected error."""
     for fraction in targets:
@@ -111,7 +111,7 @@ def plan_pipeline(
 
 
 def plan_shapes(
-    captured: CapturedDenoiser, priced: KeepCost, targets: Sequence[float], time_plan: TimePlan
+    captured: CapturedDenoiser, priced: Keep, targets: Sequence[float], time_plan: TimePlan
 ) -> Iterator[Row]:
     """Plan each target with made-up errors."""
     for fraction in targets:
@@ -164,9 +164,9 @@ def measure(name: str, policy: KeepLatency, targets: Sequence[float], samples: i
         "align": policy.align,
         "machine": {**record, "threads": policy.used_threads},
         "costs": {
-            **priced.costs.record,
-            "dense_ms": priced.costs.total / 1e6,
-            "sites_share": round(1 - priced.costs.rest(captured.sites) / priced.costs.total, 4),
+            **priced.table.record,
+            "dense_ms": priced.table.total / 1e6,
+            "sites_share": round(1 - priced.table.rest(captured.sites) / priced.table.total, 4),
             "seconds": round(seconds, 1),
         },
         "samples": samples if planner is not None else None,

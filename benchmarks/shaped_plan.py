@@ -8,7 +8,7 @@ import torch
 
 from passes.analyze.optimize import Option, allocate_within_cost
 from passes.plan.costs import params_table
-from passes.plan.policies import KeepCost
+from passes.plan.policies import Keep
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.sites.site import Site
@@ -44,7 +44,7 @@ def even_plan(program: Program, sites: Sequence[Site], removed: float, align: in
     return shaped_plan(program, sites, sizes_at(low))
 
 
-def plan_for_cost(program: Program, sites: Sequence[Site], priced: KeepCost, seed: int = 0) -> SlimPlan:
+def plan_for_cost(program: Program, sites: Sequence[Site], priced: Keep, seed: int = 0) -> SlimPlan:
     """Meet a budget with made-up errors: a random weight of each site, times the square of what goes.
 
     Args:
@@ -62,9 +62,9 @@ def plan_for_cost(program: Program, sites: Sequence[Site], priced: KeepCost, see
         sizes[site.name] = sizes_offered(site, True, priced.align)
         weight = float(torch.rand((), generator=generator)) + 0.1
         options[site.name] = [
-            Option(index, priced.costs.of(site, units, width), weight * (1 - units * width / site.width) ** 2)
+            Option(index, priced.table.of(site, units, width), weight * (1 - units * width / site.width) ** 2)
             for index, (units, width) in enumerate(sizes[site.name])
         ]
-    budget = int(priced.fraction * priced.costs.total) - priced.costs.rest(sites)
+    budget = int(priced.fraction * priced.table.total) - priced.table.rest(sites)
     chosen = allocate_within_cost(options, budget)
     return shaped_plan(program, sites, {name: sizes[name][option.index] for name, option in chosen.items()})

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from passes.errors import UsageError
 from passes.plan.fingerprint import fingerprint
-from passes.plan.policies import KeepMacs, KeepParams, price_list
+from passes.plan.policies import Keep, price_list
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.sites.site import Site
@@ -38,9 +38,7 @@ def uniform_plan(program: Program, sites: Sequence[Site], keep: float, seed: int
     return SlimPlan(fingerprint(program, sites), plans, {"uniform": keep, "seed": seed})
 
 
-def plan_uniformly(
-    program: Program, sites: Sequence[Site], scores: Mapping[str, Tensor], policy: KeepParams | KeepMacs
-) -> SlimPlan:
+def plan_uniformly(program: Program, sites: Sequence[Site], scores: Mapping[str, Tensor], policy: Keep) -> SlimPlan:
     """Remove the same share of each site's units, those of the lowest scores: the smallest share that meets a budget.
 
     Args:

@@ -23,6 +23,7 @@ How much goes:
     KeepParams      at most this share of the parameters stays
     KeepMacs        at most this share of the multiply-adds
     KeepLatency     at most this share of the latency, measured here
+    Keep            at most this share of whatever a table says that sites cost
     Threshold       every unit whose score is at least tau
 
 With a plan or a slim program:
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 
     from passes.calibrate.statistics import Statistics
     from passes.errors import SlimDiffError
-    from passes.plan.policies import KeepMacs, KeepParams, MaxError, Threshold
+    from passes.plan.policies import Keep, KeepMacs, KeepParams, MaxError, Threshold
     from passes.plan.slim_plan import SlimPlan
     from slimdiff_fx.denoisers.slim.apply_plan import apply_plan
     from slimdiff_fx.denoisers.slim.lora import slice_lora
@@ -88,6 +89,7 @@ _HOME = {
     "Threshold": "passes.plan.policies",
     "KeepParams": "passes.plan.policies",
     "KeepMacs": "passes.plan.policies",
+    "Keep": "passes.plan.policies",
     "KeepLatency": "slimdiff_fx.latency.budget",
     "MaxError": "passes.plan.policies",
     "SlimPlan": "passes.plan.slim_plan",
@@ -119,6 +121,7 @@ __all__ = [
     "KeepParams",
     "KeepMacs",
     "KeepLatency",
+    "Keep",
     "MaxError",
     "SlimPlan",
     "Statistics",

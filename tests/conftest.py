@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Generator
 from pathlib import Path
 
@@ -18,6 +19,25 @@ from tests.shared_captures import shared_captures  # noqa: F401 - a fixture of a
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let captures be turned back into real ones."""
     parser.addoption("--real-captures", action="store_true", help="capture every model anew: slow, as users do")
+
+
+# What costs most to make and is made once in a process: files that use the same run on the same worker.
+_SHARED = {
+    "pipeline": re.compile(r"\b(toy_pipeline|slim_folders)\b"),
+    "families": re.compile(r"\b(toy_denoisers|tests\.families)\b"),
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests together on one worker, and files together that share what is slow to make."""
+    groups: dict[Path, str] = {}
+    for item in items:
+        if item.path not in groups:
+            text = item.path.read_text(encoding="utf-8")
+            shared = (name for name, uses in _SHARED.items() if uses.search(text))
+            groups[item.path] = next(shared, str(item.path.relative_to(item.config.rootpath)))
+        item.add_marker(pytest.mark.xdist_group(groups[item.path]))
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from passes.analyze.site_errors import OnSite, Recipe, untold
 from passes.analyze.thresholds import check_statistics
 from passes.calibrate.statistics import Statistics
 from passes.errors import UsageError
-from passes.plan.policies import Budget, KeepCost, MaxError, Policy, Threshold
+from passes.plan.policies import Keep, MaxError, Policy, Threshold
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.sites.site import Site
@@ -85,7 +85,7 @@ def analyze(
         planner = planner or planner_for(program, sites, statistics, chosen)
         assert planner is not None
         plan = _by_error(planner, policy, chosen, statistics, on_site)
-    if not isinstance(policy, KeepCost):
+    if not isinstance(policy, Keep) or isinstance(policy.costs, str):
         return plan
     costs = policy.costs
     expected = {"of": costs.name, "dense": costs.total, "slim": costs.kept(sites, plan.sites), **costs.record}
@@ -139,7 +139,7 @@ def planner_for(
 
 
 def _by_error(
-    planner: Planner, policy: Budget | MaxError, method: Method, statistics: Statistics, on_site: OnSite
+    planner: Planner, policy: Keep | MaxError, method: Method, statistics: Statistics, on_site: OnSite
 ) -> SlimPlan:
     noted: dict[str, Any] = {"method": method, "samples": statistics.samples, "calls": statistics.calls}
     if policy.align is not None:

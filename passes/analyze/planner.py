@@ -15,7 +15,7 @@ from passes.calibrate.statistics import Statistics
 from passes.plan.alignment import is_aligned
 from passes.plan.costs import CostTable, params_table
 from passes.plan.fingerprint import fingerprint
-from passes.plan.policies import Budget, MaxError, budget_name, price_list, unmet
+from passes.plan.policies import Keep, MaxError, price_list, unmet
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.sites.site import Site
@@ -82,7 +82,7 @@ class Planner:
             maps.update(adapter_maps(site, entry, self._errors.sums(site), self._errors.compensate(site, entry)))
         return replace(plan, adapter_maps=maps)
 
-    def within_cost(self, policy: Budget, noted: Mapping[str, Any], on_site: OnSite) -> SlimPlan:
+    def within_cost(self, policy: Keep, noted: Mapping[str, Any], on_site: OnSite) -> SlimPlan:
         """Find the plan of least expected error that meets a budget. One that all meets removes nothing.
 
         What is expected of the sizes in it is no less than what their weights do as they are stored: where it was, it
@@ -96,9 +96,9 @@ class Planner:
             if self._recipe.uniform or not self._hold(entries):
                 break
             entries, additive = self.sizes_within(policy, on_site)
-        return self.plan(entries, {**noted, "budget": {budget_name(policy): policy.fraction}}, additive)
+        return self.plan(entries, {**noted, "budget": {policy.counts: policy.fraction}}, additive)
 
-    def sizes_within(self, policy: Budget, on_site: OnSite = untold) -> tuple[dict[str, SitePlan], float | None]:
+    def sizes_within(self, policy: Keep, on_site: OnSite = untold) -> tuple[dict[str, SitePlan], float | None]:
         """Choose what stays of each site within a budget, without solving for any weight.
 
         Returns:
@@ -178,7 +178,7 @@ class Planner:
                 raised |= self._errors.hold(site, next(each for each in choices if (each.units, each.width) == size))
         return raised
 
-    def _uniform(self, policy: Budget, costs: CostTable, budget: int, on_site: OnSite) -> dict[str, SitePlan]:
+    def _uniform(self, policy: Keep, costs: CostTable, budget: int, on_site: OnSite) -> dict[str, SitePlan]:
         """Take the same share from each site: the smallest at which the budget is met."""
         curves = [self._errors.curve(site, on_site) for site in self._sites]
         offered = [_offered(curve, policy.align) for curve in curves]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from passes.analyze.methods import RECIPES, Method
-from passes.plan.policies import KeepCost, KeepMacs, KeepParams, price_list, unmet
+from passes.plan.policies import Keep, price_list, unmet
 from passes.program.program import Program
 from passes.sites.site import Site
 from passes.solve.offered_sizes import sizes_offered
@@ -23,7 +23,7 @@ def refuse_unreachable(program: Program, sites: Sequence[Site], policy: object, 
     Raises:
         BudgetError: says the least that can be asked for, as planning itself would.
     """
-    if not isinstance(policy, KeepParams | KeepMacs | KeepCost):
+    if not isinstance(policy, Keep):
         return
     costs, budget = price_list(program, sites, policy)
     narrow = RECIPES[method].heads == "narrow"

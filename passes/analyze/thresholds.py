@@ -15,7 +15,7 @@ from passes.plan.alignment import rounded_up
 from passes.plan.costs import CostTable
 from passes.plan.fingerprint import check_fingerprint, fingerprint
 from passes.plan.policies import (
-    Budget,
+    Keep,
     MaxError,
     Normalization,
     Policy,
@@ -164,7 +164,7 @@ def _filled(site: Site, mask: Tensor, scores: Tensor, align: int) -> Tensor:
 
 
 def _solve(
-    sites: tuple[Site, ...], scores: Mapping[str, Tensor], policy: Budget, costs: CostTable, budget: int
+    sites: tuple[Site, ...], scores: Mapping[str, Tensor], policy: Keep, costs: CostTable, budget: int
 ) -> tuple[dict[str, Tensor], float]:
     """Remove units from the lowest normalized score up until the budget is met.
 

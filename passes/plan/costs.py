@@ -180,6 +180,10 @@ def macs_table(program: Program, sites: Sequence[Site]) -> CostTable:
     return CostTable("macs", "multiply-adds", program_macs(program), _in_proportion(sites, whole))
 
 
+# What a budget may count, by its name.
+COUNTED: Mapping[str, Callable[[Program, Sequence[Site]], CostTable]] = {"params": params_table, "macs": macs_table}
+
+
 def _in_proportion(sites: Sequence[Site], whole: Mapping[str, int]) -> dict[str, Callable[[int], int]]:
     return {site.name: partial(_share, whole[site.name], site.width) for site in sites}
 

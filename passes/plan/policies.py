@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from numbers import Real
 from typing import Any, Literal
 
 from passes.errors import BudgetError, UsageError
 from passes.plan.alignment import check_align
-from passes.plan.costs import CostTable, macs_table, params_table
+from passes.plan.costs import COUNTED, CostTable
 from passes.program.program import Program
 from passes.sites.site import Site
 
@@ -42,64 +42,60 @@ class Threshold:
 
 
 @dataclass(frozen=True)
-class KeepParams:
-    """Keep at most this fraction of all the denoiser's parameters.
+class Keep:
+    """Keep at most this fraction of what the denoiser costs.
 
     Attributes:
         fraction: above 0, at most 1.
+        costs: what is counted, a name in `passes.plan.costs.COUNTED`; or a table of what every size of every site
+            costs, such as measured latencies.
         normalize: for "threshold", as in `Threshold`.
         align: hold the channels of every site that is cut to multiples of this; see `passes.plan.alignment`.
         uniform: give sites that are the same in every repeated block one size; see `passes.analyze.families`.
     """
 
     fraction: float
+    costs: str | CostTable
     normalize: Normalization = "max"
     align: int | None = None
     uniform: bool = False
 
     def __post_init__(self) -> None:
-        check_fraction("KeepParams", self.fraction)
+        if not isinstance(self.costs, CostTable) and self.costs not in COUNTED:
+            raise UsageError(f"unknown costs {self.costs!r}; there are {', '.join(COUNTED)}, or give a table")
+        check_fraction(f"Keep{self.counts.capitalize()}", self.fraction)
         check_normalization(self.normalize)
         check_align(self.align)
+
+    @property
+    def counts(self) -> str:
+        """What is counted, in one word for the record."""
+        return self.costs.name if isinstance(self.costs, CostTable) else self.costs
+
+    @property
+    def table(self) -> CostTable:
+        """The costs, where they are a table.
+
+        Raises:
+            UsageError: they are a name, which needs a program to count in.
+        """
+        if not isinstance(self.costs, CostTable):
+            raise UsageError(f"`costs` is {self.costs!r}; give a table of what every size of every site costs")
+        return self.costs
 
 
 @dataclass(frozen=True)
-class KeepMacs:
-    """Keep at most this fraction of all the denoiser's multiply-adds; attributes as in `KeepParams`."""
+class KeepParams(Keep):
+    """Keep at most this fraction of all the denoiser's parameters; the other attributes are those of `Keep`."""
 
-    fraction: float
-    normalize: Normalization = "max"
-    align: int | None = None
-    uniform: bool = False
-
-    def __post_init__(self) -> None:
-        check_fraction("KeepMacs", self.fraction)
-        check_normalization(self.normalize)
-        check_align(self.align)
+    costs: str | CostTable = field(default="params", init=False, repr=False)
 
 
 @dataclass(frozen=True)
-class KeepCost:
-    """Keep at most this fraction of what the denoiser costs by a table, such as measured latencies.
+class KeepMacs(Keep):
+    """Keep at most this fraction of all the denoiser's multiply-adds; the other attributes are those of `Keep`."""
 
-    Attributes:
-        fraction: above 0, at most 1.
-        costs: what every size of every site costs.
-        normalize: as in `KeepParams`.
-        align: as in `KeepParams`.
-        uniform: as in `KeepParams`.
-    """
-
-    fraction: float
-    costs: CostTable
-    normalize: Normalization = "max"
-    align: int | None = None
-    uniform: bool = False
-
-    def __post_init__(self) -> None:
-        check_fraction(f"Keep{self.costs.name.capitalize()}", self.fraction)
-        check_normalization(self.normalize)
-        check_align(self.align)
+    costs: str | CostTable = field(default="macs", init=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -122,8 +118,7 @@ class MaxError:
         check_align(self.align)
 
 
-Budget = KeepParams | KeepMacs | KeepCost
-Policy = Threshold | Budget | MaxError
+Policy = Threshold | Keep | MaxError
 
 
 def is_number(value: Any) -> bool:
@@ -151,21 +146,13 @@ def check_normalization(how: str) -> None:
         raise UsageError(f"unknown normalization {how!r}; there are 'max' and 'minmax'")
 
 
-def price_list(program: Program, sites: Sequence[Site], policy: Budget) -> tuple[CostTable, int]:
+def price_list(program: Program, sites: Sequence[Site], policy: Keep) -> tuple[CostTable, int]:
     """Say what a budget counts, and how much of it may stay."""
-    if isinstance(policy, KeepCost):
-        costs = policy.costs
-    else:
-        costs = (params_table if isinstance(policy, KeepParams) else macs_table)(program, sites)
+    costs = policy.costs if isinstance(policy.costs, CostTable) else COUNTED[policy.costs](program, sites)
     return costs, int(Fraction(policy.fraction).limit_denominator(10**9) * costs.total)
 
 
-def budget_name(policy: Budget) -> str:
-    """Name what a budget counts, in one word for the record."""
-    return policy.costs.name if isinstance(policy, KeepCost) else "params" if isinstance(policy, KeepParams) else "macs"
-
-
-def unmet(policy: Budget, costs: CostTable, least: int, with_what: str) -> BudgetError:
+def unmet(policy: Keep, costs: CostTable, least: int, with_what: str) -> BudgetError:
     """Make the error that says which budget could be met."""
     share = -(-least * 10_000 // costs.total) / 10_000
     return BudgetError(

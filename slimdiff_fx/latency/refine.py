@@ -15,7 +15,7 @@ from diffusers import ModelMixin
 
 from passes.errors import BudgetError
 from passes.plan.costs import CostTable
-from passes.plan.policies import KeepCost
+from passes.plan.policies import Keep
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.sites.site import Site
@@ -42,7 +42,7 @@ class Refined:
     """
 
     plan: SlimPlan
-    priced: KeepCost
+    priced: Keep
     tries: tuple[tuple[float, float], ...]
 
 
@@ -57,9 +57,9 @@ class _Corrected:
 
 
 def refine(
-    priced: KeepCost,
+    priced: Keep,
     sites: Sequence[Site],
-    make_plan: Callable[[KeepCost], SlimPlan],
+    make_plan: Callable[[Keep], SlimPlan],
     time_plan: Callable[[SlimPlan], float],
 ) -> Refined:
     """Plan until what is expected is what is measured, or `CORRECTIONS` were made.
@@ -77,7 +77,7 @@ def refine(
         BudgetError: by corrected costs nothing meets the budget, and nothing that was timed does.
     """
     tries: list[tuple[float, float]] = []
-    timed: list[tuple[float, SlimPlan, KeepCost]] = []
+    timed: list[tuple[float, SlimPlan, Keep]] = []
     limit = priced.fraction * (1 + NEAR)
     for _ in range(CORRECTIONS + 1):
         try:
@@ -86,20 +86,20 @@ def refine(
             if not any(measured <= limit for measured, *_ in timed):
                 raise
             break
-        expected = priced.costs.kept(sites, plan.sites) / priced.costs.total
+        expected = priced.table.kept(sites, plan.sites) / priced.table.total
         measured = time_plan(plan)
         tries.append((round(expected, 4), round(measured, 4)))
         timed.append((measured, plan, priced))
         if abs(expected / measured - 1) <= NEAR or expected >= 1:
             return Refined(plan, priced, tuple(tries))
         factor = min(max((1 - measured) / (1 - expected), _LEAST), _MOST)
-        priced = replace(priced, costs=_corrected(priced.costs, sites, factor, tries))
+        priced = replace(priced, costs=_corrected(priced.table, sites, factor, tries))
     met = [each for each in timed if each[0] <= limit]
     _, plan, priced = max(met, key=_measured) if met else min(timed, key=_measured)
     return Refined(plan, priced, tuple(tries))
 
 
-def _measured(timed: tuple[float, SlimPlan, KeepCost]) -> float:
+def _measured(timed: tuple[float, SlimPlan, Keep]) -> float:
     return timed[0]
 
 
@@ -128,7 +128,7 @@ def plan_within_latency(
     policy: KeepLatency,
     program: Program,
     sites: Sequence[Site],
-    make_plan: Callable[[KeepCost], SlimPlan],
+    make_plan: Callable[[Keep], SlimPlan],
     *,
     narrow: bool,
     model: ModelMixin | None = None,

@@ -10,7 +10,7 @@ from functools import cached_property
 from diffusers import ModelMixin
 
 from passes.plan.costs import CostTable
-from passes.plan.policies import KeepCost
+from passes.plan.policies import Keep
 from passes.program.inputs import example_tensors
 from passes.program.program import Program
 from passes.rewrite.site_program import signature, site_program
@@ -62,7 +62,7 @@ def measured_costs(
     model: ModelMixin | None = None,
     effort: Effort | None = None,
     listener: Listener = SILENT,
-) -> KeepCost:
+) -> Keep:
     """Measure what a budget of latency counts, or find it measured before.
 
     Args:
@@ -98,7 +98,7 @@ class _Measuring:
     narrow: bool
     listener: Listener
 
-    def result(self, sites: Sequence[Site]) -> KeepCost:
+    def result(self, sites: Sequence[Site]) -> Keep:
         keys = {site.name: self._key(site) for site in sites}
         distinct = {keys[site.name]: site for site in sites}
         wanted = {key: sizes_timed(site, self.narrow, self.policy.align) for key, site in distinct.items()}
@@ -123,7 +123,7 @@ class _Measuring:
             "gains": {kind: round(value, 4) for kind, value in gains.items()},
         }
         table = CostTable("latency", f"latency on {self.policy.backend}", total, curves, record)
-        return KeepCost(self.policy.fraction, table, self.policy.normalize, self.policy.align, self.policy.uniform)
+        return Keep(self.policy.fraction, table, self.policy.normalize, self.policy.align, self.policy.uniform)
 
     def _key(self, site: Site) -> str:
         dense = site_program(self.target.fixed, site, self.target.places[site], site.units)

@@ -6,10 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 import slimdiff_fx
-from passes.errors import ExportError, UsageError
+from passes.errors import ExportError
 from slimdiff_fx.cli import app
-from slimdiff_fx.commands.options.choices import Align, Normalize
-from slimdiff_fx.commands.options.policy import choose_policy
 from slimdiff_fx.pipelines.load import load_pipeline
 from slimdiff_fx.saved.folder import load_plan
 from tests.synthetic_bench import pretend
@@ -103,10 +101,3 @@ def test_a_runtime_that_is_not_there_is_named_before_calibration(toy_pipeline, t
     printed = run("slim", toy_pipeline, "-o", tmp_path / "slim", *options, expect=1)
     assert "no abacus" in printed
     assert "calibrate" not in printed
-
-
-def test_align_alone_takes_the_method_s_own_amount(toy_pipeline):
-    chosen = [choose_policy(*[None] * 5, Normalize.max, Align.sixteen, by_score=each) for each in (False, True)]
-    assert chosen == [slimdiff_fx.MaxError(align=16), slimdiff_fx.Threshold(align=16)]
-    with pytest.raises(UsageError, match="given together"):
-        choose_policy(0.1, None, None, 0.9, None, Normalize.max)

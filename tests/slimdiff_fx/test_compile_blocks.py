@@ -55,6 +55,7 @@ def test_like_blocks_share_a_graph(slims: tuple[nn.Module, nn.Module, tuple[Tens
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_blocks_of_many_widths_need_the_limit_raised(slims: tuple[nn.Module, nn.Module, tuple[Tensor, ...]]) -> None:
     _, other, args = slims
     with torch.no_grad():

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from inspect import signature
+
+from slimdiff_fx.commands.options.plan import Amount
 
 # Arguments and classes that are options of another name. The others have their own: `observe_steps` is --observe-steps.
 _OTHERWISE = {
-    "KeepParams": "--keep-params",
-    "KeepMacs": "--keep-macs",
-    "KeepLatency": "--keep-latency",
+    **{
+        f"Keep{each.name.removeprefix('keep_').capitalize()}": f"--{each.name.replace('_', '-')}"
+        for each in fields(Amount)
+        if each.name.startswith("keep_")
+    },
     "MaxError": "--max-error",
     "Threshold": "--tau",
     "compensation": "--compensate",

@@ -17,7 +17,7 @@ from passes.calibrate.moments import KEY, QUERY, SECOND
 from passes.calibrate.statistics import Statistics
 from passes.errors import BudgetError, UsageError
 from passes.plan.costs import CostTable, program_macs, program_params
-from passes.plan.policies import KeepCost, KeepMacs, KeepParams, MaxError, Policy, Threshold
+from passes.plan.policies import Keep, KeepMacs, KeepParams, MaxError, Policy, Threshold
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.prove.validate import validate
@@ -168,12 +168,10 @@ def test_a_budget_out_of_reach_says_the_least(method: str) -> None:
         planned("unet_sd15", KeepParams(0.01), method)
 
 
-def table(program: Program) -> KeepCost:
+def table(program: Program) -> Keep:
     """Make a custom budget of all there is, by costs that are no use: every smaller size costs as much as the whole."""
     sites = find_sites(program)
-    return KeepCost(
-        1.0, CostTable("latency", "latency", 1000 * len(sites), {site.name: lambda _: 900 for site in sites})
-    )
+    return Keep(1.0, CostTable("latency", "latency", 1000 * len(sites), {site.name: lambda _: 900 for site in sites}))
 
 
 @BOTH

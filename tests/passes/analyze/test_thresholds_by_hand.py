@@ -14,7 +14,7 @@ from passes.calibrate.instrument import instrument
 from passes.calibrate.statistics import Statistics
 from passes.errors import BudgetError, UsageError
 from passes.plan.costs import CostTable
-from passes.plan.policies import KeepCost, KeepMacs, KeepParams, MaxError, Threshold, budget_name, price_list, unmet
+from passes.plan.policies import Keep, KeepMacs, KeepParams, MaxError, Threshold, price_list, unmet
 from passes.sites.site import Site
 from tests.toy_block import samples, site_of, toy
 
@@ -37,7 +37,7 @@ def costs(head: int, neuron: int, total: int) -> CostTable:
     )
 
 
-def kept(policy: KeepCost) -> tuple[tuple[int, ...], tuple[int, ...], float]:
+def kept(policy: Keep) -> tuple[tuple[int, ...], tuple[int, ...], float]:
     plan = allocate(PROGRAM, SITES, SCORES, policy)
     return plan.sites[ATTENTION.name].kept, plan.sites[FEED_FORWARD.name].kept, plan.policy["tau"]
 
@@ -59,7 +59,7 @@ def test_the_least_scores_go_first_until_the_budget_is_met(
     fraction: float, heads: tuple[int, ...], neurons: tuple[int, ...], tau: float
 ) -> None:
     # 3 heads of 10 and 10 neurons of 1, among 100.
-    found = kept(KeepCost(fraction, costs(10, 1, 100)))
+    found = kept(Keep(fraction, costs(10, 1, 100)))
     assert found[:2] == (heads, neurons)
     assert found[2] == pytest.approx(tau)
 
@@ -68,8 +68,8 @@ def test_one_unit_stays_in_each_and_what_can_be_met_is_said() -> None:
     with pytest.raises(
         BudgetError, match=r"0\.5 of the nanoseconds can't be met: with one unit left.*0\.71 of them stay"
     ):
-        kept(KeepCost(0.5, costs(10, 1, 100)))
-    heads, neurons, tau = kept(KeepCost(0.71, costs(10, 1, 100)))
+        kept(Keep(0.5, costs(10, 1, 100)))
+    heads, neurons, tau = kept(Keep(0.71, costs(10, 1, 100)))
     assert (heads, neurons, tau) == ((1,), (0,), 1.0)
 
 
@@ -87,7 +87,7 @@ def test_a_multiple_is_filled_with_the_best_of_those_that_went() -> None:
 
 def test_what_a_multiple_saves_is_what_counts_for_a_budget() -> None:
     table = costs(10, 1, 100)
-    plan = allocate(PROGRAM, SITES, SCORES, KeepCost(0.98, table, align=4))
+    plan = allocate(PROGRAM, SITES, SCORES, Keep(0.98, table, align=4))
     # Two neurons fewer are rounded up to eight: the first saving is of two at once.
     assert plan.sites[FEED_FORWARD.name].kept == tuple(range(8))
     assert plan.sites[ATTENTION.name].kept == (0, 1, 2)
@@ -100,22 +100,22 @@ def test_a_policy_without_a_threshold_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("policy", "name"),
-    [(KeepParams(0.5), "params"), (KeepMacs(0.5), "macs"), (KeepCost(0.5, costs(1, 1, 100)), "latency")],
+    [(KeepParams(0.5), "params"), (KeepMacs(0.5), "macs"), (Keep(0.5, costs(1, 1, 100)), "latency")],
 )
-def test_what_a_budget_counts(policy: KeepParams | KeepMacs | KeepCost, name: str) -> None:
+def test_what_a_budget_counts(policy: Keep, name: str) -> None:
     table, budget = price_list(PROGRAM, SITES, policy)
-    assert (budget_name(policy), table.name) == (name, name)
+    assert (policy.counts, table.name) == (name, name)
     assert budget == table.total // 2
 
 
 def test_a_share_is_taken_exactly() -> None:
     # 0.57 · 100 is 56.99999… in binary.
-    assert price_list(PROGRAM, SITES, KeepCost(0.57, costs(1, 1, 100)))[1] == 57
-    assert price_list(PROGRAM, SITES, KeepCost(0.29, costs(1, 1, 100)))[1] == 29
+    assert price_list(PROGRAM, SITES, Keep(0.57, costs(1, 1, 100)))[1] == 57
+    assert price_list(PROGRAM, SITES, Keep(0.29, costs(1, 1, 100)))[1] == 29
 
 
 def test_what_could_be_met_is_rounded_up() -> None:
-    error = unmet(KeepCost(0.5, costs(1, 1, 30_000)), costs(1, 1, 30_000), 20_002, "so many left")
+    error = unmet(Keep(0.5, costs(1, 1, 30_000)), costs(1, 1, 30_000), 20_002, "so many left")
     assert str(error).endswith("with so many left, 0.6668 of them stay; ask for 0.6668 or more")
 
 

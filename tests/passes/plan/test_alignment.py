@@ -12,7 +12,7 @@ from passes.analyze.thresholds import allocate
 from passes.errors import BudgetError, UsageError
 from passes.plan.alignment import is_aligned, rounded_up
 from passes.plan.costs import macs_table, params_table
-from passes.plan.policies import KeepCost, KeepMacs, KeepParams, MaxError, Policy, Threshold
+from passes.plan.policies import Keep, KeepMacs, KeepParams, MaxError, Policy, Threshold
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.prove.validate import validate
@@ -72,7 +72,7 @@ def test_what_is_no_multiple_is_refused(align: int) -> None:
 def test_every_size_of_a_plan_is_a_multiple(method: str, align: int) -> None:
     program, sites, statistics = observed_block()
     policies: list[Policy] = [KeepParams(0.93, align=align), KeepMacs(0.93, align=align)]
-    policies.append(KeepCost(0.93, params_table(program, sites), align=align))
+    policies.append(Keep(0.93, params_table(program, sites), align=align))
     policies += [MaxError(1e-2, align)] if method in ("best", "slimdiff") else []
     policies += [Threshold(0.6, align=align)] if method == "threshold" else []
     for policy in policies:

@@ -7,7 +7,7 @@ import pytest
 from passes.analyze.methods import METHODS, analyze
 from passes.errors import BudgetError, UsageError
 from passes.plan.costs import CostTable, macs_table, params_table, program_macs, program_params
-from passes.plan.policies import KeepCost, KeepParams
+from passes.plan.policies import Keep, KeepParams
 from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
 from tests.observed_block import observed_block
@@ -41,7 +41,7 @@ def steps(width: int, rest: int = 0) -> CostTable:
 def test_costs_that_fall_in_steps_are_met(method: str, fraction: float) -> None:
     program, sites, statistics = observed_block()
     table = steps(10)
-    plan = analyze(program, sites, statistics, KeepCost(fraction, table), method=method)
+    plan = analyze(program, sites, statistics, Keep(fraction, table), method=method)
     left = table.kept(sites, plan.sites)
     assert left <= fraction * table.total
     assert plan.predicted["cost"] == {"of": "steps", "dense": table.total, "slim": left, "unit": "step"}
@@ -50,7 +50,7 @@ def test_costs_that_fall_in_steps_are_met(method: str, fraction: float) -> None:
 
 def test_the_optimum_buys_nothing_between_steps() -> None:
     program, sites, statistics = observed_block()
-    plan = analyze(program, sites, statistics, KeepCost(0.7, steps(10)), method="best")
+    plan = analyze(program, sites, statistics, Keep(0.7, steps(10)), method="best")
     for site in sites:
         entry = plan.sites[site.name]
         channels = len(entry.kept) * (entry.width or site.unit_width)
@@ -61,7 +61,7 @@ def test_the_optimum_buys_nothing_between_steps() -> None:
 def test_counts_as_a_table_give_the_same_plan() -> None:
     program, sites, statistics = observed_block()
     for method in METHODS:
-        by_table = analyze(program, sites, statistics, KeepCost(0.85, params_table(program, sites)), method=method)
+        by_table = analyze(program, sites, statistics, Keep(0.85, params_table(program, sites)), method=method)
         assert by_table.sites == analyze(program, sites, statistics, KeepParams(0.85), method=method).sites
 
 
@@ -70,9 +70,9 @@ def test_a_cost_that_sites_are_no_part_of_can_t_be_met(method: str) -> None:
     program, sites, statistics = observed_block()
     table = steps(1, rest=10**6)
     with pytest.raises(BudgetError, match="of the steps can't be met"):
-        analyze(program, sites, statistics, KeepCost(0.5, table), method=method)
+        analyze(program, sites, statistics, Keep(0.5, table), method=method)
 
 
 def test_a_share_out_of_range_is_named() -> None:
     with pytest.raises(UsageError, match=r"`KeepSteps` is 1\.5"):
-        KeepCost(1.5, steps(1))
+        Keep(1.5, steps(1))

@@ -8,7 +8,7 @@ import pytest
 
 from passes.errors import UsageError
 from passes.plan.costs import CostTable
-from passes.plan.policies import KeepCost, KeepMacs, KeepParams, MaxError, Threshold
+from passes.plan.policies import Keep, KeepMacs, KeepParams, MaxError, Threshold
 
 
 @pytest.mark.parametrize("error", [0.0, -0.1, 1.0, 2.0, float("nan"), float("inf")])
@@ -54,12 +54,25 @@ LATENCY = CostTable("latency", "nanoseconds", 100, {})
 @pytest.mark.parametrize("fraction", [0.0, -0.5, 1.01, float("nan"), float("inf")])
 def test_shares_of_a_table_out_of_range(fraction: float) -> None:
     with pytest.raises(UsageError, match="`KeepLatency` is"):
-        KeepCost(fraction, LATENCY)
+        Keep(fraction, LATENCY)
 
 
 def test_shares_of_a_table_are_checked_like_others() -> None:
-    assert KeepCost(1.0, LATENCY).costs is LATENCY
+    assert Keep(1.0, LATENCY).costs is LATENCY
     with pytest.raises(UsageError, match="'mean'"):
-        KeepCost(0.5, LATENCY, "mean")  # type: ignore[arg-type]
+        Keep(0.5, LATENCY, "mean")  # type: ignore[arg-type]
     with pytest.raises(UsageError):
-        KeepCost(0.5, LATENCY, align=0)
+        Keep(0.5, LATENCY, align=0)
+
+
+def test_what_is_counted_is_known_by_name() -> None:
+    assert (Keep(0.5, "params").counts, KeepMacs(0.5).counts, Keep(0.5, LATENCY).counts) == (
+        "params",
+        "macs",
+        "latency",
+    )
+    assert Keep(0.5, LATENCY).table is LATENCY
+    with pytest.raises(UsageError, match="unknown costs 'watts'; there are params, macs"):
+        Keep(0.5, "watts")
+    with pytest.raises(UsageError, match="give a table"):
+        _ = Keep(0.5, "params").table

@@ -53,7 +53,7 @@ def test_sizes_other_than_the_traced_are_timed(tmp_path: Path, monkeypatch: pyte
     sites, totals = find_sites(program), []
     for batch in (1, 4):
         policy = KeepLatency(0.9, "eager", batch=batch, tokens=5, cache=tmp_path)
-        costs = measured_costs(policy, program, sites, narrow=True).costs
+        costs = measured_costs(policy, program, sites, narrow=True).table
         totals.append(costs.total)
         assert costs.record["inputs"][0][0] == batch
         assert costs.record["inputs"][2][1] == 5

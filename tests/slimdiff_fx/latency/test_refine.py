@@ -12,7 +12,7 @@ import slimdiff_fx
 from passes.analyze.methods import analyze
 from passes.errors import BudgetError
 from passes.plan.costs import macs_table
-from passes.plan.policies import KeepCost
+from passes.plan.policies import Keep
 from passes.plan.slim_plan import SlimPlan
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.outcome import measure_latency
@@ -30,14 +30,14 @@ def test_the_budget_is_met_though_sites_save_another_share(share: float) -> None
     def time_plan(plan: SlimPlan) -> float:
         return 1 - share * (1 - costs.kept(sites, plan.sites) / costs.total)
 
-    found = refine(KeepCost(0.85, costs), sites, lambda priced: analyze(program, sites, statistics, priced), time_plan)
-    expected = found.priced.costs.kept(sites, found.plan.sites) / costs.total
+    found = refine(Keep(0.85, costs), sites, lambda priced: analyze(program, sites, statistics, priced), time_plan)
+    expected = found.priced.table.kept(sites, found.plan.sites) / costs.total
     assert expected <= 0.85
     assert time_plan(found.plan) == pytest.approx(expected, rel=NEAR)
     assert time_plan(found.plan) > 0.8  # no more than was asked for
     first, measured = found.tries[0]
     assert len(found.tries) == 1 + (abs(first / measured - 1) > NEAR)
-    assert ("tries" in found.priced.costs.record) == (len(found.tries) > 1)
+    assert ("tries" in found.priced.table.record) == (len(found.tries) > 1)
 
 
 @pytest.mark.parametrize(
@@ -52,11 +52,11 @@ def test_of_plans_that_come_out_otherwise_the_nearest_is_taken(times: tuple[floa
     program, sites, statistics = observed_block()
     left, made = iter(times), []
 
-    def make_plan(priced: KeepCost) -> SlimPlan:
+    def make_plan(priced: Keep) -> SlimPlan:
         made.append(analyze(program, sites, statistics, replace(priced, fraction=0.9)))
         return made[-1]
 
-    found = refine(KeepCost(0.85, macs_table(program, sites)), sites, make_plan, lambda plan: next(left))
+    found = refine(Keep(0.85, macs_table(program, sites)), sites, make_plan, lambda plan: next(left))
     assert tuple(measured for _, measured in found.tries) == times
     assert len(made) == CORRECTIONS + 1
     assert found.plan is made[chosen]
@@ -66,7 +66,7 @@ def test_of_plans_that_come_out_otherwise_the_nearest_is_taken(times: tuple[floa
 def test_a_budget_of_all_the_latency_removes_nothing_however_it_is_timed(measured: float) -> None:
     program, sites, statistics = observed_block()
     costs = macs_table(program, sites)
-    priced = KeepCost(1.0, replace(costs, sites={site.name: lambda _, site=site: costs.whole(site) for site in sites}))
+    priced = Keep(1.0, replace(costs, sites={site.name: lambda _, site=site: costs.whole(site) for site in sites}))
     found = refine(priced, sites, lambda each: analyze(program, sites, statistics, each), lambda plan: measured)
     assert all(len(entry.kept) == entry.units and entry.width is None for entry in found.plan.sites.values())
     assert not found.plan.updates
@@ -77,7 +77,7 @@ def test_what_no_plan_can_save_is_refused() -> None:
     program, sites, statistics = observed_block()
     with pytest.raises(BudgetError):
         refine(
-            KeepCost(0.7, macs_table(program, sites)),
+            Keep(0.7, macs_table(program, sites)),
             sites,
             lambda priced: analyze(program, sites, statistics, priced),
             lambda plan: 0.99,

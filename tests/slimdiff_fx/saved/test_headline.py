@@ -31,7 +31,7 @@ def test_it_comes_back_from_json() -> None:
     assert Headline.from_report(report) == headline
     assert (headline.bytes_dense, headline.bytes_slim) == (2000, 1200)
     assert headline.latency is not None
-    assert headline.latency.words() == "20.0 → 15.0 ms a call, 2 threads"
+    assert headline.latency.words() == "20.0 → 15.2 ms a call, 2 threads"
     assert (headline.expected, headline.measured, headline.asked) == (9e-4, 2.3e-3, 1e-3)
 
 

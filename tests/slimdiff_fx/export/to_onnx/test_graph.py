@@ -151,6 +151,7 @@ def test_each_way_of_being_slim_fuses_as_dense_does(form: str, tmp_path: Path) -
     _check(form, ["heads", "width", "neurons"], tmp_path)
 
 
+@pytest.mark.slow
 def test_weights_are_there_once_under_their_names() -> None:
     graph = _graph("onnxruntime").graph
     parameters = dict(_dense().graph_module.named_parameters())
@@ -166,6 +167,7 @@ def test_weights_are_there_once_under_their_names() -> None:
         assert torch.equal(stored, parameters[weight.name].detach().T), weight.name
 
 
+@pytest.mark.slow
 def test_shapes_are_constants_where_they_can_be() -> None:
     graph = _graph("onnxruntime").graph
     worked_out = [node for node in graph if node.op_type == "Reshape" and not node.inputs[1].is_initializer()]
