@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 # Before torch is imported: threads of test processes that run side by side wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,16 +30,25 @@ _SHARED = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep a file's tests together on one worker, and files together that share what is slow to make."""
-    groups: dict[Path, str] = {}
-    for item in items:
-        if item.path not in groups:
-            text = item.path.read_text(encoding="utf-8")
-            shared = (name for name, uses in _SHARED.items() if uses.search(text))
-            groups[item.path] = next(shared, str(item.path.relative_to(item.config.rootpath)))
-        item.add_marker(pytest.mark.xdist_group(groups[item.path]))
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Sharing(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return _group(config.rootpath / file) or file
+
+    return Sharing(config, log)
+
+
+@functools.cache
+def _group(file: Path) -> str | None:
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    return next((name for name, uses in _SHARED.items() if uses.search(text)), None)
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ def test_the_verdict_by_hand() -> None:
         ("on disk", " −20.0%  19.0 MB → 15.2 MB, the denoiser's weights"),
         ("parameters", " −20.0%  9.50M → 7.60M, of the denoiser"),
         ("multiply-adds", " −14.1%  453M → 389M, a call"),
-        ("latency", "  −9.0%  50.0 → 45.0 ms a call, 2 threads"),
+        ("latency", "  −9.0%  50.0 → 45.5 ms a call, 2 threads"),
         ("error", "9.4e-04 expected, 8.0e-04 measured on 8 pictures, 1.0e-03 asked"),
         ("pictures", "PSNR 31.4 dB in the mean, 21.2 to 41.5; 1 more is equal"),
         ("proof", "slim equals masked dense to 7.0e-07 (at most 1e-05 allowed)"),
