@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 # What costs most to make and is made once in a process: files that use the same run on the same worker.
 _SHARED = {
     "pipeline": re.compile(r"\b(toy_pipeline|slim_folders)\b"),
-    "families": re.compile(r"\b(toy_denoisers|tests\.families)\b"),
+    "families": re.compile(r"\b(toy_denoisers|tests\.families|tests\.plans)\b"),
 }
 
 
