@@ -33,7 +33,7 @@ _SHARED = {
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep a file's tests together on one worker, and files together that share what is slow to make."""
-    if config.getoption("dist") != "loadfile":
+    if config.getoption("dist") != "loadfile" or config.getoption("--real-captures"):
         return None
     from xdist.scheduler import LoadFileScheduling
 
