@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +24,11 @@ ON, MUCH, LATENCY, METHOD, MACHINE, OUTPUT = (
 def expanded(path: Path | None) -> Path | None:
     """Replace `~` in an option's path, which a shell leaves as it is in `--out=~/slim`."""
     return None if path is None else expand(path)
+
+
+def option_name(argument: str) -> str:
+    """Give the option that an argument or a field is: `observe_steps` is --observe-steps."""
+    return f"--{argument.replace('_', '-')}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,6 +234,11 @@ class Amount:
             help="A folder for what was timed; by default SLIMDIFF_FX_LATENCY_CACHE, or the platform's own.",
         ),
     ] = None
+
+
+# Fields that say how much goes. What follows `keep_` is what `passes.plan.costs` counts, or the latency.
+KEEP = "keep_"
+AMOUNTS = [each.name for each in fields(Amount) if each.name in ("tau", "max_error") or each.name.startswith(KEEP)]
 
 
 @dataclass(frozen=True, kw_only=True)

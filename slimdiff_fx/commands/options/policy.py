@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from passes.errors import UsageError
 from slimdiff_fx.commands.options.choices import Compensate, Method
-from slimdiff_fx.commands.options.plan import Amount, How
+from slimdiff_fx.commands.options.plan import AMOUNTS, KEEP, Amount, How, option_name
 
 if TYPE_CHECKING:
     from passes.plan.policies import Normalization, Policy
     from slimdiff_fx.latency.budget import KeepLatency
 
-# Options that say how much goes. What follows `keep_` is what `passes.plan.costs` counts, or the latency.
-_KEEP = "keep_"
-_AMOUNTS = [each.name for each in fields(Amount) if each.name in ("tau", "max_error") or each.name.startswith(_KEEP)]
 _LATENCY = [each.name for each in fields(Amount) if each.name == "backend" or each.name.startswith("latency_")]
 
 
@@ -41,20 +38,20 @@ def policy_of(amount: Amount, how: How) -> Policy | KeepLatency | None:
     Raises:
         UsageError: more than one is given, or one is out of range.
     """
-    given: dict[str, Any] = {name: value for name in _AMOUNTS if (value := getattr(amount, name)) is not None}
+    given: dict[str, Any] = {name: value for name in AMOUNTS if (value := getattr(amount, name)) is not None}
     if len(given) > 1:
-        raise UsageError(f"{' and '.join(map(_option, given))} are given together; give one of them")
+        raise UsageError(f"{' and '.join(map(option_name, given))} are given together; give one of them")
     latency = {name: value for name in _LATENCY if (value := getattr(amount, name)) is not None}
     if amount.keep_latency is None and latency:
-        raise UsageError(f"{_option(next(iter(latency)))} says what to time: give --keep-latency with it")
+        raise UsageError(f"{option_name(next(iter(latency)))} says what to time: give --keep-latency with it")
     normalize: Normalization = how.normalize.value
     multiple = None if amount.align is None else int(amount.align.value)
     from passes.plan.policies import Keep, MaxError, Threshold  # imports torch: not for --help
 
     name = next(iter(given), "")
-    if name.startswith(_KEEP):
+    if name.startswith(KEEP):
         if name != "keep_latency":
-            return Keep(given[name], name.removeprefix(_KEEP), normalize, multiple, amount.uniform)
+            return Keep(given[name], name.removeprefix(KEEP), normalize, multiple, amount.uniform)
         from slimdiff_fx.latency.budget import KeepLatency
 
         settings: dict[str, Any] = {each.removeprefix("latency_"): setting for each, setting in latency.items()}
@@ -74,7 +71,3 @@ def policy_of(amount: Amount, how: How) -> Policy | KeepLatency | None:
     if by_score:
         return Threshold(normalize=normalize, align=multiple)
     return MaxError(align=multiple, uniform=amount.uniform)
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import fields
 from inspect import signature
 
-from slimdiff_fx.commands.options.plan import Amount
+from slimdiff_fx.commands.options.plan import AMOUNTS, KEEP, option_name
 
 # Arguments and classes that are options of another name. The others have their own: `observe_steps` is --observe-steps.
 _OTHERWISE = {
-    **{
-        f"Keep{each.name.removeprefix('keep_').capitalize()}": f"--{each.name.replace('_', '-')}"
-        for each in fields(Amount)
-        if each.name.startswith("keep_")
-    },
+    **{f"Keep{name.removeprefix(KEEP).capitalize()}": option_name(name) for name in AMOUNTS if name.startswith(KEEP)},
     "MaxError": "--max-error",
     "Threshold": "--tau",
     "compensation": "--compensate",
@@ -50,5 +45,5 @@ def _option(found: re.Match[str]) -> str:
 def speak_for(commands: Iterable[Callable[..., object]]) -> None:
     """Take the arguments of these functions as options; the command line gives its own, once."""
     for command in commands:
-        _OPTIONS.update({name: f"--{name.replace('_', '-')}" for name in signature(command).parameters})
+        _OPTIONS.update({name: option_name(name) for name in signature(command).parameters})
     _OPTIONS.update(_OTHERWISE)

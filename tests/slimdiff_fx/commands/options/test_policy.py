@@ -58,7 +58,7 @@ def test_a_budget_is_a_table_s_entry_and_a_field(monkeypatch: pytest.MonkeyPatch
         keep_bytes: float | None = None
 
     monkeypatch.setattr(passes.plan.policies, "COUNTED", {**COUNTED, "bytes": params_table})
-    monkeypatch.setattr(policy, "_AMOUNTS", [*policy._AMOUNTS, "keep_bytes"])
+    monkeypatch.setattr(policy, "AMOUNTS", [*policy.AMOUNTS, "keep_bytes"])
     assert policy_of(More(keep_bytes=0.8), HOW) == Keep(0.8, "bytes")
     with pytest.raises(UsageError, match="`KeepBytes` is 8"):
         policy_of(More(keep_bytes=8), HOW)
