@@ -25,3 +25,14 @@ def run(*arguments, expect):
 
 def only(folder, *names):
     return sorted(os.listdir(folder)) == sorted(names)
+
+
+def refused(*arguments, **options):
+    """Run a command that usage can mend, and give its one line of error."""
+    result = runner.invoke(app, [str(argument) for argument in arguments], **options)
+    assert result.exit_code == 2, result.output
+    lines = [line for line in result.stderr.strip().splitlines() if line]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    assert "unexpected" not in lines[0]
+    return lines[0]

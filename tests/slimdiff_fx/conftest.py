@@ -1,11 +1,14 @@
 """What the toy pipeline gives, for tests of what goes wrong with it."""
 
+import importlib
 import shutil
 from pathlib import Path
 
 import pytest
 
 from slimdiff_fx.cli import app
+from slimdiff_fx.commands import calibration_options, export_command
+from slimdiff_fx.commands import stage_commands as commands
 from tests.failing_command import runner
 
 
@@ -33,3 +36,28 @@ def plan(toy_pipeline, statistics):
     )
     assert result.exit_code == 0, result.output
     return file
+
+
+slim = importlib.import_module("slimdiff_fx.slimming.in_one_call")
+
+
+def never(*_, **__):
+    raise AssertionError("the work was begun")
+
+
+@pytest.fixture
+def nothing_is_loaded(monkeypatch, nothing_is_captured):
+    for module in (calibration_options, export_command):
+        monkeypatch.setattr(module, "load_pipeline", never)
+
+
+@pytest.fixture
+def nothing_is_captured(monkeypatch):
+    for module in (commands, calibration_options, export_command, slim):
+        monkeypatch.setattr(module, "capture_pipeline", never)
+
+
+@pytest.fixture
+def nothing_is_calibrated(monkeypatch):
+    for module in (calibration_options, slim):
+        monkeypatch.setattr(module, "observe_pipeline", never)
