@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_flatten_with_path
 
 import slimdiff_fx.denoisers.families
-import slimdiff_fx.pipelines.captured
-import slimdiff_fx.slimming.by_stages
 from passes.capture.capture import capture
 from passes.program.ownership import named_tensors, share_tensors
 from passes.program.program import Program
@@ -36,9 +34,7 @@ def shared_captures(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     shared = SharedCaptures()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slimdiff_fx.pipelines.captured, "capture", shared)
         patch.setattr(slimdiff_fx.denoisers.families, "capture", shared)
-        patch.setattr(slimdiff_fx.slimming.by_stages, "capture_module", shared)
         yield
 
 

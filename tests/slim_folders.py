@@ -16,7 +16,7 @@ from slimdiff_fx.saved.compare import PICTURE_FILE, compare, picture_files, repo
 from slimdiff_fx.saved.folder import save_result
 from slimdiff_fx.saved.pictures import png_bytes, side_by_side
 from slimdiff_fx.saved.report import build_report
-from slimdiff_fx.slimming.carry_out import carry_out, finish
+from slimdiff_fx.slimming.job import Job
 from slimdiff_fx.slimming.measured_sweep import measure_sweep
 from slimdiff_fx.slimming.planning import Planning
 from slimdiff_fx.timing.bench import Effort
@@ -36,7 +36,7 @@ def build_slim_folders(pipeline: Path, folder: Path) -> dict[str, Path]:
     policies: dict[str, Policy] = {"best": MaxError(1e-3), "threshold": Threshold(0.1)}
     for method, policy in policies.items():
         planning = Planning(method, policy)  # type: ignore[arg-type]
-        result = replace(finish(captured, pipe, stored.statistics, planning), statistics=stored)
+        result = Job(captured.program, captured.sites, captured, pipe, planning).finish(stored)
         comparison = compare(loaded, result, PROMPTS, 2, SAMPLING, 0)
         assert comparison is not None
         if method == "best":
@@ -47,6 +47,6 @@ def build_slim_folders(pipeline: Path, folder: Path) -> dict[str, Path]:
         report = build_report(result, model=loaded.name, **report_entries(comparison, 0))
         save_result(result, folder / method, report=report, files=files)
         if method == "best":
-            applied = carry_out(captured, pipe, result.plan, check=False)
+            applied = Job(captured.program, captured.sites, captured, pipe, check=False).carry_out(result.plan)
             save_result(applied, folder / "applied", report=build_report(applied, model=loaded.name))
     return {name: folder / name for name in (*policies, "applied")}

@@ -8,30 +8,22 @@ from pathlib import Path
 
 from rich.console import Console
 
-from passes.analyze.criteria import choose
-from passes.analyze.methods import choose_method
 from passes.errors import UsageError
 from passes.plan.policies import Policy
-from passes.solve.compensation import COMPENSATIONS
 from slimdiff_fx.calibration.checkpoint import find_checkpoint
-from slimdiff_fx.calibration.observe import observe_pipeline
 from slimdiff_fx.calibration.ranks import Ranks
 from slimdiff_fx.calibration.record import CalibrationSettings
-from slimdiff_fx.calibration.rehearse import rehearse
-from slimdiff_fx.calibration.threads import choose_threads
 from slimdiff_fx.calibration.timestep_weights import bucket_weights
 from slimdiff_fx.commands.command_outputs import note_edited
 from slimdiff_fx.commands.terminal import TerminalListener
 from slimdiff_fx.files.output_paths import expand
-from slimdiff_fx.files.statistics_file import StoredStatistics
 from slimdiff_fx.latency.budget import KeepLatency
-from slimdiff_fx.listener import SILENT, Listener, timed
+from slimdiff_fx.listener import SILENT, Listener
 from slimdiff_fx.option_checks import check_count, check_number, check_seed
-from slimdiff_fx.pipelines.captured import capture_pipeline
 from slimdiff_fx.pipelines.inputs.prompts import read_prompts
 from slimdiff_fx.pipelines.inputs.samples import gather_samples
 from slimdiff_fx.pipelines.load import LoadedPipeline, load_pipeline, model_input
-from slimdiff_fx.slimming.carry_out import Recalibration
+from slimdiff_fx.slimming.job import Job
 from slimdiff_fx.slimming.planning import Planning
 
 
@@ -106,17 +98,16 @@ def listener_for(console: Console, ranks: Ranks, stages: Sequence[str] = ()) -> 
     return TerminalListener(console, stages) if ranks.rank == 0 else SILENT
 
 
-def calibrate(
+def capture(
     loaded: LoadedPipeline,
     options: CalibrationOptions,
     prompts: Sequence[str] | None,
     checkpoint: Path,
-    seconds: dict[str, float],
     listener: Listener,
     ranks: Ranks,
     planning: Planning | None = None,
-) -> tuple[Recalibration, StoredStatistics]:
-    """Capture a pipeline's denoiser and calibrate it, with `planning` checked in between."""
+) -> Job:
+    """Capture a pipeline's denoiser as a job that can be calibrated, and planned where there is a `planning`."""
     settings = options.settings(loaded, checkpoint, ranks)
     samples = gather_samples(
         loaded.pipe,
@@ -130,15 +121,7 @@ def calibrate(
     )
     if options.resume and not find_checkpoint(checkpoint, ranks):
         listener.note(f"there is no checkpoint at {checkpoint}: starting anew")
-    rehearse(loaded.pipe, samples, settings)
-    choose_threads(loaded.pipe, samples, settings)
-    with timed("capture", seconds, listener):
-        captured = capture_pipeline(loaded.pipe)
-    if planning is not None:
-        planning.check_captured(captured)
-    with timed("calibrate", seconds):
-        stored = observe_pipeline(loaded.pipe, captured, samples, settings, listener)
-    return Recalibration(loaded.pipe, captured, samples, settings, listener), stored
+    return Job.capture(loaded.pipe, planning, samples, settings, own_threads=True, share=True, listener=listener)
 
 
 def prompts_of(file: Path | None, ranks: Ranks) -> tuple[str, ...] | None:
@@ -152,21 +135,6 @@ def prompts_of(file: Path | None, ranks: Ranks) -> tuple[str, ...] | None:
     if ranks.several and not file.is_file():
         raise UsageError(f"each rank reads the prompts, and {file} can be read once; write them to a file")
     return read_prompts(file)
-
-
-def planning_for(
-    policy: Policy | KeepLatency | None, method: str | None, criterion: Sequence[str] | None, compensation: str | None
-) -> Planning:
-    """Join what was asked into how a plan is made.
-
-    Raises:
-        UsageError: it doesn't go together.
-    """
-    choose(criterion)
-    known = next((name for name in COMPENSATIONS if name == compensation), None)
-    planning = Planning(choose_method(method, policy, criterion, known), policy, criterion, known)
-    planning.check()
-    return planning
 
 
 def cache_of(policy: Policy | KeepLatency | None) -> Path | None:

@@ -17,10 +17,9 @@ from slimdiff_fx.calibration.threads import restored_threads
 from slimdiff_fx.commands.calibration_options import (
     CalibrationOptions,
     cache_of,
-    calibrate,
+    capture,
     listener_for,
     load,
-    planning_for,
     prompts_of,
     slim_checkpoint,
 )
@@ -34,8 +33,8 @@ from slimdiff_fx.saved.folder import save_result
 from slimdiff_fx.saved.pictures import png_bytes, side_by_side
 from slimdiff_fx.saved.report import build_report
 from slimdiff_fx.slimming.call_latency import time_call
-from slimdiff_fx.slimming.carry_out import finish
 from slimdiff_fx.slimming.measured_sweep import measure_sweep
+from slimdiff_fx.slimming.planning import Planning
 
 
 def slim_command(
@@ -55,7 +54,6 @@ def slim_command(
 ) -> None:
     """Do the main job and say what came out."""
     start = time.perf_counter()
-    seconds: dict[str, float] = {}
     check_count("pictures", pictures, least=0)
     if sweep and not pictures:
         raise UsageError("--sweep measures while pictures are drawn: give --pictures too")
@@ -70,7 +68,7 @@ def slim_command(
             work={MOMENTS_FOLDER: options.moments_folder, "--latency-cache": cache_of(policy)},
         )
         # refuse what contradicts itself before hours of calibration
-        planning = replace(planning_for(policy, method, criterion, compensation), sequential=sequential)
+        planning = Planning.asked(policy, method, criterion, compensation, sequential)
         options = replace(
             options,
             moments=planning.needs_moments or (options.resume and has_moments(checkpoint)),
@@ -81,25 +79,22 @@ def slim_command(
         note_replaced(out, listener)
         prompts = prompts_of(options.prompts, ranks)
         loaded = load(model, ranks.device, options.dtype, listener, options.variant)
-        planning = planning.for_pipeline(loaded.pipe, loaded.sampling.given(None, options.guidance).guidance)
-        run, stored = calibrate(loaded, options, prompts, checkpoint, seconds, listener, ranks, planning)
+        job = capture(loaded, options, prompts, checkpoint, listener, ranks, planning)
+        stored = job.calibrate()
     if ranks.rank:
         return
     if ranks.several and sequential is not None:
         listener.note("rank 0 calibrates the groups of --sequential alone")
-    result = finish(
-        run.captured, loaded.pipe, stored.statistics, planning, run, share=True, seconds=seconds, listener=listener
-    )
-    result = replace(result, statistics=stored)
-    with timed("draw", seconds, listener):
+    result = job.finish(stored)
+    with timed("draw", job.seconds, listener):
         sampling = loaded.sampling.given(options.steps, options.guidance)
-        comparison = compare(loaded, result, prompts, pictures, sampling, options.seed, run.samples)
+        comparison = compare(loaded, result, prompts, pictures, sampling, options.seed, job.samples)
     if sweep and comparison is not None:
         conditions = comparison.conditions
-        with timed("sweep", seconds):
+        with timed("sweep", job.seconds):
             measured = measure_sweep(
                 loaded.pipe,
-                run.captured.program,
+                job.program,
                 result,
                 sweep,
                 conditions,
@@ -112,7 +107,7 @@ def slim_command(
     call = None
     if result.latency is None:
         with listener.stage("time"):
-            call = time_call(loaded.pipe, result.model, run.samples, sampling, options.seed).to_json()
+            call = time_call(loaded.pipe, result.model, job.samples, sampling, options.seed).to_json()
     files = {}
     if comparison is not None:
         files = picture_files(comparison)

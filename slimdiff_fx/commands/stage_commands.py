@@ -13,20 +13,18 @@ from passes.calibrate.moments import moment_bytes
 from passes.errors import PlanError
 from passes.plan.policies import Policy
 from passes.sites.find import find_unsupported
-from slimdiff_fx.calibration.checkpoint import (
-    forget_checkpoint,
-)
+from slimdiff_fx.calibration.checkpoint import forget_checkpoint
 from slimdiff_fx.calibration.ranks import joined_ranks, refuse_ranks
+from slimdiff_fx.calibration.record import CalibrationSettings
 from slimdiff_fx.calibration.run import statistics_of
 from slimdiff_fx.calibration.threads import restored_threads
 from slimdiff_fx.commands.calibration_options import (
     CalibrationOptions,
     cache_of,
-    calibrate,
     calibrate_checkpoint,
+    capture,
     listener_for,
     load,
-    planning_for,
     prompts_of,
 )
 from slimdiff_fx.commands.command_outputs import (
@@ -43,13 +41,12 @@ from slimdiff_fx.files.own_files import PLAN, STATISTICS
 from slimdiff_fx.files.plan_file import updates_file
 from slimdiff_fx.files.statistics_file import load_statistics, save_statistics
 from slimdiff_fx.latency.budget import KeepLatency
-from slimdiff_fx.pipelines.captured import capture_pipeline
 from slimdiff_fx.pipelines.load import model_input
 from slimdiff_fx.saved.folder import load_plan, save_plan, save_result
 from slimdiff_fx.saved.report import build_report
 from slimdiff_fx.saved.summary import short, summarize
-from slimdiff_fx.slimming.carry_out import carry_out
-from slimdiff_fx.slimming.planning import plan_from
+from slimdiff_fx.slimming.job import Job
+from slimdiff_fx.slimming.planning import Planning
 
 
 def inspect_command(model: str, device: str, dtype: str, console: Console, variant: str | None = None) -> None:
@@ -58,11 +55,10 @@ def inspect_command(model: str, device: str, dtype: str, console: Console, varia
     refuse_ranks("inspect")
     listener = TerminalListener(console, ("load", "capture"))
     loaded = load(model, device, dtype, listener, variant)
-    with listener.stage("capture"):
-        captured = capture_pipeline(loaded.pipe)
-    unsupported = tuple(find_unsupported(captured.program))
-    console.print(inspect_table(summarize(captured.program, captured.sites, None, unsupported)))
-    console.print(f"second moments take {short(moment_bytes(captured.sites))}B while calibrating:", highlight=False)
+    job = Job.capture(loaded.pipe, listener=listener)
+    unsupported = tuple(find_unsupported(job.program))
+    console.print(inspect_table(summarize(job.program, job.sites, None, unsupported)))
+    console.print(f"second moments take {short(moment_bytes(job.sites))}B while calibrating:", highlight=False)
     console.print("--moments-folder keeps them on disk, --method threshold needs none", highlight=False)
     console.print(f"inspected in {took(start)}", highlight=False)
 
@@ -84,7 +80,7 @@ def calibrate_command(model: str, out: Path, options: CalibrationOptions, *, ove
         listener = listener_for(console, ranks)
         prompts = prompts_of(options.prompts, ranks)
         loaded = load(model, ranks.device, options.dtype, listener, options.variant)
-        _, stored = calibrate(loaded, options, prompts, checkpoint, {}, listener, ranks)
+        stored = capture(loaded, options, prompts, checkpoint, listener, ranks).calibrate()
     if ranks.rank:
         return
     save_statistics(stored, out)
@@ -117,18 +113,16 @@ def plan_command(
         overwrite=overwrite,
         work={"--latency-cache": cache_of(policy)},
     )
-    planning = planning_for(policy, method, criterion, compensation)
+    planning = Planning.asked(policy, method, criterion, compensation)
     sums = statistics_of(load_statistics(statistics))
     check_measured(sums, criterion)  # before the model is captured
     listener = TerminalListener(console, ("load", "capture", "analyze"))
     loaded = load(model, device, dtype, listener, variant)
-    planning = planning.for_pipeline(loaded.pipe, loaded.sampling.guidance)
-    with listener.stage("capture"):
-        captured = capture_pipeline(loaded.pipe)
+    job = Job.capture(loaded.pipe, planning, settings=CalibrationSettings(loaded.sampling), listener=listener)
     with listener.stage("analyze"):
-        plan = plan_from(captured, sums, planning, listener)
+        plan = job.plan(sums)
     save_plan(plan, out)
-    console.print(slim_table(summarize(captured.program, captured.sites, plan)))
+    console.print(slim_table(summarize(job.program, job.sites, plan)))
     tell_prediction(plan, console)
     console.print(f"planned in {took(start)}: {out}", highlight=False, soft_wrap=True)
 
@@ -152,10 +146,9 @@ def apply_command(
     listener = TerminalListener(console, ("load", "capture", "rewrite", "validate", "save"))
     note_replaced(out, listener)
     loaded = load(model, device, dtype, listener, variant)
-    with listener.stage("capture"):
-        captured = capture_pipeline(loaded.pipe)
+    job = Job.capture(loaded.pipe, share=True, listener=listener)
     try:
-        result = carry_out(captured, loaded.pipe, plan, share=True, listener=listener)
+        result = job.carry_out(plan)
     except PlanError as error:
         raise PlanError(f"{plan_file}: {error}") from error
     with listener.stage("save"):

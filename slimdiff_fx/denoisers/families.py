@@ -268,7 +268,15 @@ def capture_denoiser(model: nn.Module, **sizes: Any) -> Program:
         UsageError: `describe` refuses it.
         CaptureError: it can't be captured.
     """
-    inputs = describe(model, **sizes)
+    return capture_inputs(describe(model, **sizes))
+
+
+def capture_inputs(inputs: DenoiserInputs) -> Program:
+    """Capture a denoiser as it is called.
+
+    Raises:
+        CaptureError: it can't be captured.
+    """
     return capture(
         inputs.module,
         inputs.args,

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffusers import DiffusionPipeline, ModelMixin
 
-from passes.capture.capture import capture
 from passes.errors import UsageError
 from passes.program.program import Program
 from passes.sites.find import find_sites
 from passes.sites.site import Site
-from slimdiff_fx.denoisers.families import DenoiserInputs, describe
+from slimdiff_fx.denoisers.families import DenoiserInputs, capture_inputs, describe
 from slimdiff_fx.denoisers.residuals import pipeline_residuals
+from slimdiff_fx.other_libraries import first_line
 from slimdiff_fx.pipelines.sampling import denoiser_name, token_count
 
 
@@ -61,12 +62,23 @@ def capture_model(model: ModelMixin, *, tokens: int | None = None, residuals: Se
     if hasattr(model, "_orig_mod"):
         raise UsageError("the denoiser is compiled already; slim first, then torch.compile the slim one")
     inputs = describe(model, tokens=tokens, residuals=residuals)
-    program = capture(
-        inputs.module,
-        inputs.args,
-        inputs.kwargs,
-        inputs.dynamic_shapes,
-        root=inputs.root,
-        timestep=inputs.timestep,
-    )
+    program = capture_inputs(inputs)
     return CapturedDenoiser(model, inputs, program, find_sites(program))
+
+
+def pipeline_with(pipe: DiffusionPipeline, model: ModelMixin, *, share: bool) -> DiffusionPipeline:
+    """Make a pipeline with another denoiser; its other parts are copies, or with `share` the same."""
+    name = denoiser_name(pipe)
+    parts = {} if share else {part: value for part, value in pipe.components.items() if part != name}
+    try:
+        # in one go, so that what two parts hold together they still hold together
+        parts = copy.deepcopy(parts)
+    except Exception as error:  # whatever a component of another library raises
+        raise UsageError(
+            f"a component of the {type(pipe).__name__} can't be copied ({type(error).__name__}: {first_line(error)}); "
+            "pass in_place=True, which shares them"
+        ) from error
+    # A shallow copy shares every component; registering replaces them in the copy alone.
+    made = copy.copy(pipe)
+    made.register_modules(**{**parts, name: model})
+    return made

@@ -7,27 +7,21 @@ from typing import Any
 
 from torch import nn
 
-from passes.analyze.methods import RECIPES, Method, choose_method, planner_for
-from passes.analyze.methods import analyze as analyze_statistics
-from passes.analyze.planner import Planner
+from passes.analyze.methods import Method
 from passes.arguments import check_kind
 from passes.calibrate.calibrate import calibrate
 from passes.calibrate.instrument import TIMESTEPS, Instrumented, instrument
-from passes.capture.capture import capture as capture_module
 from passes.capture.lower import lower
 from passes.errors import CalibrationError
 from passes.plan.policies import Policy
 from passes.plan.slim_plan import SlimPlan
-from passes.program.ownership import owned, sealed
 from passes.program.program import Program
-from passes.prove.validate import validate
-from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
 from passes.solve.compensation import Compensation
-from slimdiff_fx.denoisers.families import DenoiserInputs, capture_denoiser
+from slimdiff_fx.denoisers.families import DenoiserInputs, capture_denoiser, capture_inputs
 from slimdiff_fx.latency.budget import KeepLatency
-from slimdiff_fx.latency.refine import plan_within_latency
-from slimdiff_fx.slimming.planning import check_policy
+from slimdiff_fx.slimming.job import Job
+from slimdiff_fx.slimming.planning import Planning
 
 __all__ = ["analyze", "calibrate", "capture", "convert", "lower", "prepare"]
 
@@ -47,9 +41,7 @@ def capture(model: nn.Module, inputs: DenoiserInputs | None = None, **sizes: Any
     check_kind("model", model, nn.Module, "a diffusers denoiser, such as pipe.unet or pipe.transformer")
     if inputs is None:
         return capture_denoiser(model, **sizes)
-    return capture_module(
-        inputs.module, inputs.args, inputs.kwargs, inputs.dynamic_shapes, root=inputs.root, timestep=inputs.timestep
-    )
+    return capture_inputs(inputs)
 
 
 def prepare(
@@ -96,34 +88,11 @@ def analyze(
         BudgetError: the budget can't be met; says the least that can.
     """
     check_kind("prepared", prepared, Instrumented, "what slimdiff_fx.prepare(program) gives, after calibration")
-    check_policy(policy)
+    planning = Planning.asked(policy, method, criterion, compensation)
     statistics = prepared.statistics()
     if not statistics.calls:
         raise CalibrationError("nothing was observed yet; run slimdiff_fx.calibrate(prepared, batches) first")
-    chosen = choose_method(method, policy, criterion, compensation)
-
-    def plan_by(policy: Policy | None, planner: Planner | None = None) -> SlimPlan:
-        return analyze_statistics(
-            prepared.dense,
-            prepared.sites,
-            statistics,
-            policy,
-            criterion,
-            method=chosen,
-            compensation=compensation,
-            planner=planner,
-        )
-
-    if not isinstance(policy, KeepLatency):
-        return plan_by(policy)
-    planner = planner_for(prepared.dense, prepared.sites, statistics, chosen, compensation or "none")
-    return plan_within_latency(
-        policy,
-        prepared.dense,
-        prepared.sites,
-        lambda priced: plan_by(priced, planner),
-        narrow=RECIPES[chosen].heads == "narrow",
-    )
+    return Job(prepared.dense, prepared.sites, planning=planning).plan(statistics)
 
 
 def convert(program: Program, plan: SlimPlan, *, check: bool = True) -> Program:
@@ -145,8 +114,6 @@ def convert(program: Program, plan: SlimPlan, *, check: bool = True) -> Program:
     """
     check_kind("program", program, Program, "the program that slimdiff_fx.capture gives")
     check_kind("plan", plan, SlimPlan, "the plan that slimdiff_fx.analyze gives")
-    slimmed = owned(rewrite(program, plan))
-    if not check:
-        return slimmed
-    validate(program, plan, slimmed)
-    return sealed(slimmed)
+    job = Job(program, check=check)
+    slim, _ = job.rewrite(plan)
+    return job.prove(plan, slim)[0]

@@ -10,27 +10,23 @@ import torch
 from diffusers import DiffusionPipeline, ModelMixin
 from torch import nn
 
-from passes.analyze.methods import Method, choose_method
+from passes.analyze.methods import Method
 from passes.arguments import check_kind
-from passes.calibrate.calibrate import Batch, calibrate
-from passes.calibrate.instrument import instrument
+from passes.calibrate.calibrate import Batch
 from passes.errors import UsageError
 from passes.plan.policies import Policy
 from passes.solve.compensation import Compensation
-from slimdiff_fx.calibration.observe import observe_pipeline
 from slimdiff_fx.calibration.ranks import ALONE, Ranks
 from slimdiff_fx.calibration.record import CalibrationSettings
-from slimdiff_fx.calibration.rehearse import rehearse
 from slimdiff_fx.calibration.timestep_weights import DEFAULT_WEIGHTS, bucket_weights
 from slimdiff_fx.denoisers.altered import refuse_wrapped
 from slimdiff_fx.denoisers.taken_over import take_over
 from slimdiff_fx.latency.budget import KeepLatency
-from slimdiff_fx.listener import SILENT, Listener, timed
-from slimdiff_fx.pipelines.captured import capture_model, capture_pipeline
+from slimdiff_fx.listener import SILENT, Listener
 from slimdiff_fx.pipelines.inputs.samples import gather_samples
-from slimdiff_fx.pipelines.sampling import Sampling
-from slimdiff_fx.slimming.carry_out import Recalibration, finish
-from slimdiff_fx.slimming.planning import Planning, check_policy
+from slimdiff_fx.pipelines.sampling import Sampling, denoiser_name
+from slimdiff_fx.slimming.job import Job
+from slimdiff_fx.slimming.planning import Planning
 from slimdiff_fx.slimming.progress_bar import BarListener
 from slimdiff_fx.slimming.result import SlimResult
 
@@ -103,18 +99,17 @@ def slim(
         SlimDiffError: see `passes.errors`; nothing is changed in what was passed, with `in_place` neither.
     """
     check_kind("pipe_or_model", pipe_or_model, (DiffusionPipeline, nn.Module), "a pipeline that from_pretrained loaded")
-    check_policy(policy)
     if listener is None:
         shown = progress and ranks.rank == 0
         listener = BarListener(getattr(pipe_or_model, "_progress_bar_config", {})) if shown else SILENT
-    seconds: dict[str, float] = {}
     # refuse what contradicts itself before hours of calibration
-    chosen_method = choose_method(method, policy, criterion, compensation)
+    planning = Planning.asked(policy, method, criterion, compensation, sequential)
     weights = bucket_weights(timestep_weights)
-    planning = Planning(chosen_method, policy, criterion, compensation, sequential)
-    planning.check()
     if ranks.several and isinstance(policy, KeepLatency):
         raise UsageError("ranks that time the denoiser at once slow one another down: plan for latency in one process")
+    settings = CalibrationSettings(
+        moments=planning.needs_moments, timestep_weights=weights, attention_weights=planning.needs_attention_weights
+    )
     if isinstance(pipe_or_model, nn.Module):
         if batches is None:
             raise UsageError("a bare denoiser has no prompts; pass the pipeline, or batches of the denoiser's inputs")
@@ -122,21 +117,8 @@ def slim(
             raise UsageError("ranks share a pipeline's samples; pass the pipeline, not a bare denoiser")
         if sequential is not None:
             raise UsageError("sequential calibration runs a pipeline several times; pass one, not a bare denoiser")
-        with timed("capture", seconds, listener):
-            captured = capture_model(pipe_or_model)
-        planning.check_captured(captured)
-        with timed("calibrate", seconds):
-            watched = instrument(
-                captured.program,
-                captured.sites,
-                attention_weights=planning.needs_attention_weights,
-                moments=planning.needs_moments,
-                weights=weights,
-            )
-            statistics = calibrate(watched, batches)
-        result = finish(
-            captured, None, statistics, planning, check=check, share=in_place, seconds=seconds, listener=listener
-        )
+        job = Job.capture(pipe_or_model, planning, settings=settings, check=check, share=in_place, listener=listener)
+        result = job.finish(job.calibrate_on(batches))
         return _taken_over(result, pipe_or_model) if in_place else result
     pipe = pipe_or_model
     refuse_wrapped(pipe)
@@ -149,39 +131,18 @@ def slim(
         listener=listener,
         calibrate_on=calibrate_on,
     )
-    settings = CalibrationSettings(
-        Sampling().given(steps, guidance),
-        observe_steps,
-        seed,
-        batch,
-        moments=planning.needs_moments,
-        timestep_weights=weights,
+    settings = replace(
+        settings,
+        sampling=Sampling().given(steps, guidance),
+        observe_steps=observe_steps,
+        seed=seed,
+        batch=batch,
         moments_folder=None if moments_folder is None else Path(moments_folder),
-        attention_weights=planning.needs_attention_weights,
         ranks=ranks,
     )
-    planning = planning.for_pipeline(pipe, settings.sampling.guidance)
-    rehearse(pipe, chosen, settings)
-    with timed("capture", seconds, listener):
-        captured = capture_pipeline(pipe)
-    planning.check_captured(captured)
-    with timed("calibrate", seconds):
-        stored = observe_pipeline(pipe, captured, chosen, settings, listener)
-    watch = Recalibration(pipe, captured, chosen, settings, listener)
-    result = finish(
-        captured,
-        pipe,
-        stored.statistics,
-        planning,
-        watch,
-        check=check,
-        share=in_place,
-        seconds=seconds,
-        listener=listener,
-        ranks=ranks,
-    )
-    result = replace(result, statistics=stored)
-    return _taken_over(result, captured.model) if in_place else result
+    job = Job.capture(pipe, planning, chosen, settings, check=check, share=in_place, listener=listener)
+    result = job.finish(job.calibrate(), ranks)
+    return _taken_over(result, getattr(pipe, denoiser_name(pipe))) if in_place else result
 
 
 def _taken_over(result: SlimResult, dense: nn.Module) -> SlimResult:

@@ -9,21 +9,16 @@ from typing import get_args
 from diffusers import DiffusionPipeline
 
 from passes.analyze.criteria import CRITERIA, choose, needs_attention_weights
-from passes.analyze.methods import RECIPES, Method, analyze
-from passes.analyze.planner import Planner
+from passes.analyze.methods import Method, choose_method
 from passes.analyze.refuse_unreachable import refuse_unreachable
 from passes.analyze.sequential import check_rounds
 from passes.arguments import check_kind
-from passes.calibrate.statistics import Statistics
 from passes.errors import UsageError
 from passes.plan.policies import Policy
-from passes.plan.slim_plan import SlimPlan
 from passes.solve.compensation import COMPENSATIONS, Compensation
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.inputs import check_timed_sizes
-from slimdiff_fx.latency.refine import plan_within_latency
 from slimdiff_fx.latency.target import guided_batch
-from slimdiff_fx.listener import SILENT, Listener
 from slimdiff_fx.option_checks import check_count
 from slimdiff_fx.pipelines.captured import CapturedDenoiser
 from slimdiff_fx.timing.runtimes import require
@@ -60,19 +55,31 @@ class Planning:
             raise UsageError('`sequential` solves for new weights: give `compensation` with `method="threshold"`')
         check_count("sequential", self.sequential, least=2)
 
-    def check(self) -> None:
-        """Refuse what no model can be planned by, or timed on this machine: before anything is done.
+    @classmethod
+    def asked(
+        cls,
+        policy: Policy | KeepLatency | None,
+        method: str | None,
+        criterion: str | Sequence[str] | None,
+        compensation: str | None,
+        sequential: int | None = None,
+    ) -> Planning:
+        """Join what was asked; refuse what no model can be planned by, or timed on this machine, before any work.
 
         Raises:
-            UsageError: an unknown policy, criterion or compensation.
+            UsageError: an unknown policy, method, criterion or compensation, or what doesn't go together.
             ExportError: the runtime lacks something.
         """
-        check_policy(self.policy)
-        if self.compensation not in (None, *COMPENSATIONS):
-            raise UsageError(f"unknown compensation {self.compensation!r}; there are {', '.join(COMPENSATIONS)}")
-        choose(self.criterion)
-        if isinstance(self.policy, KeepLatency):
-            require(self.policy.backend)
+        check_policy(policy)
+        choose(criterion)
+        chosen = choose_method(method, policy, criterion, compensation)
+        known = next((name for name in COMPENSATIONS if name == compensation), None)
+        if known != compensation:
+            raise UsageError(f"unknown compensation {compensation!r}; there are {', '.join(COMPENSATIONS)}")
+        planning = cls(chosen, policy, criterion, known, sequential)
+        if isinstance(policy, KeepLatency):
+            require(policy.backend)
+        return planning
 
     def check_captured(self, captured: CapturedDenoiser) -> None:
         """Refuse what this denoiser can't be planned by: known from its shapes, before hours of calibration.
@@ -108,47 +115,3 @@ class Planning:
     def needs_attention_weights(self) -> bool:
         """Whether calibration has to measure attention's weights for it."""
         return needs_attention_weights(self.criterion)
-
-
-def plan_from(
-    captured: CapturedDenoiser,
-    statistics: Statistics,
-    planning: Planning,
-    listener: Listener = SILENT,
-    planner: Planner | None = None,
-) -> SlimPlan:
-    """Plan from statistics, telling the listener how it goes on; a budget of latency is measured first, then met."""
-    policy = planning.policy
-
-    def plan_by(policy: Policy | None) -> SlimPlan:
-        done = 0
-
-        def on_site(number: int, total: int) -> None:
-            nonlocal done
-            listener.advance(number - done)
-            done = number
-
-        with listener.steps("plan", len(captured.sites), 0, "sites"):
-            return analyze(
-                captured.program,
-                captured.sites,
-                statistics,
-                policy,
-                planning.criterion,
-                method=planning.method,
-                compensation=planning.compensation,
-                on_site=on_site,
-                planner=planner,
-            )
-
-    if not isinstance(policy, KeepLatency):
-        return plan_by(policy)
-    return plan_within_latency(
-        policy,
-        captured.program,
-        captured.sites,
-        plan_by,
-        narrow=RECIPES[planning.method].heads == "narrow",
-        model=captured.model,
-        listener=listener,
-    )

@@ -142,7 +142,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_resumes_to_the_same_bits(toy_pipeline, 
 def test_calibration_is_not_lost_when_what_follows_fails(toy_pipeline, tmp_path, monkeypatch):
     arguments = ("slim", toy_pipeline, "-o", tmp_path / "out", *CALIBRATION, "--pictures", "0")
     with monkeypatch.context() as patch:
-        patch.setattr("slimdiff_fx.commands.slim_command.finish", None)
+        patch.setattr("slimdiff_fx.slimming.job.Job.finish", None)
         assert "unexpected TypeError" in run(*arguments, "--tau", "0.1", expect=1).stderr
     assert [file.name for file in tmp_path.iterdir()] == ["out.calibration.safetensors"]
     monkeypatch.setattr("slimdiff_fx.calibration.run.observe_batch", None)  # nothing is left to run

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 import slimdiff_fx
 from passes.plan.slim_plan import SlimPlan
 from passes.program.ownership import weights_digest
-from slimdiff_fx.pipelines.captured import capture_pipeline
-from slimdiff_fx.slimming.carry_out import carry_out
+from slimdiff_fx.slimming.job import Job
 from tests.toy_adapters import random_lora
 
 HOLDERS = "dense", "slim", "program", "plan"
@@ -143,7 +142,7 @@ def test_saving_changes_nothing(things, holder: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("holder", ["slim", "program"])
 def test_freeing_a_result_leaves_the_dense_model_and_the_other_result(toy_pipeline, things, holder: str) -> None:
     dense = _load(toy_pipeline)
-    one, two = (carry_out(capture_pipeline(dense), dense, things.result.plan, check=False) for _ in range(2))
+    one, two = (Job.capture(dense, check=False).carry_out(things.result.plan) for _ in range(2))
     kept = SimpleNamespace(dense=dense, result=two, folder=things.folder)
     before = _state(kept)
     _free(SimpleNamespace(dense=dense, result=one), holder)

@@ -1,6 +1,5 @@
 """What the toy pipeline gives, for tests of what goes wrong with it."""
 
-import importlib
 import shutil
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 
 from slimdiff_fx.cli import app
 from slimdiff_fx.commands import calibration_options, export_command
-from slimdiff_fx.commands import stage_commands as commands
+from slimdiff_fx.slimming import job
 from tests.failing_command import runner
 
 
@@ -38,9 +37,6 @@ def plan(toy_pipeline, statistics):
     return file
 
 
-slim = importlib.import_module("slimdiff_fx.slimming.in_one_call")
-
-
 def never(*_, **__):
     raise AssertionError("the work was begun")
 
@@ -53,11 +49,10 @@ def nothing_is_loaded(monkeypatch, nothing_is_captured):
 
 @pytest.fixture
 def nothing_is_captured(monkeypatch):
-    for module in (commands, calibration_options, export_command, slim):
+    for module in (job, export_command):
         monkeypatch.setattr(module, "capture_pipeline", never)
 
 
 @pytest.fixture
 def nothing_is_calibrated(monkeypatch):
-    for module in (calibration_options, slim):
-        monkeypatch.setattr(module, "observe_pipeline", never)
+    monkeypatch.setattr(job, "observe_pipeline", never)

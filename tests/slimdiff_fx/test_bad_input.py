@@ -59,7 +59,7 @@ def test_more_samples_than_prompts_cycle_and_say_so(toy_pipeline, tmp_path, monk
     def stop(pipe):
         raise UsageError("stopped before the capture")
 
-    monkeypatch.setattr("slimdiff_fx.commands.calibration_options.capture_pipeline", stop)
+    monkeypatch.setattr("slimdiff_fx.slimming.job.capture_pipeline", stop)
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("noto rose\nnoto pizza\n")
     arguments = ("calibrate", toy_pipeline, "-o", tmp_path / "s", "--prompts", prompts, "--samples", "3", "--resume")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import re
 import shutil
@@ -13,12 +12,11 @@ from PIL import Image
 
 import slimdiff_fx
 from passes.errors import UsageError
-from slimdiff_fx.commands import calibration_options
 from slimdiff_fx.latency.budget import KeepLatency
+from slimdiff_fx.slimming import job
 from tests import picture_pipelines as toys
 from tests.failing_command import refused
 
-slim = importlib.import_module("slimdiff_fx.slimming.in_one_call")
 BEYOND = str(2**63)
 
 
@@ -156,7 +154,7 @@ def test_standard_input_is_calibrated_on(toy_pipeline, tmp_path, monkeypatch):
         seen.extend(sample.condition for sample in samples)
         raise UsageError("enough")
 
-    monkeypatch.setattr(calibration_options, "rehearse", stop)
+    monkeypatch.setattr(job, "rehearse", stop)
     arguments = ("calibrate", toy_pipeline, "-o", tmp_path / "s", "--prompts", "-", "--samples", "2")
     assert "enough" in refused(*arguments, input='["a rose", "a cat"]')
     assert sorted(seen) == ["a cat", "a rose"]
@@ -252,6 +250,6 @@ def test_a_picture_of_the_pictures_folder_may_be_of_any_mode(tmp_path, monkeypat
     def stop(pipe, samples, settings):
         raise UsageError(f"{len(samples)} samples")
 
-    monkeypatch.setattr(slim, "rehearse", stop)
+    monkeypatch.setattr(job, "rehearse", stop)
     with pytest.raises(UsageError, match="7 samples"):
         slimdiff_fx.slim(toys.text_to_image(), images=folder, samples=7)

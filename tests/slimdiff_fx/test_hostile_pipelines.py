@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
 
 import pytest
@@ -13,17 +12,16 @@ import slimdiff_fx
 from passes.errors import BudgetError, PlanError, UsageError
 from slimdiff_fx.calibration.observe import observe_pipeline
 from slimdiff_fx.calibration.record import CalibrationSettings, describe_run
-from slimdiff_fx.commands import stage_commands as commands
 from slimdiff_fx.files.statistics_file import load_record
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.pipelines.captured import capture_pipeline
 from slimdiff_fx.pipelines.inputs.samples import gather_samples
 from slimdiff_fx.pipelines.sampling import Sampling
+from slimdiff_fx.slimming import job
 from tests import picture_pipelines as toys
 from tests.failing_command import refused
 from tests.toy_denoisers import FAMILIES
 
-slim = importlib.import_module("slimdiff_fx.slimming.in_one_call")
 BEYOND = str(2**63)
 
 
@@ -74,7 +72,7 @@ def test_labels_may_be_words_and_numbers(monkeypatch):
         seen.extend(sample.condition for sample in samples)
         raise UsageError("enough")
 
-    monkeypatch.setattr(slim, "rehearse", stop)
+    monkeypatch.setattr(job, "rehearse", stop)
     with pytest.raises(UsageError, match="enough"):
         slimdiff_fx.slim(dit(), prompts=["dog", " house cat ", 1, "0"], samples=4, steps=2)
     assert sorted(seen) == [" house cat ", "0", "1", "dog"]
@@ -113,7 +111,7 @@ def captured():
     ],
 )
 def test_what_the_shapes_decide_is_told_before_the_calibration(captured, monkeypatch, options, error, message):
-    monkeypatch.setattr(slim, "capture_pipeline", lambda pipe: captured)
+    monkeypatch.setattr(job, "capture_pipeline", lambda pipe: captured)
     with pytest.raises(error, match=message):
         slimdiff_fx.slim(toys.text_to_image(), prompts=["a"], samples=1, steps=2, **options)
 
@@ -155,7 +153,7 @@ def test_records_of_long_lists_hold_their_beginning_and_a_digest():
 
 @pytest.mark.usefixtures("nothing_is_calibrated")
 def test_budgets_on_the_command_line(toy_pipeline, captured, monkeypatch, tmp_path):
-    monkeypatch.setattr(commands, "capture_pipeline", lambda pipe: captured)
+    monkeypatch.setattr(job, "capture_pipeline", lambda pipe: captured)
     arguments = ("slim", toy_pipeline, "-o", tmp_path / "out", "--samples", "1", "--steps", "1")
     assert "ask for 0." in refused(*arguments, "--keep-params", "0.01")
     assert "--sequential is 99" in refused(*arguments, "--sequential", "99")
@@ -166,8 +164,8 @@ def test_a_plan_of_another_model_names_its_file(toy_pipeline, plan, captured, mo
     def refuse(*_, **__):
         raise PlanError("the plan is of another model")
 
-    monkeypatch.setattr(commands, "capture_pipeline", lambda pipe: captured)
-    monkeypatch.setattr(commands, "carry_out", refuse)
+    monkeypatch.setattr(job, "capture_pipeline", lambda pipe: captured)
+    monkeypatch.setattr(job.Job, "carry_out", refuse)
     line = refused("apply", toy_pipeline, "--plan", plan, "-o", tmp_path / "out")
     assert line == f"error: {plan}: the plan is of another model"
 

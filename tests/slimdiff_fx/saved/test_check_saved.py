@@ -17,7 +17,7 @@ from slimdiff_fx.denoisers.slim.reference import make_reference
 from slimdiff_fx.pipelines.captured import capture_pipeline
 from slimdiff_fx.saved.check_saved import check_saved
 from slimdiff_fx.saved.page.write_page import write_page
-from slimdiff_fx.slimming.carry_out import carry_out
+from slimdiff_fx.slimming.job import Job
 
 FIGURES = "predicted", "validation", "measured", "pictures", "latency"
 
@@ -35,7 +35,7 @@ def made(toy_pipeline):
 def result(made):
     """Give a result that may be changed."""
     pipe, captured, slimmed = made
-    own = carry_out(captured, pipe, slimmed.plan)
+    own = Job(captured.program, captured.sites, captured, pipe).carry_out(slimmed.plan)
     return replace(own, statistics=slimmed.statistics, analysis={**slimmed.analysis, "measured": {"points": []}})
 
 
