@@ -20,8 +20,8 @@ from rich.console import Console
 from benchmarks.measure import RESULTS, Watch, machine, resident, write_result
 from benchmarks.scale import CONFIGS, DTYPES, build
 from passes.analyze.planner import Planner
+from passes.analyze.recipes import Recipe
 from passes.analyze.sensitivity import Prober
-from passes.analyze.site_errors import Recipe
 from passes.calibrate.instrument import instrument
 from passes.calibrate.moments import moment_bytes
 from passes.calibrate.statistics import Statistics

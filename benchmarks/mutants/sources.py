@@ -99,6 +99,8 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
         "tests/passes/rewrite/test_rewrite.py",
         "tests/passes/analyze/test_methods.py",
     ),
+    "passes/analyze/recipes.py": ("tests/passes/analyze/test_methods.py",),
+    "passes/names.py": ("tests/passes/plan/test_policies.py", "tests/passes/analyze/test_methods.py"),
     "passes/analyze/planner.py": ("tests/passes/analyze/test_methods.py", "tests/passes/plan/test_alignment.py"),
     "passes/plan/policies.py": ("tests/passes/analyze/test_thresholds.py",),
     "passes/program/shapes.py": ("tests/passes/program/test_shapes_specialize.py", "tests/passes/prove/test_verify.py"),

@@ -11,9 +11,9 @@ from benchmarks.quality.arena import Arena
 from benchmarks.quality.torch_pruning_l1 import l1_plan
 from benchmarks.uniform_plan import plan_uniformly
 from passes.analyze.criteria import score
-from passes.analyze.methods import RECIPES, analyze
+from passes.analyze.methods import analyze
 from passes.analyze.planner import Planner
-from passes.analyze.site_errors import Recipe
+from passes.analyze.recipes import RECIPES, Recipe
 from passes.plan.costs import program_params, unit_params
 from passes.plan.policies import KeepParams
 from passes.plan.slim_plan import SlimPlan

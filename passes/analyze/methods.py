@@ -10,32 +10,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from passes.analyze import thresholds
 from passes.analyze.criteria import Score
 from passes.analyze.planner import Planner
-from passes.analyze.site_errors import OnSite, Recipe, untold
+from passes.analyze.recipes import RECIPES, Method
+from passes.analyze.site_errors import OnSite, untold
 from passes.analyze.thresholds import check_statistics
 from passes.calibrate.statistics import Statistics
 from passes.errors import UsageError
+from passes.names import Compensation
 from passes.plan.policies import Keep, MaxError, Policy, Threshold
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.sites.site import Site
-from passes.solve.compensation import Compensation
-
-Method = Literal["best", "slimdiff", "obs", "threshold"]
-METHODS: tuple[Method, ...] = ("best", "slimdiff", "obs", "threshold")
-
-RECIPES: Mapping[Method, Recipe] = {
-    "best": Recipe(),
-    "slimdiff": Recipe(neurons="leverage", joint=False, weighing="relative"),
-    "obs": Recipe(heads="remove", uniform=True),
-    "threshold": Recipe(heads="remove"),
-}
 
 
 def analyze(
@@ -58,7 +49,7 @@ def analyze(
         statistics: of a calibration of this program; every method but `threshold` needs its second moments.
         policy: how much goes. By default as much as `MaxError()` allows, or what reaches `Threshold()` for that method.
         criterion: for `threshold`, as `passes.analyze.criteria.score` takes it.
-        method: one of `METHODS`; by default `threshold` where a threshold or a criterion is given, and else `best`.
+        method: one of `RECIPES`; by default `threshold` where a threshold or a criterion is given, and else `best`.
         compensation: for `threshold`: "none" (default), "bias" or "lstsq".
         on_site: told how many sites have been analyzed, of how many.
         planner: what `planner_for` gave for the same arguments: several budgets then share what they have in common.
@@ -121,7 +112,7 @@ def planner_for(
         program: the dense program.
         sites: all its sites.
         statistics: of a calibration of this program.
-        method: one of `METHODS`.
+        method: one of `RECIPES`.
         compensation: for `threshold`.
 
     Returns:
@@ -165,9 +156,8 @@ def choose_method(
     by_score = isinstance(policy, Threshold) or bool(criterion) or compensation is not None
     if method is None:
         method = "threshold" if by_score else "best"
-    named = [known for known in METHODS if known == method]
-    if not named:
-        raise UsageError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
+    if method not in tuple(RECIPES):  # which may be of any kind, such as a list
+        raise UsageError(f"unknown method {method!r}; there are {', '.join(RECIPES)}")
     if by_score and method != "threshold":
         raise UsageError(
             f'a threshold, a criterion or a compensation is for `method="threshold"`; {method} takes a budget'
@@ -186,4 +176,4 @@ def choose_method(
         raise UsageError(
             f'`method="{method}"` predicts nothing to hold against `MaxError`; give it a budget, or use best'
         )
-    return named[0]
+    return method

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from passes.analyze.families import families, joined, sizes_of, spread
 from passes.analyze.optimize import Option, allocate_within_cost, allocate_within_error
-from passes.analyze.site_errors import OnSite, Recipe, SiteErrors, nearest, untold
+from passes.analyze.recipes import Recipe
+from passes.analyze.site_errors import OnSite, SiteErrors, nearest, untold
 from passes.calibrate.statistics import Statistics
+from passes.names import Compensation
 from passes.plan.alignment import is_aligned
 from passes.plan.costs import CostTable, params_table
 from passes.plan.fingerprint import fingerprint
@@ -20,7 +22,6 @@ from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.sites.site import Site
 from passes.solve.adapter_maps import adapter_maps
-from passes.solve.compensation import Compensation
 from passes.solve.error_curves import Choice, ErrorCurve
 
 _TRIALS = 4  # plans whose whole error is measured, in search of the one that just meets a largest error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from passes.analyze.methods import RECIPES, Method
+from passes.analyze.recipes import RECIPES, Method
 from passes.plan.policies import Keep, price_list, unmet
 from passes.program.program import Program
 from passes.sites.site import Site

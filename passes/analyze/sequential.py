@@ -10,13 +10,14 @@ from passes.analyze.sensitivity import Prober
 from passes.calibrate.moments import sums_of
 from passes.calibrate.statistics import Statistics
 from passes.errors import UsageError
+from passes.names import Compensation
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.plan.updates import is_changed, linear_paths
 from passes.program.program import Program
 from passes.prove.masking import mask
 from passes.sites.site import Site
 from passes.solve.adapter_maps import adapter_maps
-from passes.solve.compensation import Compensation, compensate
+from passes.solve.compensation import compensate
 
 Observe = Callable[[Program, tuple[Site, ...]], Statistics]
 

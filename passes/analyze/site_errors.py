@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from passes.analyze.recipes import Recipe
 from passes.analyze.sensitivity import Prober, Sensitivity, sensitivity_from
 from passes.calibrate.moments import covariance, sums_of
 from passes.calibrate.statistics import Statistics
+from passes.names import Compensation
 from passes.plan.slim_plan import SitePlan
 from passes.program.program import Program
 from passes.sites.site import Site
-from passes.solve.compensation import Compensated, Compensation, compensate, consumer_inputs
+from passes.solve.compensation import Compensated, compensate, consumer_inputs
 from passes.solve.error_curves import Choice, ErrorCurve, leverage_curve, narrows, removal_curve, width_curve
 from passes.solve.known_moments import UNKNOWN
 
@@ -24,29 +24,6 @@ OnSite = Callable[[int, int], None]
 
 def untold(done: int, total: int) -> None:
     """Tell nobody."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a method is made of.
-
-    Attributes:
-        heads: "narrow" makes all heads of a site narrower, where that can be; "remove" takes whole heads.
-        neurons: chosen by backward "elimination" or by ridge "leverage".
-        joint: refit across the heads of a site, on covariances. Otherwise each head by itself, on second moments, as
-            spectral slimming was published.
-        weighing: how a site's error counts: "sensitivity" measures what it does to the prediction, "relative"
-            divides it by the energy of the block's output.
-        uniform: the same share of each site, in place of the optimum.
-        probed_shares: shares of a site at whose removal its sensitivity is measured.
-    """
-
-    heads: Literal["narrow", "remove"] = "narrow"
-    neurons: Literal["elimination", "leverage"] = "elimination"
-    joint: bool = True
-    weighing: Literal["sensitivity", "relative"] = "sensitivity"
-    uniform: bool = False
-    probed_shares: tuple[float, ...] = (0.4, 0.75)
 
 
 class SiteErrors:

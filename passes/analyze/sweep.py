@@ -10,8 +10,9 @@ from torch import Tensor
 from passes.analyze.planner import Planner
 from passes.analyze.thresholds import allocate
 from passes.errors import BudgetError
+from passes.names import Normalization
 from passes.plan.costs import macs_table, params_table
-from passes.plan.policies import KeepParams, Normalization, Threshold
+from passes.plan.policies import KeepParams, Threshold
 from passes.plan.slim_plan import SitePlan
 from passes.program.program import Program
 from passes.sites.site import Site

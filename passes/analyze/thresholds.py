@@ -11,18 +11,11 @@ from torch import Tensor
 from passes.analyze.criteria import Score, check_scores, choose, score
 from passes.calibrate.statistics import Statistics
 from passes.errors import CalibrationError, PlanError, UsageError
+from passes.names import Normalization
 from passes.plan.alignment import rounded_up
 from passes.plan.costs import CostTable
 from passes.plan.fingerprint import check_fingerprint, fingerprint
-from passes.plan.policies import (
-    Keep,
-    MaxError,
-    Normalization,
-    Policy,
-    Threshold,
-    price_list,
-    unmet,
-)
+from passes.plan.policies import Keep, MaxError, Policy, Threshold, price_list, unmet
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.sites.site import Site

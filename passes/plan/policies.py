@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from numbers import Real
-from typing import Any, Literal
+from typing import Any
 
 from passes.errors import BudgetError, UsageError
+from passes.names import NORMALIZATIONS, Normalization
 from passes.plan.alignment import check_align
 from passes.plan.costs import COUNTED, CostTable
 from passes.program.program import Program
 from passes.sites.site import Site
 
-Normalization = Literal["max", "minmax"]
 # The largest relative squared error of the prediction at which pictures of dense and slim could not be told apart by
 # eye, see docs/adr/0012.
 DEFAULT_MAX_ERROR = 1e-3
@@ -142,8 +142,8 @@ def check_normalization(how: str) -> None:
     Raises:
         UsageError: there is none of that name.
     """
-    if how not in ("max", "minmax"):
-        raise UsageError(f"unknown normalization {how!r}; there are 'max' and 'minmax'")
+    if how not in NORMALIZATIONS:
+        raise UsageError(f"unknown normalization {how!r}; there are {' and '.join(map(repr, NORMALIZATIONS))}")
 
 
 def price_list(program: Program, sites: Sequence[Site], policy: Keep) -> tuple[CostTable, int]:

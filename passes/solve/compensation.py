@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from passes.calibrate.moments import Covariance, Sums, covariance
 from passes.errors import UsageError
+from passes.names import COMPENSATIONS, Compensation
 from passes.plan.slim_plan import SitePlan
 from passes.sites.site import Site
 from passes.solve.known_moments import raise_unknown
@@ -19,9 +19,6 @@ from passes.solve.least_squares import lost_weight, output_energy, refit_weight,
 from passes.solve.projections import narrow_values, value_maps
 from passes.solve.scores import score_loss, score_maps
 from passes.solve.written import output_loss, storage_share
-
-Compensation = Literal["none", "bias", "lstsq"]
-COMPENSATIONS: tuple[Compensation, ...] = ("none", "bias", "lstsq")
 
 
 @dataclass(frozen=True)

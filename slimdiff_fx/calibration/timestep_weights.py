@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from passes.calibrate.instrument import BUCKETS
 from passes.errors import UsageError
-from passes.plan.policies import is_number
 
-# By name, the weight of each bucket from the first timesteps (least noise) to the last (most).
-WEIGHTS: dict[str, tuple[float, ...]] = {
-    "uniform": (1.0,) * BUCKETS,
-    "noise": tuple((2 * bucket + 1) / BUCKETS for bucket in range(BUCKETS)),
-    "detail": tuple((2 * (BUCKETS - bucket) - 1) / BUCKETS for bucket in range(BUCKETS)),
+# By name, the weight of a bucket of so many, from the first timesteps (least noise) to the last (most).
+WEIGHTS: Mapping[str, Callable[[int, int], float]] = {
+    "uniform": lambda bucket, buckets: 1.0,
+    "noise": lambda bucket, buckets: (2 * bucket + 1) / buckets,
+    "detail": lambda bucket, buckets: (2 * (buckets - bucket) - 1) / buckets,
 }
 DEFAULT_WEIGHTS = "uniform"  # as measured, see docs/adr/0013
 
@@ -28,10 +26,14 @@ def bucket_weights(weights: str | Sequence[float]) -> tuple[float, ...] | None:
     Raises:
         UsageError: an unknown name, another number of weights, or weights that are negative, not finite or all zero.
     """
+    from passes.calibrate.instrument import BUCKETS  # imports torch: not for --help
+    from passes.plan.policies import is_number
+
     if isinstance(weights, str):
         if weights not in WEIGHTS:
             raise UsageError(f"unknown timestep weights {weights!r}; there are {', '.join(WEIGHTS)}")
-        return None if weights == "uniform" else WEIGHTS[weights]
+        weigh = WEIGHTS[weights]
+        return None if weights == "uniform" else tuple(weigh(bucket, BUCKETS) for bucket in range(BUCKETS))
     given = tuple(weights)
     usable = all(is_number(weight) and weight >= 0 and math.isfinite(weight) for weight in given)
     if not usable or len(given) != BUCKETS or not any(given):

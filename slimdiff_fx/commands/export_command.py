@@ -17,8 +17,8 @@ from slimdiff_fx.commands.terminal import TerminalListener
 from slimdiff_fx.export.formats import format_of
 from slimdiff_fx.export.input_sizes import input_sizes, shapes_in_words
 from slimdiff_fx.files.output_paths import follow
+from slimdiff_fx.names import AUTO
 from slimdiff_fx.option_checks import check_count, check_seed
-from slimdiff_fx.pipelines.auto_choice import AUTO
 from slimdiff_fx.pipelines.captured import capture_pipeline
 from slimdiff_fx.pipelines.inputs.prompts import read_prompts
 from slimdiff_fx.pipelines.load import DTYPES, EMOJI, denoiser_in, load_pipeline, model_input

@@ -9,9 +9,8 @@ from diffusers import DiffusionPipeline, MultiAdapter, T2IAdapter, UNet2DConditi
 from torch import Tensor, nn
 
 from passes.errors import UsageError
+from slimdiff_fx.names import CONTROLNET, RESIDUALS, T2I_ADAPTER
 
-CONTROLNET, T2I_ADAPTER = "controlnet", "t2i_adapter"
-RESIDUALS = (CONTROLNET, T2I_ADAPTER)
 # The arguments of the denoiser that hold them.
 DOWN, MID, INTRABLOCK = (
     "down_block_additional_residuals",
@@ -27,7 +26,7 @@ def residual_inputs(
 
     Args:
         model: the denoiser.
-        kinds: of `RESIDUALS`.
+        kinds: of `slimdiff_fx.names.RESIDUALS`.
         height: of the example, in latent pixels.
         width: likewise.
         normal: draws a batch of the given channels, height and width.

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from passes.errors import UsageError
+from passes.names import Normalization
 from passes.plan.alignment import check_align
-from passes.plan.policies import Normalization, check_fraction, check_normalization
+from passes.plan.policies import check_fraction, check_normalization
 from slimdiff_fx.option_checks import check_count
 from slimdiff_fx.timing.runtimes import runtime
 

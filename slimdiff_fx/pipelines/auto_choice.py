@@ -10,8 +10,8 @@ import torch
 from safetensors import safe_open
 
 from passes.errors import UsageError
+from slimdiff_fx.names import AUTO
 
-AUTO = "auto"
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float32"}
 
 

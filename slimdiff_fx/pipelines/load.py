@@ -18,13 +18,14 @@ from passes.capture.refuse_quantized import is_quantized
 from passes.errors import CheckpointError, SlimDiffError, UsageError
 from slimdiff_fx.denoisers.slim.saved_folder import check_saved_folder
 from slimdiff_fx.files.output_paths import expand
+from slimdiff_fx.names import AUTO, PRECISIONS
 from slimdiff_fx.other_libraries import first_line, quiet_libraries
-from slimdiff_fx.pipelines.auto_choice import AUTO, chosen_device, chosen_dtype, stored_dtype
+from slimdiff_fx.pipelines.auto_choice import chosen_device, chosen_dtype, stored_dtype
 from slimdiff_fx.pipelines.sampling import DENOISERS, Sampling, read_sampling
 from slimdiff_fx.pipelines.variants import check_name, choose_variant, hub_files, local_variant
 
 EMOJI = "emoji"
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in PRECISIONS}
 _INDEX = "model_index.json"
 _REASON = 120  # characters of a library's message that still tell something
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

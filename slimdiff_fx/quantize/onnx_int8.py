@@ -12,11 +12,12 @@ from torch import Tensor
 
 from passes.errors import ExportError, UsageError
 from passes.program.program import Program
-from slimdiff_fx.export.to_onnx.export import OPSET, TARGETS
+from slimdiff_fx.export.to_onnx.export import OPSET
 from slimdiff_fx.export.to_onnx.graph import onnx_graph, save_graph
 from slimdiff_fx.export.to_onnx.runtime import onnx_runner, quiet_onnxruntime
 from slimdiff_fx.files.atomic_write import replaced_files
 from slimdiff_fx.files.own_files import ONNX, export_place
+from slimdiff_fx.names import ONNX_TARGETS
 from slimdiff_fx.other_libraries import first_line, quiet_logging
 from slimdiff_fx.quantize.int8_report import MAX_ERROR, Int8Report, measure_int8
 
@@ -66,8 +67,8 @@ def export_onnx_int8(
     place = export_place(path, ONNX)
     if mode not in MODES:
         raise UsageError(f"no int8 mode {mode!r} of ONNX; choose one of {', '.join(MODES)}")
-    if target not in TARGETS:
-        raise UsageError(f"no ONNX target {target!r}; choose one of {', '.join(TARGETS)}")
+    if target not in ONNX_TARGETS:
+        raise UsageError(f"no ONNX target {target!r}; choose one of {', '.join(ONNX_TARGETS)}")
     if mode == "static" and not calls:
         raise UsageError("static int8 needs inputs to calibrate on; give calls=, or choose mode='dynamic'")
     with replaced_files(place, *ONNX.beside(place)) as (scratch, _):

@@ -21,8 +21,9 @@ from dataclasses import dataclass, field, replace
 
 from diffusers import DiffusionPipeline, ModelMixin
 
-from passes.analyze.methods import RECIPES, analyze, planner_for
+from passes.analyze.methods import analyze, planner_for
 from passes.analyze.planner import Planner
+from passes.analyze.recipes import RECIPES
 from passes.analyze.sequential import solve_sequentially
 from passes.analyze.thresholds import check_statistics
 from passes.calibrate.calibrate import Batch, calibrate

@@ -14,7 +14,7 @@ from passes.analyze.planner import Planner
 from passes.analyze.sweep import TAUS, SweepPoint, sweep_budgets, sweep_thresholds
 from passes.analyze.thresholds import normalize
 from passes.calibrate.statistics import Statistics
-from passes.plan.policies import Normalization
+from passes.names import Normalization
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.sites.site import Site

@@ -1,89 +1,31 @@
-"""What may be chosen by name, as the command line offers it."""
+"""What may be chosen by name, as the command line offers it: what is in a table is offered, in the table's order."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
+from passes.analyze.recipes import RECIPES
+from passes.names import COMPENSATIONS, NORMALIZATIONS
+from slimdiff_fx.calibration.timestep_weights import WEIGHTS
 from slimdiff_fx.export.formats import FORMATS
+from slimdiff_fx.names import AUTO, CALIBRATE_ON, ONNX_TARGETS, PRECISIONS, RESIDUALS
 
-
-class Method(StrEnum):
-    """How a plan is made."""
-
-    best = "best"
-    slimdiff = "slimdiff"
-    obs = "obs"
-    threshold = "threshold"
-
-
-class Compensate(StrEnum):
-    """What the kept units make up for."""
-
-    none = "none"
-    bias = "bias"
-    lstsq = "lstsq"
-
-
-class TimestepWeights(StrEnum):
-    """How much timesteps count."""
-
-    uniform = "uniform"
-    noise = "noise"
-    detail = "detail"
-
-
-class CalibrateOn(StrEnum):
-    """What the denoiser is watched on."""
-
-    trajectory = "trajectory"
-    pictures = "pictures"
-
-
-class Normalize(StrEnum):
-    """How scores are made comparable between sites."""
-
-    max = "max"
-    minmax = "minmax"
-
-
-# What to export to.
-Format = StrEnum("Format", list(FORMATS))  # type: ignore[misc]  # mypy wants the names written out
-
-
-class Int8(StrEnum):
-    """How to quantize what is exported."""
-
-    static = "static"
-    dynamic = "dynamic"
-    weights = "weights"
-
-
-class Target(StrEnum):
-    """Which runtimes an ONNX file is for."""
-
-    generic = "generic"
-    onnxruntime = "onnxruntime"
-
-
-class Residuals(StrEnum):
-    """What adds to a UNet's activations."""
-
-    controlnet = "controlnet"
-    t2i_adapter = "t2i_adapter"
+# mypy wants the names of each written out.
+Method = StrEnum("Method", list(RECIPES))  # type: ignore[misc]
+Compensate = StrEnum("Compensate", list(COMPENSATIONS))  # type: ignore[misc]
+TimestepWeights = StrEnum("TimestepWeights", list(WEIGHTS))  # type: ignore[misc]
+CalibrateOn = StrEnum("CalibrateOn", list(CALIBRATE_ON))  # type: ignore[misc]
+Normalize = StrEnum("Normalize", list(NORMALIZATIONS))  # type: ignore[misc]
+Format = StrEnum("Format", list(FORMATS))  # type: ignore[misc]
+Int8 = StrEnum("Int8", list(dict.fromkeys(mode for form in FORMATS.values() for mode in form.int8)))  # type: ignore[misc]
+Target = StrEnum("Target", list(ONNX_TARGETS))  # type: ignore[misc]
+Residuals = StrEnum("Residuals", list(RESIDUALS))  # type: ignore[misc]
+Dtype = StrEnum("Dtype", [AUTO, *PRECISIONS])  # type: ignore[misc]
 
 
 class Align(StrEnum):
-    """Multiples that kernels like."""
+    """Multiples that kernels like; in Python any other may be given too."""
 
     eight = "8"
     sixteen = "16"
     sixty_four = "64"
-
-
-class Dtype(StrEnum):
-    """In which precision to load, or to export."""
-
-    auto = "auto"
-    float32 = "float32"
-    float16 = "float16"
-    bfloat16 = "bfloat16"

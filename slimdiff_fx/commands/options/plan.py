@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from slimdiff_fx.calibration.timestep_weights import DEFAULT_WEIGHTS
 from slimdiff_fx.commands.options.choices import Align, CalibrateOn, Compensate, Method, Normalize, TimestepWeights
 from slimdiff_fx.files.output_paths import expand
 
@@ -95,7 +96,7 @@ class Watching:
             help="uniform weighs all timesteps alike; noise lets the noisy ones count for more, detail those of "
             "detail.",
         ),
-    ] = TimestepWeights.uniform
+    ] = TimestepWeights(DEFAULT_WEIGHTS)
     batch: Annotated[
         int,
         typer.Option("--batch", rich_help_panel=ON, help="Samples in one call of the pipeline."),
@@ -272,7 +273,7 @@ class How:
             rich_help_panel=METHOD,
             help="Divide scores by the site's largest (max), or map them to 0 to 1 first (minmax).",
         ),
-    ] = Normalize.max
+    ] = Normalize("max")
     compensate: Annotated[
         Compensate | None,
         typer.Option(

@@ -10,7 +10,7 @@ from slimdiff_fx.commands.options.choices import Compensate, Method
 from slimdiff_fx.commands.options.plan import AMOUNTS, KEEP, Amount, How, option_name
 
 if TYPE_CHECKING:
-    from passes.plan.policies import Normalization, Policy
+    from passes.plan.policies import Policy
     from slimdiff_fx.latency.budget import KeepLatency
 
 _LATENCY = [each.name for each in fields(Amount) if each.name == "backend" or each.name.startswith("latency_")]
@@ -18,7 +18,7 @@ _LATENCY = [each.name for each in fields(Amount) if each.name == "backend" or ea
 
 def is_by_score(method: Method | None, criterion: list[str] | None, compensate: Compensate | None) -> bool:
     """Say whether units are chosen by a score."""
-    return method is Method.threshold or bool(criterion) or compensate is not None
+    return method == "threshold" or bool(criterion) or compensate is not None
 
 
 def method_of(how: How) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def policy_of(amount: Amount, how: How) -> Policy | KeepLatency | None:
     latency = {name: value for name in _LATENCY if (value := getattr(amount, name)) is not None}
     if amount.keep_latency is None and latency:
         raise UsageError(f"{option_name(next(iter(latency)))} says what to time: give --keep-latency with it")
-    normalize: Normalization = how.normalize.value
+    normalize: Any = how.normalize.value  # one of NORMALIZATIONS
     multiple = None if amount.align is None else int(amount.align.value)
     from passes.plan.policies import Keep, MaxError, Threshold  # imports torch: not for --help
 

@@ -10,6 +10,7 @@ import typer
 
 from slimdiff_fx.commands.options.choices import Dtype, Format, Int8, Residuals, Target
 from slimdiff_fx.commands.options.plan import MACHINE, METHOD, MUCH, ON, OUTPUT, expanded
+from slimdiff_fx.names import AUTO
 
 Model = Annotated[
     str,
@@ -128,7 +129,7 @@ class Loading:
             rich_help_panel=MACHINE,
             help="The precision to load and run in; auto is the checkpoint's own, but float32 for float16 on a CPU.",
         ),
-    ] = Dtype.auto
+    ] = Dtype(AUTO)
     variant: Variant = None
 
 
@@ -207,7 +208,7 @@ class Writing:
             help="The precision of the exported weights; auto is the checkpoint's own where the format has it, else "
             "float32.",
         ),
-    ] = Dtype.auto
+    ] = Dtype(AUTO)
     target: Annotated[
         Target | None,
         typer.Option(

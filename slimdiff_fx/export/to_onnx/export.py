@@ -17,8 +17,8 @@ from slimdiff_fx.export.to_onnx.graph import onnx_graph, save_graph
 from slimdiff_fx.export.to_onnx.runtime import onnx_runner
 from slimdiff_fx.files.atomic_write import replaced_files
 from slimdiff_fx.files.own_files import ONNX, export_place
+from slimdiff_fx.names import ONNX_TARGETS
 
-TARGETS = ("generic", "onnxruntime")
 OPSET, OPSETS = 20, range(18, 26)
 # An ONNX graph of a denoiser has no branches, so any other batches show that none is baked in. Small ones, for at the
 # published sizes a large one would take longer than the export.
@@ -72,8 +72,8 @@ def export_onnx(
     if wanted not in TOLERANCES:
         name = str(wanted).removeprefix("torch.")
         raise ExportError(f"ONNX export in {name} is not offered; pass dtype=torch.float32 or torch.float16")
-    if target not in TARGETS:
-        raise UsageError(f"no ONNX target {target!r}; choose one of {', '.join(TARGETS)}")
+    if target not in ONNX_TARGETS:
+        raise UsageError(f"no ONNX target {target!r}; choose one of {', '.join(ONNX_TARGETS)}")
     if opset not in OPSETS:
         raise UsageError(f"ONNX operator set {opset} can't be written; choose {OPSETS[0]} to {OPSETS[-1]}")
     if inputs is None:

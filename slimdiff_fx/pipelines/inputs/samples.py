@@ -13,6 +13,7 @@ from diffusers import DiffusionPipeline
 from passes.errors import UsageError
 from slimdiff_fx.files.output_paths import expand
 from slimdiff_fx.listener import SILENT, Listener
+from slimdiff_fx.names import CALIBRATE_ON
 from slimdiff_fx.pipelines.inputs.autoencoder import autoencoder
 from slimdiff_fx.pipelines.inputs.cycled import Cycled
 from slimdiff_fx.pipelines.inputs.images import CaptionedImage, check_pictures, read_images
@@ -21,8 +22,6 @@ from slimdiff_fx.pipelines.inputs.prompts import check_text, choose_samples, rea
 from slimdiff_fx.pipelines.refuse_pipeline import refuse_pipeline, text_to_image_instead
 from slimdiff_fx.pipelines.sampling import class_count, class_label, condition
 from slimdiff_fx.pipelines.trajectory import Sample
-
-CALIBRATE_ON = ("trajectory", "pictures")
 
 
 @dataclass(frozen=True)

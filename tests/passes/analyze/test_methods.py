@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from passes.analyze.families import families
-from passes.analyze.methods import METHODS, RECIPES, Method, analyze, choose_method, planner_for
+from passes.analyze.methods import analyze, choose_method, planner_for
+from passes.analyze.recipes import RECIPES, Method
 from passes.analyze.site_errors import SiteErrors
 from passes.calibrate.calibrate import calibrate
 from passes.calibrate.instrument import instrument
 from passes.calibrate.moments import KEY, QUERY, SECOND
 from passes.calibrate.statistics import Statistics
 from passes.errors import BudgetError, UsageError
+from passes.names import Compensation
 from passes.plan.costs import CostTable, program_macs, program_params
 from passes.plan.policies import Keep, KeepMacs, KeepParams, MaxError, Policy, Threshold
 from passes.plan.slim_plan import SlimPlan
@@ -23,14 +25,13 @@ from passes.program.program import Program
 from passes.prove.validate import validate
 from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
-from passes.solve.compensation import Compensation
 from tests.families import of_families
 from tests.plans import captured
 from tests.toy_block import samples, toy
 
 FAMILIES = ["unet_sd15", "pixart"]
 BOTH = of_families(FAMILIES, ["unet_sd15"])
-BY_BUDGET = [method for method in METHODS if method != "threshold"]
+BY_BUDGET = [method for method in RECIPES if method != "threshold"]
 
 
 @cache
@@ -66,7 +67,7 @@ def planned(family: str, policy: Policy, method: str, how: Compensation | None =
             family,
             marks=[pytest.mark.slow] if family == "unet_sd15" else [],
         )
-        for method in METHODS
+        for method in RECIPES
         for family in FAMILIES
     ],
 )
@@ -83,7 +84,7 @@ def test_plans_are_proved_and_meet_their_budgets(family: str, method: str) -> No
 @BOTH
 def test_best_expects_least(family: str) -> None:
     errors = {}
-    for method in METHODS:
+    for method in RECIPES:
         how: Compensation | None = "lstsq" if method == "threshold" else None
         errors[method] = planned(family, KeepParams(0.85), method, how)[1].predicted["relative_mse"]
     assert errors["best"] == min(errors.values())
@@ -175,7 +176,7 @@ def table(program: Program) -> Keep:
 
 
 @BOTH
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RECIPES)
 @pytest.mark.parametrize("budget", ["params", "macs", "cost"])
 def test_all_of_it_stays_where_all_may(family: str, method: str, budget: str) -> None:
     program, _ = observed(family)
@@ -192,7 +193,7 @@ def test_all_of_it_stays_where_all_may(family: str, method: str, budget: str) ->
             assert torch.equal(slim(*program.args, **program.kwargs), program(*program.args, **program.kwargs))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RECIPES)
 def test_a_budget_just_below_all_of_it_removes_something(method: str) -> None:
     program, plan = planned("unet_sd15", KeepParams(0.9999), method, "lstsq" if method == "threshold" else None)
     assert program_params(rewrite(program, plan)) < program_params(program)

@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from passes.analyze import thresholds
-from passes.analyze.methods import METHODS, analyze
+from passes.analyze.methods import analyze
+from passes.analyze.recipes import RECIPES
 from passes.analyze.thresholds import allocate
 from passes.errors import CalibrationError, PlanError
 from passes.plan.policies import KeepParams, Policy, Threshold
 from tests.observed_block import observed_block
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RECIPES)
 @pytest.mark.parametrize("how", ["other weights", "other structure", "fewer sites"])
 def test_statistics_of_another_model_make_no_plan(method: str, how: str) -> None:
     program, sites, statistics = observed_block()

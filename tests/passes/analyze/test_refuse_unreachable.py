@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from passes.analyze.methods import METHODS, analyze
+from passes.analyze.methods import analyze
+from passes.analyze.recipes import RECIPES
 from passes.analyze.refuse_unreachable import refuse_unreachable
 from passes.errors import BudgetError
 from passes.plan.policies import KeepMacs, KeepParams, MaxError, Threshold
@@ -14,7 +15,7 @@ from tests.passes.analyze.test_methods import observed
 
 @pytest.mark.parametrize("align", [None, 4])
 @pytest.mark.parametrize("policy", [KeepParams, KeepMacs])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RECIPES)
 def test_the_least_is_what_planning_finds(method, policy, align):
     program, statistics = observed("unet_sd15")
     sites = find_sites(program)

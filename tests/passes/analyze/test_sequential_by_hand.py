@@ -9,11 +9,12 @@ from passes.analyze.sequential import solve_sequentially
 from passes.calibrate.calibrate import calibrate
 from passes.calibrate.instrument import instrument
 from passes.calibrate.statistics import Statistics
+from passes.names import Compensation
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.prove.masking import mask
 from passes.sites.site import Site
-from passes.solve.compensation import Compensation, compensate
+from passes.solve.compensation import compensate
 from tests.plans import plan_of
 from tests.toy_block import samples, toy
 

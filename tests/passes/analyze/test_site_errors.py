@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import passes.analyze.site_errors
-from passes.analyze.methods import RECIPES, Method
 from passes.analyze.planner import Planner
+from passes.analyze.recipes import RECIPES, Method
 from passes.analyze.site_errors import SiteErrors, nearest, untold
 from passes.plan.policies import KeepParams, MaxError
 from passes.sites.site import Site

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from passes.analyze.planner import Planner, Recipe
+from passes.analyze.planner import Planner
+from passes.analyze.recipes import Recipe
 from passes.analyze.sweep import sweep_budgets, sweep_thresholds
 from passes.plan.costs import program_macs, program_params
 from passes.rewrite.rewrite import rewrite

@@ -11,8 +11,9 @@ from passes.analyze.thresholds import allocate, analyze, keep, normalize
 from passes.calibrate.calibrate import calibrate
 from passes.calibrate.instrument import instrument
 from passes.errors import BudgetError, CalibrationError, PlanError, UsageError
+from passes.names import Normalization
 from passes.plan import costs
-from passes.plan.policies import KeepMacs, KeepParams, Normalization, Policy, Threshold
+from passes.plan.policies import KeepMacs, KeepParams, Policy, Threshold
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.sites.find import find_sites

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passes.analyze.methods import METHODS, analyze
+from passes.analyze.methods import analyze
+from passes.analyze.recipes import RECIPES
 from passes.analyze.thresholds import allocate
 from passes.errors import BudgetError, UsageError
 from passes.plan.alignment import is_aligned, rounded_up
@@ -67,7 +68,7 @@ def test_what_is_no_multiple_is_refused(align: int) -> None:
         KeepParams(0.9, align=align)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RECIPES)
 @pytest.mark.parametrize("align", [4, 6, 8])
 def test_every_size_of_a_plan_is_a_multiple(method: str, align: int) -> None:
     program, sites, statistics = observed_block()

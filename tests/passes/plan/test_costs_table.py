@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from passes.analyze.methods import METHODS, analyze
+from passes.analyze.methods import analyze
+from passes.analyze.recipes import RECIPES
 from passes.errors import BudgetError, UsageError
 from passes.plan.costs import CostTable, macs_table, params_table, program_macs, program_params
 from passes.plan.policies import Keep, KeepParams
@@ -36,7 +37,7 @@ def steps(width: int, rest: int = 0) -> CostTable:
     return CostTable("steps", "steps", total, curves, {"unit": "step"})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RECIPES)
 @pytest.mark.parametrize("fraction", [0.9, 0.6])
 def test_costs_that_fall_in_steps_are_met(method: str, fraction: float) -> None:
     program, sites, statistics = observed_block()
@@ -60,12 +61,12 @@ def test_the_optimum_buys_nothing_between_steps() -> None:
 
 def test_counts_as_a_table_give_the_same_plan() -> None:
     program, sites, statistics = observed_block()
-    for method in METHODS:
+    for method in RECIPES:
         by_table = analyze(program, sites, statistics, Keep(0.85, params_table(program, sites)), method=method)
         assert by_table.sites == analyze(program, sites, statistics, KeepParams(0.85), method=method).sites
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RECIPES)
 def test_a_cost_that_sites_are_no_part_of_can_t_be_met(method: str) -> None:
     program, sites, statistics = observed_block()
     table = steps(1, rest=10**6)

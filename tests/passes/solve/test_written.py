@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from passes.calibrate.moments import Covariance, covariance
+from passes.names import COMPENSATIONS, Compensation
 from passes.plan.slim_plan import SitePlan
-from passes.solve.compensation import COMPENSATIONS, Compensation, compensate, consumer_inputs
+from passes.solve.compensation import compensate, consumer_inputs
 from passes.solve.error_curves import ErrorCurve, leverage_curve, removal_curve, width_curve
 from passes.solve.written import storage_share
 from tests.sampled_site import SampledSite, sampled_attention, sampled_feed_forward

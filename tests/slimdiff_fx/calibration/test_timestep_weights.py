@@ -16,8 +16,8 @@ def test_names() -> None:
     assert detail is not None
     assert list(noise) == sorted(noise)
     assert list(detail) == list(reversed(noise))
-    for weights in WEIGHTS.values():
-        assert sum(weights) == pytest.approx(BUCKETS)
+    for weigh in WEIGHTS.values():
+        assert sum(weigh(bucket, BUCKETS) for bucket in range(BUCKETS)) == pytest.approx(BUCKETS)
 
 
 def test_numbers() -> None:

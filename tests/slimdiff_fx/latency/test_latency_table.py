@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from passes.analyze.methods import METHODS, RECIPES, Method, analyze
+from passes.analyze.methods import analyze
+from passes.analyze.recipes import RECIPES, Method
 from passes.errors import CheckpointError, UsageError
 from passes.program.shapes import specialize
 from passes.rewrite.site_program import signature, site_program
@@ -29,7 +30,7 @@ from tests.synthetic_bench import OVERHEAD, pretend
 from tests.toy_block import build, capture_block
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RECIPES)
 @pytest.mark.parametrize("gain", [1.0, 0.6])
 def test_what_is_predicted_is_what_is_met(
     method: Method, gain: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,13 @@
+"""Names to choose from that no table has: what reads them imports torch, and whoever only offers them need not."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+# What the kept units make up for.
+Compensation = Literal["none", "bias", "lstsq"]
+COMPENSATIONS: tuple[Compensation, ...] = get_args(Compensation)
+
+# How scores are made comparable between sites.
+Normalization = Literal["max", "minmax"]
+NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
