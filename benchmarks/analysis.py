@@ -20,7 +20,6 @@ from rich.console import Console
 from benchmarks.measure import RESULTS, Watch, machine, resident, write_result
 from benchmarks.scale import CONFIGS, DTYPES, build
 from passes.analyze.planner import Planner
-from passes.analyze.recipes import Recipe
 from passes.analyze.sensitivity import Prober
 from passes.calibrate.instrument import instrument
 from passes.calibrate.moments import moment_bytes
@@ -30,6 +29,7 @@ from passes.plan.policies import KeepParams
 from passes.program.fresh_inputs import fresh_inputs
 from passes.program.program import Program
 from passes.sites.find import find_sites
+from passes.solve.recipes import Recipe
 from slimdiff_fx.calibration.disk_sums import sums_in
 from slimdiff_fx.denoisers.families import capture_denoiser
 

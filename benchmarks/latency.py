@@ -31,7 +31,7 @@ from passes.plan.policies import Keep
 from passes.plan.slim_plan import SlimPlan
 from passes.program.inputs import example_tensors, input_nodes
 from passes.program.program import Program
-from passes.solve.offered_sizes import sizes_offered
+from passes.solve.error_curves import sizes_offered
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.refine import Refined, plan_timer, refine
 from slimdiff_fx.latency.table import measured_costs

@@ -12,7 +12,7 @@ from passes.plan.policies import Keep
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.sites.site import Site
-from passes.solve.offered_sizes import Size, sizes_offered
+from passes.solve.error_curves import Size, sizes_offered
 from slimdiff_fx.latency.shaped_plan import shaped_plan
 
 

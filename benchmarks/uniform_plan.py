@@ -35,7 +35,12 @@ def uniform_plan(program: Program, sites: Sequence[Site], keep: float, seed: int
         count = max(1, round(site.units * keep))
         kept = torch.randperm(site.units, generator=generator)[:count].sort().values
         plans[site.name] = SitePlan(site.kind, site.units, tuple(kept.tolist()))
-    return SlimPlan(fingerprint(program, sites), plans, {"uniform": keep, "seed": seed})
+    return SlimPlan(
+        fingerprint(program, sites),
+        plans,
+        {"uniform": keep, "seed": seed},
+        found={site.name: site for site in sites},
+    )
 
 
 def plan_uniformly(program: Program, sites: Sequence[Site], scores: Mapping[str, Tensor], policy: Keep) -> SlimPlan:
@@ -64,4 +69,6 @@ def plan_uniformly(program: Program, sites: Sequence[Site], scores: Mapping[str,
         site.name: SitePlan(site.kind, site.units, tuple(sorted(order[site.name][: counts[site.name]])))
         for site in sites
     }
-    return SlimPlan(fingerprint(program, sites), entries, {"uniform": 1 - high})
+    return SlimPlan(
+        fingerprint(program, sites), entries, {"uniform": 1 - high}, found={site.name: site for site in sites}
+    )

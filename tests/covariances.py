@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from passes.calibrate.moments import Covariance
-from passes.sites.site import Producer, Site
+from passes.sites.site import Site
+from tests.sites import linear_site
 
 TOKENS = 100_000  # so many that λ is at its least
 
@@ -32,10 +33,10 @@ def error_of(weight: Tensor, inputs: Covariance, kept: Tensor, new: Tensor) -> f
 
 def feed_forward(neurons: int) -> Site:
     """Make a site of so many neurons."""
-    return Site("ff", "feed_forward", neurons, 1, (Producer("ff.up"),), "ff.down")
+    return linear_site("ff", "feed_forward", neurons, 1, ("ff.up",), "ff.down")
 
 
 def attention(heads: int, width: int) -> Site:
     """Make a site of so many heads."""
-    producers = (Producer("attn.q"), Producer("attn.k"), Producer("attn.v"))
-    return Site("attn", "attention", heads, width, producers, "attn.out")
+    producers = ("attn.q", "attn.k", "attn.v")
+    return linear_site("attn", "attention", heads, width, producers, "attn.out")

@@ -13,6 +13,7 @@ from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.plan.updates import slim_shapes
 from passes.program.program import Program
 from passes.sites.find import find_sites
+from passes.sites.kinds import kind_of
 from slimdiff_fx.denoisers.families import capture_denoiser
 from tests.toy_denoisers import FAMILIES
 
@@ -29,7 +30,9 @@ def plan_of(program: Program, kept: dict[str, tuple[int, ...]] | None = None) ->
     chosen = kept or {}
     assert chosen.keys() <= {site.name for site in sites}
     entries = {s.name: SitePlan(s.kind, s.units, chosen.get(s.name, tuple(range(s.units)))) for s in sites}
-    return SlimPlan(fingerprint(program, sites), entries, {"made_by": "a test"})
+    return SlimPlan(
+        fingerprint(program, sites), entries, {"made_by": "a test"}, found={site.name: site for site in sites}
+    )
 
 
 def random_plan(program: Program, seed: int, touched: float = 0.8) -> SlimPlan:
@@ -51,7 +54,7 @@ def updated_plan(program: Program, seed: int) -> SlimPlan:
     entries, updates = {}, {}
     for site in find_sites(program):
         entry = plan.sites[site.name]
-        if site.narrowable and draw.random() < 0.8:
+        if kind_of(site.kind).narrowable(site) and draw.random() < 0.8:
             entry = replace(entry, width=draw.randint(1, site.unit_width))
         entries[site.name] = entry
         for name, shape in slim_shapes(site, entry, parameters):

@@ -54,14 +54,14 @@ class SampledSite:
         return found + both[f"{path}.bias"].double() if f"{path}.bias" in both else found
 
     def hidden(self, updates: Parameters) -> Tensor:
-        """Give what enters the consumer."""
+        """Give what enters the reader."""
         if self.site.kind == "feed_forward":
             return self.inputs[0]
         return self.mixing @ self.linear("attn.v", self.inputs[1], updates)
 
     def output_error(self, entry: SitePlan, updates: Parameters) -> float:
         """Compute E‖W a + b − W' a' − b'‖² sample by sample."""
-        path = self.site.consumer
+        path = self.site.tap
         dense = self.linear(path, self.hidden({}), {})
         a, new = self.hidden(updates), dict(updates)
         if len(entry.kept) < self.site.units:

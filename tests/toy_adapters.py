@@ -40,7 +40,7 @@ def masked(unet: UNet2DConditionModel, plan: SlimPlan) -> Iterator[None]:
     for name, entry in plan.sites.items():
         base = eager_site(bare(unet), name, entry)
         mask = base.channels(entry.mask())
-        linear = unet.get_submodule(base.consumer)
+        linear = unet.get_submodule(base.tap)
         handles.append(linear.register_forward_pre_hook(lambda _, args, mask=mask: (args[0] * mask, *args[1:])))
     try:
         yield

@@ -54,7 +54,11 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
         "tests/passes/solve/test_adapter_maps.py",
     ),
     "passes/capture/dynamo_graph.py": ("tests/slimdiff_fx/slimming/test_while_compiling.py",),
-    "passes/solve/error_curves.py": ("tests/passes/analyze/test_methods.py", "tests/passes/plan/test_alignment.py"),
+    "passes/solve/error_curves.py": (
+        "tests/passes/analyze/test_methods.py",
+        "tests/passes/plan/test_alignment.py",
+        "tests/passes/analyze/test_refuse_unreachable.py",
+    ),
     "passes/errors.py": ("tests/passes/rewrite/test_rewrite.py", "tests/passes/calibrate/test_instrument.py"),
     "passes/sites/feed_forward.py": ("tests/passes/sites/test_find.py", "tests/passes/rewrite/test_rewrite.py"),
     "passes/program/module_tree.py": (
@@ -72,10 +76,6 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
         "tests/passes/calibrate/test_instrument.py",
     ),
     "passes/capture/lowered_guards.py": ("tests/passes/capture/test_lower.py",),
-    "passes/solve/offered_sizes.py": (
-        "tests/passes/analyze/test_refuse_unreachable.py",
-        "tests/passes/analyze/test_methods.py",
-    ),
     "passes/program/inputs.py": (
         "tests/slimdiff_fx/export/test_parity.py",
         "tests/slimdiff_fx/export/test_input_sizes.py",
@@ -99,7 +99,12 @@ OTHER_TESTS: dict[str, tuple[str, ...]] = {
         "tests/passes/rewrite/test_rewrite.py",
         "tests/passes/analyze/test_methods.py",
     ),
-    "passes/analyze/recipes.py": ("tests/passes/analyze/test_methods.py",),
+    "passes/kinds/feed_forward.py": ("tests/passes/kinds/test_attention.py", "tests/passes/sites/test_find.py"),
+    "passes/sites/find.py": ("tests/passes/kinds/test_toy_kind.py",),
+    "passes/sites/kind.py": ("tests/passes/kinds/test_attention.py",),
+    "passes/sites/kinds.py": ("tests/passes/kinds/test_toy_kind.py",),
+    "passes/solve/reader.py": ("tests/passes/analyze/test_methods.py", "tests/passes/kinds/test_toy_kind.py"),
+    "passes/solve/recipes.py": ("tests/passes/analyze/test_methods.py",),
     "passes/names.py": ("tests/passes/plan/test_policies.py", "tests/passes/analyze/test_methods.py"),
     "passes/analyze/planner.py": ("tests/passes/analyze/test_methods.py", "tests/passes/plan/test_alignment.py"),
     "passes/plan/policies.py": ("tests/passes/analyze/test_thresholds.py",),

@@ -13,10 +13,10 @@ from benchmarks.uniform_plan import plan_uniformly
 from passes.analyze.criteria import score
 from passes.analyze.methods import analyze
 from passes.analyze.planner import Planner
-from passes.analyze.recipes import RECIPES, Recipe
 from passes.plan.costs import program_params, unit_params
 from passes.plan.policies import KeepParams
 from passes.plan.slim_plan import SlimPlan
+from passes.solve.recipes import RECIPES, Recipe
 
 
 @dataclass(frozen=True)

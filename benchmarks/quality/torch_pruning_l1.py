@@ -45,12 +45,11 @@ def _turns(program: Program, site: Site, nodes: SiteNodes) -> Tensor:
 def _taken(program: Program, site: Site, nodes: SiteNodes, share: float) -> list[int]:
     """Ask the pruner which units of a site it would remove at a share; nothing is removed."""
     region = cut_region(program, site, nodes)
-    linears = {path: region.module.get_submodule(path) for path in (each.path for each in site.producers)}
+    linears = {path: region.module.get_submodule(path) for path in site.paths[:-1]}
     heads: dict[nn.Module, int] = {}
-    if site.kind == "attention":
+    if site.unit_width > 1:
         heads = {
-            linear: site.units * len(each.offsets)
-            for linear, each in zip(linears.values(), site.producers, strict=True)
+            linear: site.units * sum(each.path == path for each in site.writers) for path, linear in linears.items()
         }
     others = [
         module
@@ -77,6 +76,6 @@ def _taken(program: Program, site: Site, nodes: SiteNodes, share: float) -> list
         taken: set[int] = set()
         for group in pruner.step(interactive=True):
             for dependency, indices in group:
-                if dependency.target.module is region.module.get_submodule(site.consumer):
+                if dependency.target.module is region.module.get_submodule(site.tap):
                     taken |= {int(index) // site.unit_width for index in indices}
     return sorted(taken)

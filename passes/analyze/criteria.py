@@ -12,13 +12,13 @@ from torch import Tensor
 from passes.calibrate.moments import Covariance, covariance, sums_of
 from passes.calibrate.statistics import Statistics
 from passes.errors import CalibrationError, UsageError
-from passes.sites.site import Kind, Site
-from passes.solve.compensation import consumer_inputs
+from passes.sites.kinds import kind_names, kinds
+from passes.sites.site import Site
 from passes.solve.elimination import leverage_scores, removal_losses
+from passes.solve.reader import reader_inputs, reader_weight
 
 Score = Callable[[Site, Statistics], Tensor]
 OutputScore = Callable[[Site, Statistics, Mapping[str, Tensor]], Tensor]
-KINDS: tuple[Kind, ...] = ("feed_forward", "attention")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Criterion:
 
     Attributes:
         name: what it is chosen by.
-        kinds: of sites that it scores.
+        kinds: of sites that it scores; None for every kind.
         function: (site, statistics), and the model's parameters by path where it needs second moments; gives one score
             for each unit, float64 [units].
         needs: what calibration measures only when asked for: "attention_weights", "moments"; None for neither.
@@ -35,7 +35,7 @@ class Criterion:
     """
 
     name: str
-    kinds: tuple[Kind, ...]
+    kinds: tuple[str, ...] | None
     function: Score | OutputScore
     needs: Literal["attention_weights", "moments"] | None = None
     statistic: str | None = None
@@ -86,32 +86,36 @@ def confidence(site: Site, statistics: Statistics) -> Tensor:
     return statistics.mean(site.name, "confidence")
 
 
-def choose(names: str | Sequence[str] | None = None) -> dict[Kind, str]:
+def choose(names: str | Sequence[str] | None = None) -> dict[str, str]:
     """Find the criterion of each kind of site: the named ones, defaults for the rest.
 
     Example:
         >>> choose("entropy")
-        {'feed_forward': 'mean_abs', 'attention': 'entropy'}
+        {'attention': 'entropy', 'feed_forward': 'mean_abs'}
 
     Raises:
         UsageError: an unknown name, or two for the same kind.
     """
     given = [names] if isinstance(names, str) else names or []
-    chosen: dict[Kind, str] = {}
+    chosen: dict[str, str] = {}
     for name in given:
         if name not in CRITERIA:
-            known = "; ".join(f"{kind}: {', '.join(_names((kind,)))}" for kind in KINDS)
-            raise UsageError(f"unknown criterion {name!r}; there are {known}; for both: {', '.join(_names(KINDS))}")
-        kinds = CRITERIA[name].kinds
-        taken = next((kind for kind in kinds if chosen.get(kind, name) != name), None)
+            known = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in _names_by_kind().items())
+            raise UsageError(f"unknown criterion {name!r}; there are {known}")
+        scored = CRITERIA[name].kinds or kind_names()
+        taken = next((kind for kind in scored if chosen.get(kind, name) != name), None)
         if taken is not None:
             raise UsageError(f"criteria {chosen[taken]!r} and {name!r} are both for {taken} sites: give one")
-        chosen |= dict.fromkeys(kinds, name)
-    return {**DEFAULT_CRITERION, **chosen}
+        chosen |= dict.fromkeys(scored, name)
+    return {kind.name: kind.criterion for kind in kinds()} | chosen
 
 
-def _names(kinds: tuple[Kind, ...]) -> list[str]:
-    return [name for name, criterion in CRITERIA.items() if criterion.kinds == kinds]
+def _names_by_kind() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, criterion in CRITERIA.items():
+        for kind in criterion.kinds or ("every kind",):
+            found.setdefault(kind, []).append(name)
+    return found
 
 
 def needs_attention_weights(criterion: str | Sequence[str] | None) -> bool:
@@ -157,7 +161,8 @@ def score(
     """
     scores = {}
     names = {} if callable(criterion) else choose(criterion)
-    if not callable(criterion) and any(site.kind == "attention" for site in sites):
+    looks = any(names and CRITERIA[names[site.kind]].needs == "attention_weights" for site in sites)
+    if looks and not callable(criterion):
         check_measured(statistics, criterion)
     for site in sites:
         if callable(criterion):
@@ -205,8 +210,8 @@ def obs(site: Site, statistics: Statistics, parameters: Mapping[str, Tensor]) ->
 
     Each unit is looked at by itself; `--method obs` removes one after the other.
     """
-    inputs = consumer_inputs(site, sums_of(site, statistics.moments), parameters)
-    return removal_losses(parameters[f"{site.consumer}.weight"].detach().cpu(), inputs, site.units)
+    inputs = reader_inputs(site, sums_of(site, statistics.moments), parameters)
+    return removal_losses(reader_weight(site, parameters), inputs, site.units)
 
 
 def leverage(site: Site, statistics: Statistics, parameters: Mapping[str, Tensor]) -> Tensor:
@@ -216,14 +221,13 @@ def leverage(site: Site, statistics: Statistics, parameters: Mapping[str, Tensor
 
 
 def _energies(site: Site, inputs: Covariance, parameters: Mapping[str, Tensor]) -> Tensor:
-    weight = parameters[f"{site.consumer}.weight"].detach().double().cpu()
+    weight = reader_weight(site, parameters)
     blocks = weight.reshape(len(weight), site.units, site.unit_width).transpose(0, 1)
     places = torch.arange(site.width).reshape(site.units, site.unit_width)
     own = inputs.matrix[places.unsqueeze(2), places.unsqueeze(1)]  # [units, width, width]
     return ((blocks @ own) * blocks).sum((1, 2)).clamp_min(0)
 
 
-# A kind's default is the first one that is for it alone.
 CRITERIA: Mapping[str, Criterion] = {
     each.name: each
     for each in (
@@ -233,10 +237,9 @@ CRITERIA: Mapping[str, Criterion] = {
         Criterion("l1", ("attention",), head_l1, statistic="l1"),
         Criterion("entropy", ("attention",), entropy, "attention_weights", "entropy"),
         Criterion("confidence", ("attention",), confidence, "attention_weights", "confidence"),
-        Criterion("contribution", KINDS, contribution, "moments"),
-        Criterion("fluctuation", KINDS, fluctuation, "moments"),
-        Criterion("obs", KINDS, obs, "moments"),
-        Criterion("leverage", KINDS, leverage, "moments"),
+        Criterion("contribution", None, contribution, "moments"),
+        Criterion("fluctuation", None, fluctuation, "moments"),
+        Criterion("obs", None, obs, "moments"),
+        Criterion("leverage", None, leverage, "moments"),
     )
 }
-DEFAULT_CRITERION: Mapping[Kind, str] = {kind: _names((kind,))[0] for kind in KINDS}

@@ -37,15 +37,14 @@ def families(sites: Sequence[Site], parameters: Mapping[str, Tensor]) -> tuple[F
     """
     groups: dict[object, list[str]] = {}
     for site in sites:
-        paths = [*(producer.path for producer in site.producers), site.consumer]
         shapes = [
             (_within(path, site.name), kind, tuple(parameters[name].shape))
-            for path in paths
+            for path in site.paths
             for kind in ("weight", "bias")
             if (name := f"{path}.{kind}") in parameters
         ]
-        offsets = tuple(producer.offsets for producer in site.producers)
-        place = (_role(site.name), site.kind, site.units, site.unit_width, offsets, tuple(shapes))
+        slices = tuple((_within(each.path, site.name), each.side, each.start, each.per_unit) for each in site.slices)
+        place = (_role(site.name), site.kind, site.units, slices, tuple(shapes))
         groups.setdefault(place, []).append(site.name)
     return tuple(tuple(names) for names in groups.values())
 

@@ -17,7 +17,6 @@ from typing import Any
 from passes.analyze import thresholds
 from passes.analyze.criteria import Score
 from passes.analyze.planner import Planner
-from passes.analyze.recipes import RECIPES, Method
 from passes.analyze.site_errors import OnSite, untold
 from passes.analyze.thresholds import check_statistics
 from passes.calibrate.statistics import Statistics
@@ -27,6 +26,7 @@ from passes.plan.policies import Keep, MaxError, Policy, Threshold
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.sites.site import Site
+from passes.solve.recipes import RECIPES, Method
 
 
 def analyze(

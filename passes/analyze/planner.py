@@ -10,7 +10,6 @@ from torch import Tensor
 
 from passes.analyze.families import families, joined, sizes_of, spread
 from passes.analyze.optimize import Option, allocate_within_cost, allocate_within_error
-from passes.analyze.recipes import Recipe
 from passes.analyze.site_errors import OnSite, SiteErrors, nearest, untold
 from passes.calibrate.statistics import Statistics
 from passes.names import Compensation
@@ -23,6 +22,7 @@ from passes.program.program import Program
 from passes.sites.site import Site
 from passes.solve.adapter_maps import adapter_maps
 from passes.solve.error_curves import Choice, ErrorCurve
+from passes.solve.recipes import Recipe
 
 _TRIALS = 4  # plans whose whole error is measured, in search of the one that just meets a largest error
 _ROUNDS = 4  # times that sizes are chosen anew because the weights of some do worse than was expected
@@ -73,7 +73,14 @@ class Planner:
         if additive is not None:
             predicted["relative_mse_by_sensitivities"] = additive
         ordered = {site.name: entries[site.name] for site in self._sites}
-        return SlimPlan(fingerprint(self._program, self._sites), ordered, dict(noted), updates, predicted)
+        return SlimPlan(
+            fingerprint(self._program, self._sites),
+            ordered,
+            dict(noted),
+            updates,
+            predicted,
+            found={site.name: site for site in self._sites},
+        )
 
     def with_adapter_maps(self, plan: SlimPlan) -> SlimPlan:
         """Add what takes adapters of the dense model along: once, for it costs as much as solving for the weights."""

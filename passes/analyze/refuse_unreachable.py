@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from passes.analyze.recipes import RECIPES, Method
 from passes.plan.policies import Keep, price_list, unmet
 from passes.program.program import Program
 from passes.sites.site import Site
-from passes.solve.offered_sizes import sizes_offered
+from passes.solve.error_curves import sizes_offered
+from passes.solve.recipes import RECIPES, Method
 
 
 def refuse_unreachable(program: Program, sites: Sequence[Site], policy: object, method: Method) -> None:

@@ -70,11 +70,12 @@ class Prober:
         for site, entry, updates in changes:
             scaled = self._scales[site.name]
             new.update(dense_parameters(site, entry, updates, self._parameters, implied_scale=scaled))
-            weight = f"{site.consumer}.weight"
+            weight = f"{site.tap}.weight"
             if len(entry.kept) < site.units and weight not in new:
                 gone = torch.ones(site.width, dtype=torch.bool)
                 gone[site.columns(entry.mask())] = False
-                new[weight] = self._parameters[weight].detach().masked_fill(gone.to(self._parameters[weight].device), 0)
+                dense = self._parameters[weight].detach()
+                new[weight] = dense.masked_fill(gone.reshape(-1, *[1] * (dense.dim() - 2)).to(dense.device), 0)
         error = 0.0
         for batch, dense in zip(self._batches, self._dense, strict=True):
             error += float((self._run(new, batch) - dense).double().square().sum())

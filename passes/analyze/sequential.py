@@ -12,7 +12,7 @@ from passes.calibrate.statistics import Statistics
 from passes.errors import UsageError
 from passes.names import Compensation
 from passes.plan.slim_plan import SitePlan, SlimPlan
-from passes.plan.updates import is_changed, linear_paths
+from passes.plan.updates import is_changed
 from passes.program.program import Program
 from passes.prove.masking import mask
 from passes.sites.site import Site
@@ -93,7 +93,7 @@ def solve_sequentially(
 def _plan_of(plan: SlimPlan, sites: Sequence[Site]) -> SlimPlan:
     """Carry a plan out at some sites only; the others stay whole."""
     names = {site.name for site in sites}
-    paths = {path for site in sites for path in linear_paths(site)}
+    paths = {path for site in sites for path in site.paths}
     entries = {
         name: entry if name in names else SitePlan(entry.kind, entry.units, tuple(range(entry.units)))
         for name, entry in plan.sites.items()

@@ -7,17 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from passes.analyze.recipes import Recipe
 from passes.analyze.sensitivity import Prober, Sensitivity, sensitivity_from
 from passes.calibrate.moments import covariance, sums_of
 from passes.calibrate.statistics import Statistics
 from passes.names import Compensation
 from passes.plan.slim_plan import SitePlan
 from passes.program.program import Program
+from passes.sites.kinds import kind_of
 from passes.sites.site import Site
-from passes.solve.compensation import Compensated, compensate, consumer_inputs
-from passes.solve.error_curves import Choice, ErrorCurve, leverage_curve, narrows, removal_curve, width_curve
+from passes.solve.compensation import Compensated
+from passes.solve.error_curves import Choice, ErrorCurve
 from passes.solve.known_moments import UNKNOWN
+from passes.solve.reader import reader_inputs, reader_weight
+from passes.solve.recipes import Recipe
 
 OnSite = Callable[[int, int], None]
 
@@ -90,7 +92,7 @@ class SiteErrors:
         """Solve for the new weights of a site."""
         place = (site.name, entry)
         if place not in self._cuts:
-            self._cuts[place] = compensate(
+            self._cuts[place] = kind_of(site.kind).compensate(
                 site,
                 entry,
                 self._sums[site.name],
@@ -144,17 +146,14 @@ class SiteErrors:
         return sorted({at for at in places if at > 0})
 
     def _new_curve(self, site: Site) -> ErrorCurve:
-        recipe, sums = self._recipe, self._sums[site.name]
-        weight = self._parameters[f"{site.consumer}.weight"].detach().double().cpu()
-        if recipe.joint:
-            inputs = consumer_inputs(site, sums, self._parameters)
+        sums = self._sums[site.name]
+        weight = reader_weight(site, self._parameters)
+        if self._recipe.joint:
+            inputs = reader_inputs(site, sums, self._parameters)
         else:
             inputs = covariance(site, sums, centred=False)
-        if recipe.heads == "narrow" and narrows(site):
-            return width_curve(site, weight, inputs, sums, joint=recipe.joint)
-        if recipe.neurons == "leverage" and site.kind == "feed_forward":
-            return leverage_curve(site, weight, inputs)
-        return removal_curve(site, weight, inputs)
+        curve: ErrorCurve = kind_of(site.kind).curve(site, weight, inputs, sums, self._recipe)
+        return curve
 
 
 def nearest(site: Site, choices: Sequence[Choice], share: float) -> Choice:

@@ -109,7 +109,9 @@ def allocate(
         site.name: SitePlan(site.kind, site.units, tuple(masks[site.name].nonzero().flatten().tolist()))
         for site in sites
     }
-    return SlimPlan(fingerprint(program, sites), plans, {**noted, **(record or {})})
+    return SlimPlan(
+        fingerprint(program, sites), plans, {**noted, **(record or {})}, found={site.name: site for site in sites}
+    )
 
 
 def normalize(scores: Tensor, how: Normalization = "max") -> Tensor:

@@ -13,15 +13,16 @@ from torch._subclasses import FakeTensor
 from passes.calibrate.ledger import Ledger, uninterrupted
 from passes.calibrate.moment_sums import Storage
 from passes.calibrate.moments import moment_shapes
-from passes.calibrate.observers import DEFAULT_OBSERVERS, ObserverFactory, UnitObserver, Weighing
+from passes.calibrate.observers import ObserverFactory, UnitObserver, Weighing
 from passes.calibrate.probes import PROBES, Probes
 from passes.calibrate.statistics import Statistics, check_same_kind
 from passes.errors import UsageError
 from passes.plan.fingerprint import fingerprint
 from passes.program.operators import argument
 from passes.program.program import Program
-from passes.sites.find import locate_each
-from passes.sites.site import Kind, Site
+from passes.sites.find import locate_each, locate_in_copy
+from passes.sites.kinds import kinds
+from passes.sites.site import Site
 from passes.sites.site_nodes import SiteNodes
 
 BUCKETS = 10
@@ -103,7 +104,7 @@ class Instrumented:
 def instrument(
     program: Program,
     sites: Sequence[Site],
-    observers: Mapping[Kind, ObserverFactory] | None = None,
+    observers: Mapping[str, ObserverFactory] | None = None,
     *,
     buckets: int = BUCKETS,
     timesteps: float = TIMESTEPS,
@@ -135,11 +136,14 @@ def instrument(
         raise UsageError("there is no site to watch: see `slimdiff-fx inspect` for what was found and why not")
     if buckets < 1 or not timesteps > 0:
         raise UsageError(f"{buckets} buckets over {timesteps:g} timesteps: both must be positive")
-    factories = {**DEFAULT_OBSERVERS, **(observers or {})}
+    locate_each(program, sites)  # refuses sites that the program lacks
     watched = program.copy()
-    located = locate_each(watched, sites)
+    places = locate_in_copy(program, watched)
+    located = [places[site] for site in sites]
+    factories: dict[str, ObserverFactory] = {kind.name: kind.observer for kind in kinds()}
+    factories.update(observers or {})
     made = [
-        factories[site.kind](site, _weighing(nodes) if attention_weights and site.kind == "attention" else None)
+        factories[site.kind](site, _weighing(nodes) if attention_weights else None)
         for site, nodes in zip(sites, located, strict=True)
     ]
     buckets = buckets if program.timestep is not None else 1
@@ -183,7 +187,7 @@ def _insert_opening(program: Program, ledger: Ledger, timesteps: float) -> None:
 
 def _insert_observer(program: Program, path: str, observer: UnitObserver, nodes: SiteNodes) -> None:
     inputs: list[fx.Node | None] = [nodes.activation]
-    if observer.site.kind == "attention" and nodes.query is not None and nodes.key is not None:
+    if nodes.query is not None and nodes.key is not None:
         inputs += [nodes.query, nodes.key]
         if observer.weighing is not None:
             inputs.append(argument(nodes.activation, "attn_mask"))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from passes.errors import CalibrationError, UsageError
+from passes.sites.kinds import kind_of
 from passes.sites.site import Site
 
 HALVES_LIMIT = 2**28  # bytes
@@ -22,15 +23,21 @@ Sums = Mapping[str, Tensor]
 def moment_shapes(site: Site) -> dict[str, tuple[int, ...]]:
     """Name the sums of a site and their shapes; all are float64.
 
-    "count" is the weighted number of tokens, "first" and "second" are Σ a and Σ a aᵀ over what enters the consumer. An
-    attention adds Σ q qᵀ, Σ k and Σ k kᵀ of each head. With the second moment of its input x, q = W x has W E[x xᵀ] Wᵀ:
-    nothing else of the input counts for scores, and a head's is far smaller.
+    "count" is the weighted number of tokens, "first" and "second" are Σ a and Σ a aᵀ over what is read. Its kind
+    may add others.
     """
-    shapes: dict[str, tuple[int, ...]] = {COUNT: (), FIRST: (site.width,), SECOND: (site.width, site.width)}
-    if site.kind == "attention":
-        square = (site.units, site.unit_width, site.unit_width)
-        shapes |= {QUERY: square, KEY_COUNT: (), KEY_FIRST: square[:2], KEY: square}
-    return shapes
+    own: dict[str, tuple[int, ...]] = {COUNT: (), FIRST: (site.width,), SECOND: (site.width, site.width)}
+    return {**own, **kind_of(site.kind).sums(site)}
+
+
+def score_shapes(site: Site) -> dict[str, tuple[int, ...]]:
+    """Name what an attention adds and its shapes: Σ q qᵀ, Σ k and Σ k kᵀ of each head.
+
+    With the second moment of its input x, q = W x has W E[x xᵀ] Wᵀ: nothing else of the input counts for scores, and a
+    head's is far smaller.
+    """
+    square = (site.units, site.unit_width, site.unit_width)
+    return {QUERY: square, KEY_COUNT: (), KEY_FIRST: square[:2], KEY: square}
 
 
 def moment_bytes(sites: tuple[Site, ...]) -> int:
@@ -69,13 +76,13 @@ class Covariance:
 
 
 def covariance(site: Site, sums: Sums, *, centred: bool = True) -> Covariance:
-    """Compute the covariance of what enters a site's consumer.
+    """Compute the covariance of what is read of a site.
 
     Args:
         site: the site.
         sums: its sums.
         centred: subtract the mean; otherwise the second moment itself is given, with a mean of zero: what is right for
-            a consumer without a bias that could take a mean over.
+            a reader without a bias that could take a mean over.
 
     Raises:
         CalibrationError: the site saw no token.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,8 @@ from torch._subclasses import FakeTensor
 from passes.calibrate.ledger import Ledger
 from passes.calibrate.moments import FIRST, KEY, QUERY
 from passes.calibrate.token_sampling import sampled_positions
-from passes.sites.site import Kind, Site
+from passes.sites.kinds import kind_of
+from passes.sites.site import Site
 
 # Elements that are summed at once on a CPU. Intermediate values of a large activation would go out to memory and back,
 # into pages that the system has to hand out first: 20 times the cost of those that stay in the cache.
@@ -51,6 +52,7 @@ class UnitObserver(nn.Module):
     def __init__(self, site: Site, weighing: Weighing | None = None) -> None:
         super().__init__()
         self.site = site
+        self.kind = kind_of(site.kind)
         self.weighing = weighing
         self.ledger: Ledger | None = None
 
@@ -65,7 +67,7 @@ class UnitObserver(nn.Module):
         """Sum each statistic over the tokens of each sample.
 
         Args:
-            activation: what the site's consumer is fed: float [B, ..., units], or the heads' outputs [B, H, T, D].
+            activation: what reads the units is fed: float [B, ..., units], or the heads' outputs [B, H, T, D].
             query: float [B, H, T, D] or None.
             key: float [B, H, S, D] or None.
             mask: what SDPA was given, broadcastable to [B, H, T, S]; bool (True attends) or float (added).
@@ -77,7 +79,7 @@ class UnitObserver(nn.Module):
 
     def tokens(self, activation: Tensor) -> int:
         """Count the tokens of one sample of an activation."""
-        return activation.shape[2] if self.site.kind == "attention" else activation.shape[1:-1].numel()
+        return self.kind.tokens(activation).shape[1]
 
     def forward(
         self, activation: Tensor, query: Tensor | None = None, key: Tensor | None = None, mask: Tensor | None = None
@@ -99,13 +101,10 @@ class UnitObserver(nn.Module):
 
     def _sample_tokens(self, ledger: Ledger, activation: Tensor, query: Tensor | None, key: Tensor | None) -> None:
         """Hand a few tokens of each sample to the ledger, for the second moments."""
-        attends = self.site.kind == "attention"
-        # [B, T, heads, head_dim] or [B, T, neurons]
-        output = activation.transpose(1, 2) if attends else activation.flatten(1, -2)
-        taken = _take(output, ledger)
+        taken = _take(self.kind.tokens(activation), ledger)
         rows = {FIRST: taken.reshape(-1, self.site.width)}
         keys = 0
-        if attends and query is not None and key is not None:
+        if query is not None and key is not None:
             sampled = _take(key.transpose(1, 2), ledger)
             keys = sampled.shape[1]
             rows[QUERY] = _take(query.transpose(1, 2), ledger).flatten(0, 1)
@@ -118,7 +117,7 @@ class UnitObserver(nn.Module):
 
 
 class NeuronObserver(UnitObserver):
-    """Watch a feed-forward: Σ|a| ("abs") and Σa² ("square") of every neuron."""
+    """Watch units of one channel, as in a feed-forward: Σ|a| ("abs") and Σa² ("square") of every one."""
 
     @property
     def statistics(self) -> Sequence[str]:
@@ -129,7 +128,7 @@ class NeuronObserver(UnitObserver):
         self, activation: Tensor, query: Tensor | None, key: Tensor | None, mask: Tensor | None
     ) -> list[Tensor]:
         """Sum |a| and a² over the tokens; see the base."""
-        return _sum_blocks(activation if activation.dim() == 3 else activation.flatten(1, -2), _magnitudes)
+        return _sum_blocks(self.kind.tokens(activation), _magnitudes)
 
 
 class HeadObserver(UnitObserver):
@@ -155,7 +154,7 @@ class HeadObserver(UnitObserver):
     ) -> list[Tensor]:
         """Sum the heads' norms over the tokens, entropy and confidence over sampled ones; see the base."""
         # SDPA lays its output out as [B, T, H, D], so this is in the order of memory.
-        sums = _sum_blocks(activation.transpose(1, 2), _norms)
+        sums = _sum_blocks(self.kind.tokens(activation), _norms)
         if self.weighing is None or query is None or key is None:
             return sums
         entropy, confidence = self._weigh(query, key, mask, self._sample(query.shape[2], query.device))
@@ -238,4 +237,3 @@ def _exact(tensor: Tensor) -> Tensor:
 
 
 ObserverFactory = Callable[[Site, Weighing | None], UnitObserver]
-DEFAULT_OBSERVERS: Mapping[Kind, ObserverFactory] = {"feed_forward": NeuronObserver, "attention": HeadObserver}

@@ -30,7 +30,8 @@ def is_aligned(site: Site, units: int, width: int | None, align: int | None) -> 
         align: the multiple; None allows every size.
 
     Example:
-        >>> site = Site("block.attn", "attention", 8, 40, (), "block.attn.out")
+        >>> out = Slice("block.attn.out", "in", 0, 40)
+        >>> site = Site("block.attn", "attention", 8, (out,), out.path)
         >>> [width for width in range(1, 41) if is_aligned(site, 8, width, 16)]
         [16, 32, 40]
     """

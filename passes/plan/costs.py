@@ -19,7 +19,7 @@ from passes.plan.slim_plan import SitePlan
 from passes.program.program import Program
 from passes.program.sizes import sizes_of
 from passes.sites.find import locate, locate_all
-from passes.sites.site import Site
+from passes.sites.site import Site, axis_of
 from passes.sites.site_nodes import SiteNodes
 
 aten = torch.ops.aten
@@ -27,28 +27,31 @@ _PRODUCTS = (aten.matmul.default, aten.bmm.default, aten.mm.default)
 
 
 def unit_params(program: Program, site: Site) -> int:
-    """Count the parameters that go with one unit: rows of the producers with biases, columns of the consumer."""
+    """Count the parameters that go with one unit: its channels in each of the site's modules, biases too."""
     total = 0
-    for producer in site.producers:
-        linear = _linear(program, producer.path)
-        rows = len(producer.offsets) * site.unit_width
-        total += rows * (linear.in_features + (linear.bias is not None))
-    return total + site.unit_width * _linear(program, site.consumer).out_features
+    for each in site.slices:
+        for parameter in program.module(each.path).parameters(recurse=False):
+            axis = axis_of(each.side, parameter.dim())
+            if axis is not None:
+                total += parameter.numel() // parameter.shape[axis] * each.per_unit
+    return total
 
 
 def unit_macs(program: Program, site: Site, nodes: SiteNodes | None = None) -> int:
     """Count the MACs that go with one unit, at the example sizes; `nodes` are the site's, if they are known already."""
     nodes = nodes if nodes is not None else locate(program, site)
+    calls = {str(call.target): call for call in (*nodes.writers, nodes.reader)}
     total = 0
-    for producer, call in zip(site.producers, nodes.producers, strict=True):
-        linear = _linear(program, producer.path)
-        total += _positions(call) * linear.in_features * len(producer.offsets) * site.unit_width
-    total += _positions(nodes.consumer) * _linear(program, site.consumer).out_features * site.unit_width
+    for each in site.slices:
+        weight = getattr(program.module(each.path), "weight", None)
+        axis = None if weight is None else axis_of(each.side, weight.dim())
+        if each.path in calls and weight is not None and axis is not None:
+            total += _macs(program, calls[each.path]) * each.per_unit // weight.shape[axis]
     return total + _attention_macs(nodes) // max(site.units, 1)
 
 
 def site_params(program: Program, site: Site) -> int:
-    """Count the parameters of a site's linears; the consumer's bias, which no removal touches, is left out."""
+    """Count the parameters of a site's modules; the reader's bias, which no removal touches, is left out."""
     return site.units * unit_params(program, site)
 
 
@@ -78,17 +81,6 @@ def program_macs(program: Program) -> int:
     return sum(_macs(program, node) for node in program.graph.nodes)
 
 
-def _linear(program: Program, path: str) -> nn.Linear:
-    linear = program.module(path)
-    assert isinstance(linear, nn.Linear)
-    return linear
-
-
-def _positions(call: fx.Node) -> int:
-    """Count the vectors that a linear is applied to."""
-    return math.prod(sizes_of(call)[:-1])
-
-
 def _attention_macs(nodes: SiteNodes) -> int:
     if nodes.query is None or nodes.key is None or nodes.value is None:
         return 0
@@ -105,7 +97,7 @@ def _macs(program: Program, node: fx.Node) -> int:
         module = program.module(str(node.target))
         if isinstance(module, nn.Linear):
             return math.prod(sizes_of(node)) * module.in_features
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
             return math.prod(sizes_of(node)) * module.weight[0].numel()
         return 0
     if node.op != "call_function":

@@ -36,17 +36,7 @@ def fingerprint(program: Program, sites: Sequence[Site]) -> dict[str, Any]:
 
 def fingerprint_parameters(parameters: Mapping[str, Tensor], sites: Sequence[Site]) -> dict[str, Any]:
     """Describe a model by its own parameters; the same as `fingerprint` of its program."""
-    geometry = sorted(
-        [
-            site.name,
-            site.kind,
-            site.units,
-            site.unit_width,
-            [[producer.path, list(producer.offsets)] for producer in site.producers],
-            site.consumer,
-        ]
-        for site in sites
-    )
+    geometry = sorted(map(_geometry, sites), key=lambda each: each[0])
     shapes = sorted([name, list(parameter.shape)] for name, parameter in parameters.items())
     text = json.dumps([geometry, shapes], separators=(",", ":"))
     return {
@@ -55,10 +45,27 @@ def fingerprint_parameters(parameters: Mapping[str, Tensor], sites: Sequence[Sit
     }
 
 
+def _geometry(site: Site) -> list[Any]:
+    """Write a site's facts as JSON values.
+
+    Plans and statistics that were saved before sites had slices are of sites that rows alone write, as wide as what
+    reads them; those are still written as they were then, so that what was saved is still known.
+    """
+    reader, writers = site.reader, site.writers
+    plain = reader.start == 0 and all(each.per_unit == reader.per_unit for each in writers)
+    if not plain or len(site.slices) > len(writers) + 1:
+        slices = [[each.path, each.side, each.start, each.per_unit] for each in site.slices]
+        return [site.name, site.kind, site.units, slices, site.tap]
+    starts: dict[str, list[int]] = {}
+    for each in writers:
+        starts.setdefault(each.path, []).append(each.start)
+    return [site.name, site.kind, site.units, site.unit_width, list(map(list, starts.items())), site.tap]
+
+
 def _samples(parameters: Mapping[str, Tensor], site: Site) -> list[float]:
     values: list[float] = []
-    for path in (*(producer.path for producer in site.producers), site.consumer):
-        weight = parameters[f"{path}.weight"].detach()
+    for path in site.paths:
+        weight = parameters[f"{path}.weight"].detach().flatten(1)
         # a stride that no row length is likely to divide, so that the samples lie in different rows and columns
         places = [
             (at * weight.numel()) // SAMPLES + (at * 7919) % max(weight.numel() // SAMPLES, 1) for at in range(SAMPLES)

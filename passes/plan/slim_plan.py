@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from passes.errors import PlanError
-from passes.sites.site import Kind
+from passes.sites.kinds import kind_names, kind_of
+from passes.sites.site import Site, Slice
 
 FORMAT = 2
 # Before the names of adapter maps, where they lie in one file with updates.
@@ -29,13 +30,13 @@ class SitePlan:
 
     Attributes:
         kind: of the site.
-        units: how many heads or neurons there are.
+        units: how many there are.
         kept: indices of those that stay, ascending.
         width: channels that each kept head has afterwards; None leaves its width as it is. A head of less width is
             another function of the same input, so its site's weights must be among the plan's updates.
     """
 
-    kind: Kind
+    kind: str
     units: int
     kept: tuple[int, ...]
     width: int | None = None
@@ -62,6 +63,8 @@ class SlimPlan:
             measured, "cost": what it is of, "dense" and "slim", and how it was measured.
         adapter_maps: by path of a linear whose weights were solved for, what takes an adapter of the dense linear
             along; see `passes.solve.adapter_maps`.
+        found: the sites as they were found in the dense model, by name, so that the plan can be carried out on a model
+            of which there is no program; empty in plans that were written before they had them.
     """
 
     fingerprint: Mapping[str, Any]
@@ -70,6 +73,7 @@ class SlimPlan:
     updates: Mapping[str, Tensor] = field(default_factory=dict)
     predicted: Mapping[str, Any] = field(default_factory=dict)
     adapter_maps: Mapping[str, Tensor] = field(default_factory=dict)
+    found: Mapping[str, Site] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, site in self.sites.items():
@@ -78,7 +82,7 @@ class SlimPlan:
             ordered = tuple(sorted(set(site.kept)))
             if ordered != tuple(site.kept) or ordered[0] < 0 or ordered[-1] >= site.units:
                 raise PlanError(f"site {name!r}: kept units must be ascending, unique and below {site.units}")
-            if site.width is not None and (site.kind != "attention" or site.width < 1):
+            if site.width is not None and (site.width < 1 or not kind_of(site.kind).narrows):
                 raise PlanError(f"site {name!r}: width {site.width} is for heads only, and at least 1")
 
     def __repr__(self) -> str:
@@ -107,6 +111,7 @@ class SlimPlan:
                 "sites": {
                     name: {"kind": site.kind, "units": site.units, "kept": list(site.kept)}
                     | ({} if site.width is None else {"width": site.width})
+                    | (_geometry(self.found[name]) if name in self.found else {})
                     for name, site in self.sites.items()
                 },
                 "updates": _digests(self.updates),
@@ -143,8 +148,9 @@ class SlimPlan:
         try:
             sites = {name: _site_from(name, value) for name, value in data["sites"].items()}
             digests = {**data["updates"], **{f"{_MAPS}{path}": d for path, d in data.get("adapter_maps", {}).items()}}
-            plan = cls(data["fingerprint"], sites, data["policy"], updates, data["predicted"], maps)
-        except (KeyError, TypeError, AttributeError) as error:
+            found = {name: _found_from(name, value) for name, value in data["sites"].items() if "slices" in value}
+            plan = cls(data["fingerprint"], sites, data["policy"], updates, data["predicted"], maps, found)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(f"the plan lacks or garbles {error}; write it anew with `slimdiff-fx plan`") from error
         if digests != _digests(beside):
             raise PlanError(
@@ -165,7 +171,7 @@ def _digest(value: Tensor) -> str:
 
 def _site_from(name: str, value: Mapping[str, Any]) -> SitePlan:
     kind, units, kept = value["kind"], value["units"], value["kept"]
-    if kind not in ("attention", "feed_forward"):
+    if kind not in kind_names():
         raise PlanError(f"site {name!r}: unknown kind {kind!r}")
     if type(units) is not int or not all(type(unit) is int for unit in kept):
         raise PlanError(f"site {name!r}: units and kept must be whole numbers")
@@ -173,3 +179,21 @@ def _site_from(name: str, value: Mapping[str, Any]) -> SitePlan:
     if width is not None and type(width) is not int:
         raise PlanError(f"site {name!r}: width must be a whole number")
     return SitePlan(kind, units, tuple(kept), width)
+
+
+def _geometry(site: Site) -> dict[str, Any]:
+    """Write where a site is: of each slice its module, side, start and channels of a unit."""
+    return {"slices": [[each.path, each.side, each.start, each.per_unit] for each in site.slices], "tap": site.tap}
+
+
+def _found_from(name: str, value: Mapping[str, Any]) -> Site:
+    slices = []
+    for path, side, start, per_unit in value["slices"]:
+        numbers = type(start) is int and type(per_unit) is int and start >= 0 and per_unit > 0
+        if type(path) is not str or side not in ("out", "in", "channels") or not numbers:
+            raise PlanError(f"site {name!r}: [{path!r}, {side!r}, {start!r}, {per_unit!r}] is no slice of a module")
+        slices.append(Slice(path, side, start, per_unit))
+    site = Site(name, value["kind"], value["units"], tuple(slices), value["tap"])
+    if not site.writers or not any(each.path == site.tap and each.side == "in" for each in slices):
+        raise PlanError(f"site {name!r}: no slice writes its units, or none reads them at {site.tap!r}")
+    return site

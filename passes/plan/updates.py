@@ -13,18 +13,16 @@ from passes.plan.fingerprint import check_fingerprint
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.sites.find import find_sites
-from passes.sites.site import Site
-
-
-def linear_paths(site: Site) -> tuple[str, ...]:
-    """List the paths of a site's linears, the consumer last."""
-    return (*dict.fromkeys(producer.path for producer in site.producers), site.consumer)
+from passes.sites.kinds import kind_of
+from passes.sites.site import Site, axes_gone, staying
 
 
 def is_changed(site: Site, entry: SitePlan, updates: Mapping[str, Tensor]) -> bool:
     """Say whether a plan changes a site: fewer units, narrower heads or new weights."""
     narrower = entry.width not in (None, site.unit_width)
-    return len(entry.kept) < site.units or narrower or any(name in updates for name in _names(site))
+    return (
+        len(entry.kept) < site.units or narrower or any(name in updates for path in site.paths for name in _names(path))
+    )
 
 
 def check_updates(plan: SlimPlan, sites: Sequence[Site], parameters: Mapping[str, Tensor]) -> None:
@@ -78,31 +76,30 @@ def dense_parameters(
     Returns:
         By path, for every updated parameter, a tensor of the dense parameter's shape and type.
     """
-    kept = entry.mask()
-    columns = site.columns(kept, entry.width)
-    rows: dict[str, Tensor] = {}
-    for producer in site.producers:
-        found = site.rows(producer, kept, entry.width)
-        rows[producer.path] = torch.cat([rows[producer.path], found]) if producer.path in rows else found
+    gone = site.gone(entry.mask(), entry.width)
     result = {}
-    for path in linear_paths(site):
-        for name in (f"{path}.weight", f"{path}.bias"):
+    for path in site.paths:
+        for name in _names(path):
             if name not in updates:
                 continue
             dense = parameters[name]
             value = updates[name].to(device=dense.device, dtype=dense.dtype)
-            if path != site.consumer:
-                value = torch.zeros_like(dense).index_copy(0, rows[path].sort().values.to(dense.device), value)
-                if implied_scale and path == site.producers[0].path and entry.width is not None:
-                    value = value * math.sqrt(site.unit_width / entry.width)
-            elif name.endswith("weight"):
-                value = torch.zeros_like(dense).index_copy(1, columns.to(dense.device), value)
+            for axis, channels in axes_gone(path, dense.dim(), gone).items():
+                value = _widened(value, axis, staying(dense.shape[axis], channels), dense.shape[axis])
+            if implied_scale and path == site.writers[0].path and entry.width is not None:
+                value = value * math.sqrt(site.unit_width / entry.width)
             result[name] = value
     return result
 
 
-def _names(site: Site) -> list[str]:
-    return [f"{path}.{name}" for path in linear_paths(site) for name in ("weight", "bias")]
+def _widened(value: Tensor, axis: int, places: Tensor, size: int) -> Tensor:
+    """Spread a tensor along an axis to these places of a larger one of zeros."""
+    shape = (*value.shape[:axis], size, *value.shape[axis + 1 :])
+    return value.new_zeros(shape).index_copy(axis, places.to(value.device), value)
+
+
+def _names(path: str) -> tuple[str, str]:
+    return f"{path}.weight", f"{path}.bias"
 
 
 def _check_width(site: Site, entry: SitePlan, updates: Mapping[str, Tensor]) -> None:
@@ -111,12 +108,12 @@ def _check_width(site: Site, entry: SitePlan, updates: Mapping[str, Tensor]) -> 
         raise PlanError(f"site {site.name!r}: heads are {site.unit_width} wide and can't become {entry.width}")
     if entry.width == site.unit_width:
         return
-    if not site.narrowable:
+    if not kind_of(site.kind).narrowable(site):
         raise PlanError(
             f"site {site.name!r}: heads can't be made narrower where one linear makes query, key or value together; "
             "remove whole heads there"
         )
-    missing = [path for path in linear_paths(site) if f"{path}.weight" not in updates]
+    missing = [path for path in site.paths if f"{path}.weight" not in updates]
     if missing:
         raise PlanError(
             f"site {site.name!r}: heads of width {entry.width} need new weights for {missing[0]!r}; the plan has none: "
@@ -125,21 +122,15 @@ def _check_width(site: Site, entry: SitePlan, updates: Mapping[str, Tensor]) -> 
 
 
 def slim_shapes(site: Site, entry: SitePlan, parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Walk over the parameters of a site's linears: their paths, and the shapes they have in the slim model."""
-    width = len(entry.kept) * (entry.width or site.unit_width)
-    offsets: dict[str, int] = {}
-    for producer in site.producers:
-        offsets[producer.path] = offsets.get(producer.path, 0) + len(producer.offsets)
-    for path in linear_paths(site):
-        for name in (f"{path}.weight", f"{path}.bias"):
-            if name not in parameters:
-                continue
-            shape = tuple(parameters[name].shape)
-            if path in offsets:
-                shape = (width * offsets[path], *shape[1:])
-            elif len(shape) == 2:
-                shape = (shape[0], width)
-            yield name, shape
+    """Walk over the parameters of a site's modules: their names, and the shapes they have in the slim model."""
+    gone = site.gone(entry.mask(), entry.width)
+    for path in site.paths:
+        for name in _names(path):
+            if name in parameters:
+                shape = list(parameters[name].shape)
+                for axis, channels in axes_gone(path, len(shape), gone).items():
+                    shape[axis] -= len(channels)
+                yield name, tuple(shape)
 
 
 def changed_sites(program: Program, plan: SlimPlan) -> list[tuple[Site, Tensor]]:

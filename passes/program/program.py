@@ -26,6 +26,7 @@ class Program:
         timestep: name of the placeholder that holds the timestep ([] or [B]), or None.
         guards: which sizes the graph holds for, as expressions over the inputs (see `passes.program.guards`).
         validated: digest of the weights that were validated (see `passes.program.ownership`); None where none were.
+        facts: what analyses found out about this graph and keep with it, by a name of their own. A copy has none.
     """
 
     graph_module: fx.GraphModule
@@ -35,6 +36,7 @@ class Program:
     timestep: str | None = "timestep"
     guards: tuple[str, ...] = ()
     validated: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __repr__(self) -> str:
         parameters = list(self.graph_module.parameters())

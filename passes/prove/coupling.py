@@ -1,13 +1,15 @@
 """Ask DepGraph what a removal reaches, and refuse whatever is not the site's own.
 
-Only the site's region is shown to DepGraph: the nodes between its producers and its consumer, as a small graph module
-on small concrete tensors. On a whole denoiser DepGraph mistakes token splits for channel splits and ties per-head norms
-to heads; on the region it gets right what it is asked, and its answer is compared with the site before a weight is cut.
+Only the site's region is shown to DepGraph: the nodes from what makes its units to what reads them, as a small graph
+module on small concrete tensors. On a whole denoiser DepGraph mistakes token splits for channel splits and ties
+per-head norms to heads; on the region it gets right what it is asked, and its answer is compared with the site before a
+weight is cut.
 """
 
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,8 +24,10 @@ from passes.sites.find import locate
 from passes.sites.site import Site
 from passes.sites.site_nodes import SiteNodes
 
-# (linear's path, "out" or "in") -> the channels that go.
+# (module's path, side) -> the channels that go; a side of "whole" is of what holds no channels that a site could name.
 Reach = dict[tuple[str, str], set[int]]
+_SIDES = {"out": "output side", "in": "input side", "channels": "its channels", "whole": "all of it"}
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def check_coupling(
@@ -39,13 +43,13 @@ def check_coupling(
         width: channels that stay of each kept unit; None for all.
 
     Raises:
-        CouplingError: the units feed something besides the site's consumer, a linear is called more than once, or
-            DepGraph reaches other linears, dimensions or indices than the site names.
+        CouplingError: the units feed something besides what reads them, a module is called more than once, or
+            DepGraph reaches other modules, dimensions or indices than the site names.
     """
     nodes = nodes if nodes is not None else locate(program, site)
     # Autograd is what DepGraph traces with: without it, it finds one group and says nothing.
     with torch.inference_mode(False), torch.enable_grad():
-        found = _reach(program, site, site.channels(kept, width), nodes)
+        found = _reach(program, site, kept, nodes, width)
     expected = expected_reach(site, kept, width)
     if found != expected:
         raise CouplingError(f"site {site.name!r}: {_difference(found, expected)}; leave this site whole")
@@ -53,20 +57,13 @@ def check_coupling(
 
 def expected_reach(site: Site, kept: Tensor, width: int | None = None) -> Reach:
     """Say which rows and columns the site itself names for removal."""
-    gone = (~site.channels(kept, width)).nonzero().flatten().tolist()
-    reach: Reach = {}
-    for producer in site.producers:
-        reach.setdefault((producer.path, "out"), set()).update(
-            channel + offset for offset in producer.offsets for channel in gone
-        )
-    reach[site.consumer, "in"] = set(gone)
-    return reach
+    return {place: set(channels.tolist()) for place, channels in site.gone(kept, width).items()}
 
 
-def _reach(program: Program, site: Site, channels: Tensor, nodes: SiteNodes) -> Reach:
-    """Ask DepGraph, starting from the first block of the first producer only: the rest is for it to find."""
-    first = site.producers[0]
-    gone = ((~channels).nonzero().flatten() + first.offsets[0]).tolist()
+def _reach(program: Program, site: Site, kept: Tensor, nodes: SiteNodes, width: int | None) -> Reach:
+    """Ask DepGraph, starting from the first slice only: the rest is for it to find."""
+    first = site.writers[0]
+    gone = replace(site, slices=(first,)).gone(kept, width)[first.path, first.side].tolist()
     failure: Exception | None = None
     for limit in (SMALL, None):
         region = cut_region(program, site, nodes, limit)
@@ -75,7 +72,9 @@ def _reach(program: Program, site: Site, channels: Tensor, nodes: SiteNodes) -> 
             try:
                 graph = torch_pruning.DependencyGraph().build_dependency(region.module, region.inputs, verbose=False)
                 root = region.module.get_submodule(first.path)
-                group = graph.get_pruning_group(root, torch_pruning.prune_linear_out_channels, gone)
+                convolution = isinstance(root, _CONVOLUTIONS)
+                cut = torch_pruning.prune_conv_out_channels if convolution else torch_pruning.prune_linear_out_channels
+                group = graph.get_pruning_group(root, cut, gone)
                 return _reach_of_group(graph, group, region.module)
             except Exception as error:  # DepGraph raises bare exceptions of any kind
                 failure = error
@@ -93,7 +92,9 @@ def _reach_of_group(graph: Any, group: Any, module: fx.GraphModule) -> Reach:
         target = dependency.target.module
         if target not in paths or isinstance(target, nn.Dropout | nn.Identity):
             continue  # operators: they hold no weight, and validation covers what they compute
-        if not isinstance(target, nn.Linear):
+        if isinstance(target, nn.GroupNorm):
+            side = "channels"
+        elif not isinstance(target, (nn.Linear, *_CONVOLUTIONS)):
             side = "whole"
         elif graph.is_out_channel_pruning_fn(dependency.handler):
             side = "out"
@@ -110,11 +111,11 @@ def _difference(found: Reach, expected: Reach) -> str:
         if mine == theirs:
             continue
         if mine is None:
-            return f"removing units would also change {path!r} ({side}put side), which is not of the site"
+            return f"removing units would also change {path!r} ({_SIDES[side]}), which is not of the site"
         if theirs is None:
-            return f"DepGraph doesn't reach {path!r} ({side}put side), which the site names"
+            return f"DepGraph doesn't reach {path!r} ({_SIDES[side]}), which the site names"
         return (
-            f"{path!r} ({side}put side): DepGraph takes channels {_few(theirs - mine)} that the site keeps "
+            f"{path!r} ({_SIDES[side]}): DepGraph takes channels {_few(theirs - mine)} that the site keeps "
             f"and leaves {_few(mine - theirs)} that it removes"
         )
     return "no difference"

@@ -10,9 +10,10 @@ from torch import Tensor, fx, nn
 
 from passes.errors import CouplingError
 from passes.plan.slim_plan import SlimPlan
-from passes.plan.updates import changed_sites, dense_parameters, linear_paths
+from passes.plan.updates import changed_sites, dense_parameters
 from passes.program.program import Program
-from passes.sites.find import locate_all
+from passes.sites.find import locate_in_copy
+from passes.sites.kinds import kind_of
 from passes.sites.site import Site
 from passes.sites.site_nodes import implied_scale
 
@@ -20,7 +21,7 @@ from passes.sites.site_nodes import implied_scale
 def mask(program: Program, plan: SlimPlan) -> Program:
     """Multiply the units that the plan doesn't keep by zero, and put its updates in, padded with zeros.
 
-    Every linear keeps its dense shape, so this says what a plan means without sharing any of the code that cuts weights
+    Every module keeps its dense shape, so this says what a plan means without sharing any of the code that cuts weights
     or mends sizes. The channels that a narrower head loses are zero in its padded projections.
 
     Args:
@@ -36,12 +37,12 @@ def mask(program: Program, plan: SlimPlan) -> Program:
     """
     changed = changed_sites(program, plan)
     masked = program.copy()
-    places = locate_all(masked) if changed else {}
+    places = locate_in_copy(program, masked) if changed else {}
     parameters = dict(program.graph_module.named_parameters())
     for number, (site, kept) in enumerate(changed):
         scaled = implied_scale(places[site])
         new = dense_parameters(site, plan.sites[site.name], plan.updates, parameters, implied_scale=scaled)
-        for path in linear_paths(site):
+        for path in site.paths:
             _replace_parameters(masked, path, new)
         if not bool(kept.all()):
             _multiply(masked, site, kept, places[site].activation, f"_keep_{number}")
@@ -51,30 +52,27 @@ def mask(program: Program, plan: SlimPlan) -> Program:
 
 
 def _replace_parameters(program: Program, path: str, new: Mapping[str, Tensor]) -> None:
-    """Give a linear of the copy new parameters, without touching the module that the original program holds."""
+    """Give a module of the copy new parameters, without touching the module that the original program holds."""
     names = [name for name in ("weight", "bias") if f"{path}.{name}" in new]
     if not names:
         return
-    linear = copy.copy(program.module(path))
-    linear._parameters = dict(linear._parameters)
+    module = copy.copy(program.module(path))
+    module._parameters = dict(module._parameters)
     for name in names:
-        linear._parameters[name] = nn.Parameter(new[f"{path}.{name}"], requires_grad=False)
+        module._parameters[name] = nn.Parameter(new[f"{path}.{name}"], requires_grad=False)
     owner, _, last = path.rpartition(".")
-    setattr(program.module(owner), last, linear)
+    setattr(program.module(owner), last, module)
 
 
 def _multiply(program: Program, site: Site, kept: Tensor, activation: fx.Node, name: str) -> None:
     value = activation.meta["val"]
-    factor = kept.to(value.dtype).to(value.device)
-    if site.kind == "attention":
-        # [B, H, T, D]: heads are the second dimension.
-        factor, axis = factor.reshape(-1, 1, 1), value.dim() - 3
-    else:
-        axis = value.dim() - 1
-    if axis < 0 or value.shape[axis] != site.units:
+    axis = kind_of(site.kind).mask_axis
+    if value.dim() <= max(axis, 0) or value.shape[axis] != site.units:
         raise CouplingError(
             f"site {site.name!r}: {activation.name!r} of shape {tuple(value.shape)} has no {site.units} units"
         )
+    behind = value.dim() - 1 - axis % value.dim()
+    factor = kept.to(value.dtype).to(value.device).reshape(-1, *[1] * behind)
     program.graph_module.register_buffer(name, factor, persistent=False)
     with program.graph.inserting_after(activation):
         keep = program.graph.get_attr(name)

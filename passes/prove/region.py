@@ -13,6 +13,7 @@ from passes.errors import CouplingError
 from passes.program.operators import argument
 from passes.program.program import Program
 from passes.program.sizes import SMALL, concrete_shape, concrete_size
+from passes.sites.kinds import kind_of
 from passes.sites.site import Site
 from passes.sites.site_nodes import SiteNodes
 
@@ -25,8 +26,8 @@ class Region:
     """A site cut out of its program.
 
     Attributes:
-        module: producers to consumer under their own dotted paths. Parameters share the program's memory but are
-            detached from it and have gradients on.
+        module: what makes its units to what reads them, under their own dotted paths. Parameters share the program's
+            memory but are detached from it and have gradients on.
         inputs: small tensors for its placeholders.
         copies: the region's nodes in the program, with their copies in `module`.
     """
@@ -42,28 +43,27 @@ def holds_tensor(node: fx.Node) -> bool:
 
 
 def region_nodes(site: Site, nodes: SiteNodes) -> tuple[fx.Node, ...]:
-    """List the tensor nodes from the producers to the consumer, both included, in graph order.
+    """List the tensor nodes from what makes the units to what reads them, both included, in graph order.
 
     Whatever else enters on the way (a mask, another linear) is followed back to the nearest modules and listed as well.
 
     Raises:
-        CouplingError: a tensor of the region is used outside it, or one of the site's linears is called twice.
+        CouplingError: a tensor of the region is used outside it, or one of the site's modules is called twice.
     """
-    linears = {producer.path for producer in site.producers} | {site.consumer}
-    ends = {*nodes.producers, nodes.consumer}
-    for path in linears:
-        if any(node not in ends for node in nodes.consumer.graph.find_nodes(op="call_module", target=path)):
+    ends = {*nodes.writers, nodes.reader}
+    for path in site.paths:
+        if any(node not in ends for node in nodes.reader.graph.find_nodes(op="call_module", target=path)):
             raise _refuse(site, f"{path!r} is called more than once")
     inside: dict[fx.Node, None] = {}
-    for node in _span(min(nodes.producers), nodes.consumer):
-        follows = node in nodes.producers or any(parent in inside for parent in node.all_input_nodes)
+    for node in _span(min(nodes.writers), nodes.reader):
+        follows = node in nodes.writers or any(parent in inside for parent in node.all_input_nodes)
         if follows and holds_tensor(node):
             inside[node] = None
-    if nodes.consumer not in inside:
-        raise _refuse(site, f"{site.consumer!r} doesn't come from its producers")
+    if nodes.reader not in inside:
+        raise _refuse(site, f"{site.tap!r} doesn't come from its writers")
     for node in inside:
         strangers = [user for user in node.users if user not in inside and holds_tensor(user)]
-        if node is not nodes.consumer and strangers:
+        if node is not nodes.reader and strangers:
             raise _refuse(site, f"its units also feed {strangers[0].name!r}, outside the site, by way of {node.name!r}")
     return tuple(sorted({*inside, *_feeders(inside, nodes)}))  # nodes compare by their place in the graph
 
@@ -81,7 +81,7 @@ def _span(first: fx.Node, last: fx.Node) -> Iterator[fx.Node]:
 def _feeders(inside: dict[fx.Node, None], nodes: SiteNodes) -> set[fx.Node]:
     """Find what else enters among the units, back to the nearest modules: a forgotten linear would be there."""
     feeders: set[fx.Node] = set()
-    stack = [parent for node in inside if node not in nodes.producers for parent in node.all_input_nodes]
+    stack = [parent for node in inside if node not in nodes.writers for parent in node.all_input_nodes]
     while stack:
         node = stack.pop()
         if (
@@ -136,7 +136,7 @@ def cut_region(program: Program, site: Site, nodes: SiteNodes, limit: int | None
         if node.target in _SPLITS:
             _count_from_the_end(copy, node)
         copies[node] = copy
-    graph.output(copies[nodes.consumer])
+    graph.output(copies[nodes.reader])
     return Region(fx.GraphModule(root, graph), tuple(inputs), {node: copies[node] for node in inside})
 
 
@@ -152,19 +152,13 @@ def _example(value: Tensor, limit: int | None) -> Tensor:
 
 
 def _module(program: Program, site: Site, node: fx.Node) -> nn.Module:
-    """Copy a module with detached parameters; a norm within each head becomes an identity.
+    """Copy a module with detached parameters; one that acts on every unit alike becomes an identity.
 
-    A norm whose weights are as long as one head acts on every head alike, so removing heads leaves it whole. DepGraph
-    would take its weights for the heads' own.
+    Removing units leaves it whole, and DepGraph would take its weights for the units' own.
     """
     original = program.module(str(node.target))
     value = node.meta["val"]
-    if (
-        list(getattr(original, "normalized_shape", ())) == [site.unit_width]
-        and site.kind == "attention"
-        and value.dim() == 4
-        and site.units in value.shape[1:3]
-    ):
+    if kind_of(site.kind).acts_alike(site, original, value):
         return nn.Identity()
     copy = original.__new__(type(original))
     copy.__dict__.update(original.__dict__)

@@ -1,4 +1,4 @@
-"""Make the smaller program: slice linears or replace their weights, mend what the graph baked in, prove it first."""
+"""Make the smaller program: slice modules or replace their weights, mend what the graph baked in, prove it first."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from passes.prove.region import region_nodes
 from passes.prove.verify import verify
 from passes.rewrite.constants import mend_constants
 from passes.rewrite.refresh_shapes import refresh_shapes
-from passes.rewrite.slicing import put_updates, slice_linears, slim_site
-from passes.sites.find import find_sites, locate_all
+from passes.rewrite.slicing import put_updates, slice_modules, slim_site
+from passes.sites.find import find_sites, locate_in_copy
 
 
 def rewrite(program: Program, plan: SlimPlan) -> Program:
     """Remove what the plan doesn't keep.
 
-    Correct because a unit's whole effect passes through the consumer's columns that belong to it: multiplying the unit
-    by zero and cutting its rows and columns are the same function. Where the plan brings new weights for a linear, they
+    Correct because a unit's whole effect passes through the reader's columns that belong to it: multiplying the unit
+    by zero and cutting its rows and columns are the same function. Where the plan brings new weights for a module, they
     take the place of the sliced ones.
 
     Args:
@@ -36,14 +36,14 @@ def rewrite(program: Program, plan: SlimPlan) -> Program:
     """
     changed = changed_sites(program, plan)
     slim = program.copy()
-    places = locate_all(slim) if changed else {}
+    places = locate_in_copy(program, slim) if changed else {}
     located = [(site, kept, plan.sites[site.name].width, places[site]) for site, kept in changed]
     for site, kept, width, nodes in located:
         if not bool(site.channels(kept, width).all()):
             check_coupling(slim, site, kept, nodes, width=width)
     for site, kept, width, nodes in located:
         region = region_nodes(site, nodes)
-        slice_linears(slim.graph_module, site, kept, width)
+        slice_modules(slim.graph_module, site, kept, width)
         put_updates(slim.graph_module, site, plan.updates)
         mend_constants(site, slim_site(site, kept, width), nodes.constants)
         refresh_shapes(slim.graph_module, region)

@@ -13,7 +13,7 @@ from passes.program.program import Program
 from passes.program.shapes import set_shapes
 from passes.prove.region import cut_region
 from passes.rewrite.constants import mend_constants
-from passes.rewrite.slicing import slice_linears, slim_site
+from passes.rewrite.slicing import slice_modules, slim_site
 from passes.sites.site import Site
 from passes.sites.site_nodes import SiteNodes
 
@@ -21,7 +21,7 @@ from passes.sites.site_nodes import SiteNodes
 def site_program(
     program: Program, site: Site, nodes: SiteNodes, units: int, width: int | None = None, seed: int = 0
 ) -> Program:
-    """Cut a site out, from its producers to its consumer, with the first of its units left.
+    """Cut a site out, from what writes its units to what reads them, with the first of its units left.
 
     Which units are kept makes no difference to what this is for: weights are the dense model's rows, inputs are random.
 
@@ -41,7 +41,7 @@ def site_program(
     """
     region = cut_region(program, site, nodes, limit=None)
     mask = SitePlan(site.kind, site.units, tuple(range(units)), width).mask()
-    slice_linears(region.module, site, mask, width)
+    slice_modules(region.module, site, mask, width)
     constants = [replace(each, node=region.copies[each.node]) for each in nodes.constants]
     mend_constants(site, slim_site(site, mask, width), constants)
     region.module.recompile()

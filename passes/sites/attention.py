@@ -9,12 +9,12 @@ from passes.program.operators import argument
 from passes.program.program import Program
 from passes.program.sizes import shape_of
 from passes.sites.attention_walk import VIEWS, follow_mask, trace_back, trace_forward
-from passes.sites.site import Producer, Site, Unsupported
+from passes.sites.kind import Found
+from passes.sites.site import Site, Slice, Unsupported
 from passes.sites.site_nodes import Constant, SiteNodes
 from passes.sites.walk import Ownership, Refused, common_path, linear_of, upwards
 
 aten = torch.ops.aten
-Found = tuple[Site, SiteNodes] | Unsupported
 SDPA = aten.scaled_dot_product_attention.default
 _SOFTMAX = (aten.softmax.int, aten._softmax.default)
 _MATMUL = (aten.matmul.default, aten.bmm.default, aten.baddbmm.default)
@@ -100,24 +100,27 @@ def _match(program: Program, attention: fx.Node, ownership: Ownership) -> tuple[
         if offset in roots[linear]:
             raise Refused(f"{name} and {roots[linear][offset]} are the same channels of {linear.target!r}")
         roots[linear][offset] = name
-    consumer = trace_forward(program, attention, heads, width, constants)
+    reader = trace_forward(program, attention, heads, width, constants)
     follow_mask(program, attention, heads, constants)
 
-    producers = tuple(Producer(str(linear.target), tuple(sorted(roots[linear]))) for linear in order)
-    for linear, producer in zip(order, producers, strict=True):
+    for linear, starts in roots.items():
         module = linear_of(program, linear)
         assert module is not None
-        if module.out_features != heads * width * len(producer.offsets):
-            raise Refused(f"{producer.path!r} makes more channels than this attention takes")
-    for call in (*order, consumer):
+        if module.out_features != heads * width * len(starts):
+            raise Refused(f"{str(linear.target)!r} makes more channels than this attention takes")
+    for call in (*order, reader):
         trouble = ownership.trouble(str(call.target))
         if trouble is not None:
             raise Refused(trouble)
-    paths = [*(producer.path for producer in producers), str(consumer.target)]
+    paths = [str(call.target) for call in (*order, reader)]
     if len(set(paths)) < len(paths):
         raise Refused("one linear serves in two places of this attention")
-    site = Site(common_path(paths) or str(consumer.target), "attention", heads, width, producers, str(consumer.target))
-    return site, SiteNodes(attention, query, key, value, consumer, tuple(order), _unique(constants))
+    slices = (
+        *(Slice(str(linear.target), "out", start, width) for linear in order for start in sorted(roots[linear])),
+        Slice(str(reader.target), "in", 0, width),
+    )
+    site = Site(common_path(paths) or str(reader.target), "attention", heads, slices, str(reader.target))
+    return site, SiteNodes(attention, query, key, value, reader, tuple(order), _unique(constants))
 
 
 def _unique(constants: list[Constant]) -> tuple[Constant, ...]:

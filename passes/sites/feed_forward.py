@@ -14,12 +14,12 @@ from torch import fx
 
 from passes.program.program import Program
 from passes.program.sizes import shape_of
-from passes.sites.site import Producer, Site, Unsupported
+from passes.sites.kind import Found
+from passes.sites.site import Site, Slice, Unsupported
 from passes.sites.site_nodes import Constant, SiteNodes
 from passes.sites.walk import Ownership, Refused, common_path, is_dropout, linear_of, passes_on, readers
 
 aten = torch.ops.aten
-Found = tuple[Site, SiteNodes] | Unsupported
 
 ACTIVATIONS = frozenset(
     {
@@ -60,12 +60,12 @@ def find_feed_forward(program: Program) -> list[Found]:
     return found
 
 
-def _region(program: Program, consumer: fx.Node) -> tuple[list[fx.Node], list[fx.Node]] | None:
+def _region(program: Program, reader: fx.Node) -> tuple[list[fx.Node], list[fx.Node]] | None:
     """Give the elementwise nodes above a linear and the tensors that enter them, or None if it is no feed-forward.
 
     A tensor that enters is a linear's call or the pick of one of its halves.
     """
-    start = consumer.args[0]
+    start = reader.args[0]
     if not isinstance(start, fx.Node):
         return None
     width = shape_of(start)[-1]
@@ -124,14 +124,14 @@ def _source(part: fx.Node) -> fx.Node:
 
 
 def _match(
-    program: Program, consumer: fx.Node, inner: list[fx.Node], parts: list[fx.Node], ownership: Ownership
+    program: Program, reader: fx.Node, inner: list[fx.Node], parts: list[fx.Node], ownership: Ownership
 ) -> tuple[Site, SiteNodes]:
-    start = consumer.args[0]
+    start = reader.args[0]
     assert isinstance(start, fx.Node)
     units = shape_of(start)[-1]
     if not isinstance(units, int):
         raise Refused("the number of neurons is not fixed")
-    inside = {*inner, consumer}
+    inside = {*inner, reader}
     constants: list[Constant] = []
     offsets: dict[fx.Node, list[int]] = {}
     for part in sorted(parts):
@@ -157,19 +157,22 @@ def _match(
         assert linear is not None
         if linear.out_features != units * len(starts):
             raise Refused(f"{str(source.target)!r} makes more channels than this feed-forward takes")
-    for call in (*offsets, consumer):
+    for call in (*offsets, reader):
         trouble = ownership.trouble(str(call.target))
         if trouble is not None:
             raise Refused(trouble)
-    producers = tuple(Producer(str(source.target), tuple(sorted(starts))) for source, starts in offsets.items())
-    paths = [*(producer.path for producer in producers), str(consumer.target)]
-    site = Site(common_path(paths) or paths[-1], "feed_forward", units, 1, producers, paths[-1])
+    writers = [
+        Slice(str(source.target), "out", start) for source, starts in offsets.items() for start in sorted(starts)
+    ]
+    paths = [*(str(source.target) for source in offsets), str(reader.target)]
+    slices = (*writers, Slice(paths[-1], "in"))
+    site = Site(common_path(paths) or paths[-1], "feed_forward", units, slices, paths[-1])
     activation = start
     while is_dropout(program, activation):
         above = activation.args[0]
         assert isinstance(above, fx.Node)
         activation = above
-    nodes = SiteNodes(activation, None, None, None, consumer, tuple(offsets), tuple(dict.fromkeys(constants)))
+    nodes = SiteNodes(activation, None, None, None, reader, tuple(offsets), tuple(dict.fromkeys(constants)))
     return site, nodes
 
 

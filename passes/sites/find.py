@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from passes.errors import PlanError
 from passes.program.program import Program
-from passes.sites.attention import find_attention
-from passes.sites.feed_forward import find_feed_forward
+from passes.sites.kinds import kinds
 from passes.sites.site import Site, Unsupported
 from passes.sites.site_nodes import Constant, SiteNodes
 
-__all__ = ["Constant", "SiteNodes", "find_sites", "find_unsupported", "locate", "locate_all", "locate_each"]
+__all__ = [
+    "Constant",
+    "SiteNodes",
+    "find_sites",
+    "find_unsupported",
+    "locate",
+    "locate_all",
+    "locate_each",
+    "locate_in_copy",
+]
 
 
-def locate_all(program: Program) -> dict[Site, SiteNodes]:
+@dataclass(frozen=True)
+class _Search:
+    """What a search gave, and what it looked at."""
+
+    looked_at: list[Any]
+    places: Mapping[Site, SiteNodes]
+    unsupported: tuple[Unsupported, ...]
+
+
+def locate_all(program: Program) -> Mapping[Site, SiteNodes]:
     """Find every site with its nodes, in graph order (by where their outputs are made)."""
-    order = {node: at for at, node in enumerate(program.graph.nodes)}
-    found = [
-        item for item in (*find_attention(program), *find_feed_forward(program)) if not isinstance(item, Unsupported)
-    ]
-    found.sort(key=lambda item: order[item[1].consumer])
-    counts: dict[str, int] = {}
-    for site, _ in found:
-        counts[site.name] = counts.get(site.name, 0) + 1
-    # Two sites under one path (a block that holds its linears itself) are told apart by their consumers.
-    return {
-        site if counts[site.name] == 1 else Site(**{**site.__dict__, "name": site.consumer}): nodes
-        for site, nodes in found
-    }
+    return _search(program).places
 
 
 def find_sites(program: Program) -> tuple[Site, ...]:
-    """Find the attentions and feed-forwards that units can be removed from.
+    """Find the sites that units can be removed from, of every kind.
+
+    They are kept with the program and looked for again only if it has been changed.
 
     Args:
         program: a raised program.
@@ -45,9 +55,7 @@ def find_sites(program: Program) -> tuple[Site, ...]:
 
 def find_unsupported(program: Program) -> tuple[Unsupported, ...]:
     """Find what looks like a site and can't be handled, with the reason."""
-    return tuple(
-        item for item in (*find_attention(program), *find_feed_forward(program)) if isinstance(item, Unsupported)
-    )
+    return _search(program).unsupported
 
 
 def locate(program: Program, site: Site) -> SiteNodes:
@@ -60,7 +68,7 @@ def locate(program: Program, site: Site) -> SiteNodes:
 
 
 def locate_each(program: Program, sites: Sequence[Site]) -> list[SiteNodes]:
-    """Give the nodes of several sites, by one search of the graph.
+    """Give the nodes of several sites.
 
     Raises:
         PlanError: the program lacks one of them, or has it with another geometry.
@@ -70,3 +78,43 @@ def locate_each(program: Program, sites: Sequence[Site]) -> list[SiteNodes]:
         if site not in places:
             raise PlanError(f"the program has no site {site.name!r} as described; find the sites of this program anew")
     return [places[site] for site in sites]
+
+
+def locate_in_copy(program: Program, copied: Program) -> dict[Site, SiteNodes]:
+    """Give a program's sites with their nodes in `program.copy()`, which nobody has changed yet."""
+    copies = dict(zip(program.graph.nodes, copied.graph.nodes, strict=True))
+    return {site: nodes.mapped(copies) for site, nodes in locate_all(program).items()}
+
+
+def _search(program: Program) -> _Search:
+    looked_at = _looked_at(program)
+    search: _Search | None = program.facts.get("sites")
+    if search is None or not _same(search.looked_at, looked_at):
+        search = program.facts["sites"] = _new_search(program, looked_at)
+    return search
+
+
+def _looked_at(program: Program) -> list[Any]:
+    """List what sites are found by; all of it is replaced, never changed in place, when a graph is changed."""
+    seen: list[Any] = [*kinds()]
+    for node in program.graph.nodes:
+        seen += (node, node.target, node.args, node.kwargs, node.meta.get("val"))
+        if node.op == "call_module":
+            module = program.module(str(node.target))
+            seen += (module, *module._parameters.values())
+    return seen
+
+
+def _same(before: Sequence[Any], now: Sequence[Any]) -> bool:
+    return len(before) == len(now) and all(left is right for left, right in zip(before, now, strict=True))
+
+
+def _new_search(program: Program, looked_at: list[Any]) -> _Search:
+    found = [item for kind in kinds() for item in kind.find(program)]
+    order = {node: at for at, node in enumerate(program.graph.nodes)}
+    sites = [item for item in found if not isinstance(item, Unsupported)]
+    sites.sort(key=lambda item: order[item[1].reader])
+    counts = Counter(site.name for site, _ in sites)
+    # Two sites under one path (a block that holds its linears itself) are told apart by what reads their units.
+    places = {site if counts[site.name] == 1 else replace(site, name=site.tap): nodes for site, nodes in sites}
+    return _Search(looked_at, places, tuple(item for item in found if isinstance(item, Unsupported)))

@@ -2,77 +2,133 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-Kind = Literal["attention", "feed_forward"]
+Side = Literal["out", "in", "channels"]
 
 
 @dataclass(frozen=True)
-class Producer:
-    """A linear that loses output rows with every removed unit.
+class Slice:
+    """The channels of one module that a site's units have there: unit u has `per_unit` of them, in order.
 
     Attributes:
-        path: the linear's dotted path.
-        offsets: where each block of units starts in its output rows. A separate query projection has (0,); a GEGLU
-            projection of n neurons (0, n); a fused q-k-v projection (0, C, 2C).
+        path: the module's dotted path.
+        side: "out": rows of a linear or output channels of a convolution; "in": columns or input channels; "channels":
+            of a parameter with one number for each channel on its last axis (a norm's, an embedding's).
+        start: where the first unit's channels begin. A separate query projection has one slice from 0; a GEGLU
+            projection of n neurons has two, from 0 and n; a fused q-k-v projection of width C three, from 0, C, 2C.
+        per_unit: channels of one unit there.
     """
 
     path: str
-    offsets: tuple[int, ...] = (0,)
+    side: Side
+    start: int = 0
+    per_unit: int = 1
 
 
 @dataclass(frozen=True)
 class Site:
-    """One attention or one feed-forward, and the linears that its units live in.
+    """What can be removed together, and in which modules: one attention, one feed-forward.
 
     Attributes:
-        name: dotted path that the site's linears have in common; unique in a program.
-        kind: "attention" (units are heads) or "feed_forward" (units are neurons).
-        units: how many heads or neurons there are.
-        unit_width: channels of one unit: the head dimension, or 1.
-        producers: linears that lose rows (q, k, v; or up and gate).
-        consumer: path of the linear that loses input columns (output or down projection).
+        name: dotted path that the site's modules have in common; unique in a program.
+        kind: name of its kind, see `passes.sites.kinds`.
+        units: how many there are: heads, neurons.
+        slices: where the units are; what writes them in the order of the graph, then what reads them.
+        tap: path of the module that reads the units: what enters it is what is observed.
     """
 
     name: str
-    kind: Kind
+    kind: str
     units: int
-    unit_width: int
-    producers: tuple[Producer, ...]
-    consumer: str
+    slices: tuple[Slice, ...]
+    tap: str
+
+    @property
+    def reader(self) -> Slice:
+        """The slice of what reads the units, at the tap."""
+        return next(each for each in self.slices if each.path == self.tap and each.side == "in")
+
+    @property
+    def writers(self) -> tuple[Slice, ...]:
+        """The slices of what makes the units."""
+        return tuple(each for each in self.slices if each.side == "out")
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Paths of the site's modules, each once, the reader last."""
+        return (*(path for path in dict.fromkeys(each.path for each in self.slices) if path != self.tap), self.tap)
+
+    @property
+    def unit_width(self) -> int:
+        """Channels of one unit where it is read: the head dimension, or 1."""
+        return self.reader.per_unit
 
     @property
     def width(self) -> int:
-        """Channels that enter the consumer."""
+        """Channels that are read."""
         return self.units * self.unit_width
 
-    @property
-    def narrowable(self) -> bool:
-        """Whether heads can be made narrower: query, key and value each have a linear of their own, in this order."""
-        return self.kind == "attention" and [len(each.offsets) for each in self.producers] == [1, 1, 1]
-
     def channels(self, kept: Tensor, width: int | None = None) -> Tensor:
-        """Mark the channels that stay, bool [units * unit_width]: of each kept unit all, or the first `width`.
+        """Mark the channels that are still read, bool [units * unit_width]: of a kept unit all, or the first `width`.
 
         Args:
             kept: bool [units]; True keeps.
             width: channels that stay of a kept unit; None for all.
         """
-        first = torch.arange(self.unit_width) < (self.unit_width if width is None else width)
-        return (kept.unsqueeze(1) & first).flatten()
+        return _marked(self.unit_width, kept, width)
 
     def columns(self, kept: Tensor, width: int | None = None) -> Tensor:
-        """Give the consumer's input channels that stay, int64; arguments as `channels` takes them."""
+        """Give those channels' numbers, int64; arguments as `channels` takes them."""
         return self.channels(kept, width).nonzero().flatten()
 
-    def rows(self, producer: Producer, kept: Tensor, width: int | None = None) -> Tensor:
-        """Give the producer's output rows that stay, int64, in order; arguments as `channels` takes them."""
-        columns = self.columns(kept, width)
-        return torch.cat([columns + offset for offset in producer.offsets])
+    def gone(self, kept: Tensor, width: int | None = None) -> dict[tuple[str, Side], Tensor]:
+        """Give the channels that go, by module and side, int64, ascending; arguments as `channels` takes them."""
+        found: dict[tuple[str, Side], list[Tensor]] = {}
+        for each in self.slices:
+            channels = (~_marked(each.per_unit, kept, width)).nonzero().flatten() + each.start
+            found.setdefault((each.path, each.side), []).append(channels)
+        return {place: torch.unique(torch.cat(parts)) for place, parts in found.items()}
+
+
+def _marked(per_unit: int, kept: Tensor, width: int | None) -> Tensor:
+    first = torch.arange(per_unit) < (per_unit if width is None else width)
+    return (kept.unsqueeze(1) & first).flatten()
+
+
+def axis_of(side: Side, rank: int) -> int | None:
+    """Say which axis of a module's parameter of that rank a side's channels are on; None if they aren't in it.
+
+    So weights lie in linears and convolutions, [out, in, ...], with biases [out]; in norms, [channels]; and in
+    embeddings, [rows, channels].
+    """
+    if side == "channels":
+        return rank - 1
+    if side == "out":
+        return 0
+    return 1 if rank > 1 else None
+
+
+def axes_gone(path: str, rank: int, gone: Mapping[tuple[str, Side], Tensor]) -> dict[int, Tensor]:
+    """Give the channels that go from a module's parameter of that rank, by axis; `gone` as `Site.gone` gives it."""
+    found = {}
+    for (place, side), channels in gone.items():
+        axis = axis_of(side, rank)
+        if place == path and axis is not None:
+            found[axis] = channels
+    return found
+
+
+def staying(size: int, gone: Tensor) -> Tensor:
+    """Give the channels of an axis of that size that stay, int64."""
+    stays = torch.ones(size, dtype=torch.bool)
+    stays[gone] = False
+    return stays.nonzero().flatten()
 
 
 @dataclass(frozen=True)
@@ -86,5 +142,5 @@ class Unsupported:
     """
 
     name: str
-    kind: Kind
+    kind: str
     reason: str

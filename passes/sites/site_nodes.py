@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import fx
@@ -36,13 +37,13 @@ class SiteNodes:
     """The nodes of one site.
 
     Attributes:
-        activation: feed-forward: what enters the consumer, before any dropout, [B, T, units]; attention: the output of
+        activation: feed-forward: what enters the reader, before any dropout, [B, T, units]; attention: the output of
             scaled dot-product attention, [B, heads, T, head_dim].
-        query: [B, heads, T, head_dim], what enters attention; None in a feed-forward.
+        query: [B, heads, T, head_dim], what enters attention; None where there is none.
         key: likewise, [B, heads, S, head_dim].
         value: likewise, [B, heads, S, head_dim].
-        consumer: call of the output or down projection.
-        producers: calls of the linears that lose rows, in the order of `Site.producers`.
+        reader: call of the output or down projection.
+        writers: calls of the modules that make the units, in the order of `Site.writers`, each once.
         constants: every baked number that depends on how many units there are.
     """
 
@@ -50,9 +51,21 @@ class SiteNodes:
     query: fx.Node | None
     key: fx.Node | None
     value: fx.Node | None
-    consumer: fx.Node
-    producers: tuple[fx.Node, ...]
+    reader: fx.Node
+    writers: tuple[fx.Node, ...]
     constants: tuple[Constant, ...]
+
+    def mapped(self, copies: Mapping[fx.Node, fx.Node]) -> SiteNodes:
+        """Give the same of a copy of the graph; `copies` has the copy of each of its nodes."""
+        return SiteNodes(
+            copies[self.activation],
+            None if self.query is None else copies[self.query],
+            None if self.key is None else copies[self.key],
+            None if self.value is None else copies[self.value],
+            copies[self.reader],
+            tuple(copies[node] for node in self.writers),
+            tuple(replace(each, node=copies[each.node]) for each in self.constants),
+        )
 
 
 def implied_scale(nodes: SiteNodes) -> bool:

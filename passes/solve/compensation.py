@@ -1,4 +1,4 @@
-"""New weights for the linears of a site that was cut: what the survivors can make up for, in closed form."""
+"""New weights for the modules of a site that was cut: what the survivors can make up for, in closed form."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from passes.calibrate.moments import Covariance, Sums, covariance
@@ -17,17 +16,18 @@ from passes.sites.site import Site
 from passes.solve.known_moments import raise_unknown
 from passes.solve.least_squares import lost_weight, output_energy, refit_weight, ridge
 from passes.solve.projections import narrow_values, value_maps
+from passes.solve.reader import reader_inputs, reader_weight, stored_like, updated_reader
 from passes.solve.scores import score_loss, score_maps
 from passes.solve.written import output_loss, storage_share
 
 
 @dataclass(frozen=True)
 class Compensated:
-    """What a site's linears become.
+    """What a site's modules become.
 
     Attributes:
         updates: new parameters by path, in slim shapes and the model's own type.
-        error: E‖Δ‖² at the consumer's output on the calibration set, by the updates as they are stored (see
+        error: E‖Δ‖² at the reader's output on the calibration set, by the updates as they are stored (see
             `passes.solve.written`). Of narrower heads, if that is larger, the share that is lost of the scores times
             the energy of the output: an upper end of what that can do to it.
         maps: of narrower heads, what turns the dense query, key and value of each head into the slim one: by the
@@ -37,11 +37,6 @@ class Compensated:
     updates: Mapping[str, Tensor]
     error: float
     maps: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-def consumer_inputs(site: Site, sums: Sums, parameters: Mapping[str, Tensor]) -> Covariance:
-    """Give the covariance of what enters a site's consumer; not centred where it has no bias to take the mean over."""
-    return covariance(site, sums, centred=f"{site.consumer}.bias" in parameters)
 
 
 def compensate(
@@ -72,8 +67,8 @@ def compensate(
     """
     if how not in COMPENSATIONS:
         raise UsageError(f"unknown compensation {how!r}; there are {', '.join(COMPENSATIONS)}")
-    weight = parameters[f"{site.consumer}.weight"].detach().double().cpu()
-    inputs = covariance(site, sums, centred=False) if as_published else consumer_inputs(site, sums, parameters)
+    weight = reader_weight(site, parameters)
+    inputs = covariance(site, sums, centred=False) if as_published else reader_inputs(site, sums, parameters)
     if entry.width is not None and entry.width < site.unit_width:
         return _narrow(site, entry, sums, inputs, parameters, implied_scale=implied_scale, joint=not as_published)
     kept = site.columns(entry.mask())
@@ -81,7 +76,7 @@ def compensate(
     penalty = ridge(inputs.matrix, inputs.count)
     new = refit_weight(weight, inputs, kept, penalty=penalty) if how == "lstsq" else weight[:, kept]
     shift = lost_weight(weight, kept, new) @ inputs.mean
-    updates = {} if how == "none" else _consumer_updates(site, new, shift, parameters, only_bias=how == "bias")
+    updates = {} if how == "none" else updated_reader(site, new, shift, parameters, only_bias=how == "bias")
     return Compensated(updates, output_loss(site, entry, inputs, parameters, updates))
 
 
@@ -98,48 +93,24 @@ def _narrow(
     if len(entry.kept) < site.units:
         raise UsageError(f"site {site.name!r}: heads are removed or made narrower, not both; choose one")
     width = entry.width or site.unit_width
-    weight = parameters[f"{site.consumer}.weight"].detach().double().cpu()
+    weight = reader_weight(site, parameters)
     known = raise_unknown(inputs, site.units)
     maps, found = narrow_values(weight, known, value_maps(weight, known, site.units), width, joint=joint)
     scores = score_maps(sums, centred=joint)
     # Attention divides by the root of the width that it finds: it shall be that of the dense one.
     scale = math.sqrt(width / site.unit_width) if implied_scale else 1.0
-    updates = _consumer_updates(site, found.weight, found.shift, parameters)
-    query, key, value = (producer.path for producer in site.producers)
+    updates = updated_reader(site, found.weight, found.shift, parameters)
+    query, key, value = (each.path for each in site.writers)
     changes = {query: scores.query[:, :width] * scale, key: scores.key[:, :width], value: maps}
     for path, change in changes.items():
         for name in (f"{path}.weight", f"{path}.bias"):
             if name in parameters:
                 dense = parameters[name].detach()
                 heads = dense.double().cpu().reshape(site.units, site.unit_width, -1)
-                updates[name] = _stored_like(dense, (change @ heads).reshape(-1, *dense.shape[1:]))
+                updates[name] = stored_like(dense, (change @ heads).reshape(-1, *dense.shape[1:]))
     energy = output_energy(weight, inputs)
     lost = output_loss(site, entry, inputs, parameters, updates, maps)
     share = score_loss(sums, scores.query[:, :width], scores.key[:, :width], centred=joint)
     rounded = {path: storage_share(path, change, parameters, updates) for path, change in changes.items()}
     error = max(lost + rounded[value] * energy, (share + rounded[query] + rounded[key]) * energy)
     return Compensated(updates, error, changes)
-
-
-def _consumer_updates(
-    site: Site, new: Tensor, shift: Tensor, parameters: Mapping[str, Tensor], *, only_bias: bool = False
-) -> dict[str, Tensor]:
-    weight, bias = f"{site.consumer}.weight", f"{site.consumer}.bias"
-    updates = {} if only_bias else {weight: _stored_like(parameters[weight].detach(), new)}
-    if bias in parameters:
-        dense = parameters[bias].detach()
-        updates[bias] = _stored_like(dense, dense.double().cpu() + shift)
-    return updates
-
-
-def _stored_like(dense: Tensor, value: Tensor) -> Tensor:
-    """Give new weights the type of the old ones: half precision too, if those are float32 and fit into it.
-
-    Weights that came from half precision files go back into such files; what rounding adds is about 1e-7 of the squared
-    output. `passes.solve.written` counts it.
-    """
-    value = value.to(dense.dtype)
-    if dense.dtype == torch.float32 and torch.equal(dense.half().float(), dense):
-        rounded = value.half().float()
-        return rounded if bool(torch.isfinite(rounded).all()) else value
-    return value

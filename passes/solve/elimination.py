@@ -48,7 +48,7 @@ def eliminate_neurons(weight: Tensor, inputs: Covariance, block: int = BLOCK) ->
     """Order neurons by backward elimination.
 
     Args:
-        weight: of the consumer, [out, n].
+        weight: of the reader, [out, n].
         inputs: covariance of its n inputs.
         block: removals between two updates of the whole matrices; changes rounding alone.
     """
@@ -111,7 +111,7 @@ def eliminate_heads(weight: Tensor, inputs: Covariance, heads: int) -> Eliminati
     """Order heads by backward elimination: the same in blocks, tr(W'_j G_jj⁻¹ W'_jᵀ).
 
     Args:
-        weight: of the consumer, [out, heads * head_dim].
+        weight: of the reader, [out, heads * head_dim].
         inputs: covariance of its inputs.
         heads: how many.
     """
@@ -140,7 +140,7 @@ def removal_losses(weight: Tensor, inputs: Covariance, units: int) -> Tensor:
     """Compute what removing each unit alone would cost, the others refitted: tr(W_j G_jj⁻¹ W_jᵀ), float64 [units].
 
     Args:
-        weight: of the consumer, [out, units * unit_width].
+        weight: of the reader, [out, units * unit_width].
         inputs: covariance of its inputs.
         units: heads or neurons.
     """

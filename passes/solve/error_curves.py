@@ -8,13 +8,17 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from passes.calibrate.moments import Covariance, Sums
+from passes.plan.alignment import is_aligned
 from passes.plan.slim_plan import SitePlan
+from passes.sites.kinds import kind_of
 from passes.sites.site import Site
 from passes.solve.elimination import eliminate_heads, eliminate_neurons, leverage_order
 from passes.solve.known_moments import raise_unknown
 from passes.solve.least_squares import output_energy, ridge_factor, rounding
 from passes.solve.projections import separate_width_errors, value_maps, width_errors
 from passes.solve.scores import score_losses
+
+Size = tuple[int, int]  # units, width of each
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Choice:
     Attributes:
         units: units that stay.
         width: channels of each; None for all of them.
-        error: at least E‖W a − W' a'‖² at the consumer's output on the calibration set.
+        error: at least E‖W a − W' a'‖² at the reader's output on the calibration set.
     """
 
     units: int
@@ -75,7 +79,22 @@ def widths_offered(site: Site) -> list[int]:
 
 def narrows(site: Site) -> bool:
     """Say whether a site's heads can be made narrower at all."""
-    return site.narrowable and bool(widths_offered(site))
+    return kind_of(site.kind).narrowable(site) and bool(widths_offered(site))
+
+
+def sizes_offered(site: Site, narrow: bool, align: int | None) -> list[Size]:
+    """List the sizes of a site that a plan may choose, from the whole one down.
+
+    Args:
+        site: the dense site.
+        narrow: heads become narrower where they can; otherwise whole heads go.
+        align: as policies have it.
+    """
+    if narrow and narrows(site):
+        smaller = [(site.units, width) for width in widths_offered(site)]
+    else:
+        smaller = [(units, site.unit_width) for units in range(site.units - 1, 0, -1)]
+    return [(site.units, site.unit_width), *(size for size in smaller if is_aligned(site, *size, align))]
 
 
 def removal_curve(site: Site, weight: Tensor, inputs: Covariance) -> ErrorCurve:
@@ -83,13 +102,11 @@ def removal_curve(site: Site, weight: Tensor, inputs: Covariance) -> ErrorCurve:
 
     Args:
         site: the site.
-        weight: of its consumer, [out, width].
-        inputs: covariance of what enters the consumer.
+        weight: of its reader, [out, width].
+        inputs: covariance of what is read.
     """
-    if site.kind == "attention":
-        found = eliminate_heads(weight, inputs, site.units)
-    else:
-        found = eliminate_neurons(weight, inputs)
+    single = site.unit_width == 1
+    found = eliminate_neurons(weight, inputs) if single else eliminate_heads(weight, inputs, site.units)
     return _curve(site, weight, inputs, found.order, found.errors)
 
 

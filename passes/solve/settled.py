@@ -10,10 +10,10 @@ from torch import Tensor
 from passes.calibrate.moments import COUNT, Covariance, Sums
 from passes.calibrate.statistics import Statistics
 from passes.sites.site import Site
-from passes.solve.compensation import consumer_inputs
 from passes.solve.known_moments import raise_unknown
 from passes.solve.least_squares import output_energy
 from passes.solve.projections import narrow_values, value_maps
+from passes.solve.reader import reader_inputs, reader_weight
 
 # Weights from one half may have so many times the error, on the other half, of weights from that one.
 SETTLED = 1.5
@@ -45,9 +45,9 @@ def split_half_ratio(sites: Sequence[Site], statistics: Statistics, parameters: 
 
 
 def _ratio(site: Site, mine: Sums, others: Sums, parameters: Mapping[str, Tensor]) -> float:
-    weight = parameters[f"{site.consumer}.weight"].detach().double().cpu()
-    inputs = consumer_inputs(site, mine, parameters)
-    own, foreign = (_lost(site, weight, consumer_inputs(site, sums, parameters)) for sums in (mine, others))
+    weight = reader_weight(site, parameters)
+    inputs = reader_inputs(site, mine, parameters)
+    own, foreign = (_lost(site, weight, reader_inputs(site, sums, parameters)) for sums in (mine, others))
     best = output_energy(own, inputs)
     return output_energy(foreign, inputs) / best if best > 0 else 1.0
 

@@ -15,6 +15,7 @@ from passes.plan.slim_plan import SitePlan
 from passes.sites.site import Site
 from passes.solve.least_squares import output_energy, rounding
 from passes.solve.projections import block_diagonal
+from passes.solve.reader import reader_weight
 
 
 def output_loss(
@@ -25,7 +26,7 @@ def output_loss(
     updates: Mapping[str, Tensor],
     values: Tensor | None = None,
 ) -> float:
-    """Compute E‖(W a + b) − (W' a' + b')‖² at a consumer's output.
+    """Compute E‖(W a + b) − (W' a' + b')‖² at the reader's output.
 
     Args:
         site: the dense site.
@@ -38,14 +39,14 @@ def output_loss(
     Returns:
         In squared units of the output, and what rounding in float64 may have hidden is added: never too small.
     """
-    weight, bias = f"{site.consumer}.weight", f"{site.consumer}.bias"
-    dense = _exact(parameters[weight])
+    weight, bias = f"{site.tap}.weight", f"{site.tap}.bias"
+    dense = reader_weight(site, parameters)
     lost = dense.clone()
     if values is not None:
-        lost -= _exact(updates[weight]) @ block_diagonal(values)
+        lost -= reader_weight(site, updates) @ block_diagonal(values)
     else:
         columns = site.columns(entry.mask())
-        lost[:, columns] -= _exact(updates[weight]) if weight in updates else dense[:, columns]
+        lost[:, columns] -= reader_weight(site, updates) if weight in updates else dense[:, columns]
     offset = lost @ inputs.mean
     if bias in updates:
         offset -= _exact(updates[bias]) - _exact(parameters[bias])

@@ -9,12 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from passes.plan.slim_plan import SlimPlan
+from passes.sites.kinds import kind_names, kind_of
 from slimdiff_fx.latency.outcome import expected_ratio
 from slimdiff_fx.saved.site_names import short_name
 from slimdiff_fx.saved.summary import SiteSummary, Summary, short
 from slimdiff_fx.slimming.result import SlimResult
 
-_UNIT_WORDS = {"attention": "heads", "feed_forward": "neurons"}
 _TERMINAL = 80  # columns
 
 
@@ -23,7 +23,7 @@ def inspect_table(summary: Summary) -> RenderableType:
     rows = [
         (
             short_name(site.name),
-            f"{_units(site, site.units, site.width)} {_UNIT_WORDS[site.kind]}",
+            f"{_units(site, site.units, site.width)} {kind_of(site.kind).words}",
             short(site.params),
             short(site.macs),
         )
@@ -34,10 +34,8 @@ def inspect_table(summary: Summary) -> RenderableType:
         ("whole denoiser", "", short(summary.params), short(summary.macs)),
     ]
     table = _table("Sites", ("site", "units", "params", "MACs"), rows, totals)
-    counts = Text(
-        f"{_count(summary, 'attention')} attention and {_count(summary, 'feed_forward')} feed-forward sites, "
-        f"{len(summary.unsupported)} left whole"
-    )
+    *counted, last = (_count(summary, kind) for kind in kind_names())
+    counts = Text(f"{', '.join(counted)} and {last} sites, {len(summary.unsupported)} left whole")
     if not summary.unsupported:
         return Group(table, counts)
     left = Table(title="Left whole", title_justify="left", header_style="bold")
@@ -54,7 +52,7 @@ def slim_table(summary: Summary) -> RenderableType:
     rows = [
         (
             short_name(site.name),
-            f"{_units(site, site.units, site.width)} → {_kept(site)} {_UNIT_WORDS[site.kind]}",
+            f"{_units(site, site.units, site.width)} → {_kept(site)} {kind_of(site.kind).words}",
             f"{short(site.params)} → {short(site.params_kept)}",
             f"{short(site.macs)} → {short(site.macs_kept)}",
             _share(site.params_kept, site.params),
@@ -112,8 +110,8 @@ def _share(part: int, whole: int) -> str:
     return f"{part / whole:.0%}" if whole else "–"
 
 
-def _count(summary: Summary, kind: str) -> int:
-    return sum(site.kind == kind for site in summary.sites)
+def _count(summary: Summary, kind: str) -> str:
+    return f"{sum(site.kind == kind for site in summary.sites)} {kind.replace('_', '-')}"
 
 
 def tell_prediction(plan: SlimPlan, console: Console) -> None:

@@ -12,14 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from passes.plan.slim_plan import SlimPlan
-from passes.sites.site import Kind, Site
-from passes.solve.offered_sizes import Size
+from passes.sites.site import Site
+from passes.solve.error_curves import Size
 from slimdiff_fx.latency.target import Target
 from slimdiff_fx.timing.bench import Bench
 from slimdiff_fx.timing.interleave import paired_ratio
 from slimdiff_fx.timing.runtimes import Forward
 
-KINDS: tuple[Kind, ...] = ("attention", "feed_forward")
 _DENSE = "dense"
 
 

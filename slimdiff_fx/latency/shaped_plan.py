@@ -10,8 +10,8 @@ from passes.plan.fingerprint import fingerprint
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.plan.updates import slim_shapes
 from passes.program.program import Program
-from passes.sites.site import Site
-from passes.solve.offered_sizes import Size
+from passes.sites.site import Site, axes_gone, staying
+from passes.solve.error_curves import Size
 
 
 def shaped_plan(program: Program, sites: Sequence[Site], sizes: Mapping[str, Size]) -> SlimPlan:
@@ -31,18 +31,18 @@ def shaped_plan(program: Program, sites: Sequence[Site], sizes: Mapping[str, Siz
         entries[site.name] = SitePlan(site.kind, site.units, tuple(range(units)), width if narrower else None)
         if narrower:
             updates |= _first_channels(site, entries[site.name], parameters)
-    return SlimPlan(fingerprint(program, sites), entries, {}, updates)
+    return SlimPlan(fingerprint(program, sites), entries, {}, updates, found={site.name: site for site in sites})
 
 
 def _first_channels(site: Site, entry: SitePlan, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Give weights of the right shape for a site whose heads become narrower."""
-    mask = entry.mask()
-    columns = site.columns(mask, entry.width)
+    gone = site.gone(entry.mask(), entry.width)
     made = {}
     for name, _ in slim_shapes(site, entry, parameters):
-        dense = parameters[name].detach()
-        if name == f"{site.consumer}.weight":
-            made[name] = dense.index_select(1, columns.to(dense.device))
-        elif not name.startswith(f"{site.consumer}."):
-            made[name] = dense.index_select(0, columns.to(dense.device))
+        value = parameters[name].detach()
+        axes = axes_gone(name.rpartition(".")[0], value.dim(), gone)
+        for axis, channels in axes.items():
+            value = value.index_select(axis, staying(value.shape[axis], channels).to(value.device))
+        if axes:
+            made[name] = value
     return made

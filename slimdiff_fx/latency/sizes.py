@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from passes.sites.site import Site
-from passes.solve.offered_sizes import Size, sizes_offered
+from passes.solve.error_curves import Size, sizes_offered
 
 _POINTS = 7
 # Kernels compute so many columns at once: what lies between two multiples takes as long as the upper one (measured, see

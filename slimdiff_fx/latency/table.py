@@ -14,12 +14,12 @@ from passes.plan.policies import Keep
 from passes.program.inputs import example_tensors
 from passes.program.program import Program
 from passes.rewrite.site_program import signature, site_program
-from passes.sites.site import Kind, Site
-from passes.solve.error_curves import narrows
-from passes.solve.offered_sizes import Size
+from passes.sites.kinds import kind_names
+from passes.sites.site import Site
+from passes.solve.error_curves import Size, narrows
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.cache import LatencyCache, cache_folder, digest, environment
-from slimdiff_fx.latency.measure import KINDS, gain, shares, site_ratios
+from slimdiff_fx.latency.measure import gain, shares, site_ratios
 from slimdiff_fx.latency.shaped_plan import shaped_plan
 from slimdiff_fx.latency.sizes import nearest_half, sizes_timed, step_of
 from slimdiff_fx.latency.target import Target, make_target
@@ -102,11 +102,11 @@ class _Measuring:
         keys = {site.name: self._key(site) for site in sites}
         distinct = {keys[site.name]: site for site in sites}
         wanted = {key: sizes_timed(site, self.narrow, self.policy.align) for key, site in distinct.items()}
-        steps = sum(map(len, wanted.values())) + len(distinct) + len(KINDS)
+        steps = sum(map(len, wanted.values())) + len(distinct) + len(kind_names())
         with self.listener.steps("time", steps, 0, "sizes"):
             ratios = {key: self._ratios(key, site, wanted[key]) for key, site in distinct.items()}
             dense, parts = self._shares(distinct)
-            gains = {kind: self._gain(kind, sites, keys, ratios, parts) for kind in KINDS}
+            gains = {kind: self._gain(kind, sites, keys, ratios, parts) for kind in kind_names()}
         total = round(dense * 1e9)
         curves = {}
         for site in sites:
@@ -164,7 +164,7 @@ class _Measuring:
 
     def _gain(
         self,
-        kind: Kind,
+        kind: str,
         sites: Sequence[Site],
         keys: Mapping[str, str],
         ratios: Mapping[str, Mapping[int, float]],
@@ -186,7 +186,7 @@ class _Measuring:
         self.listener.advance(1)
         return float(known)
 
-    def _half_of(self, site: Site, kind: Kind) -> Size:
+    def _half_of(self, site: Site, kind: str) -> Size:
         """Give about half of a site of the kind, the whole of another."""
         if site.kind != kind:
             return site.units, site.unit_width

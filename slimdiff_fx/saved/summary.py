@@ -9,7 +9,7 @@ from passes.plan.costs import entry_cost, program_macs, program_params, site_mac
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.sites.find import locate_all
-from passes.sites.site import Kind, Site, Unsupported
+from passes.sites.site import Site, Unsupported
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class SiteSummary:
 
     Attributes:
         name: dotted path.
-        kind: attention or feed-forward.
-        units: heads or neurons.
+        kind: of site.
+        units: how many there are.
         kept: how many of them stay.
         width: channels of a unit: the head dimension, or 1.
         width_kept: channels of a unit that stays.
@@ -30,7 +30,7 @@ class SiteSummary:
     """
 
     name: str
-    kind: Kind
+    kind: str
     units: int
     kept: int
     width: int

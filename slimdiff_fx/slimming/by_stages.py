@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from passes.analyze.recipes import Method
 from passes.arguments import check_kind
 from passes.calibrate.calibrate import calibrate
 from passes.calibrate.instrument import TIMESTEPS, Instrumented, instrument
@@ -18,6 +17,7 @@ from passes.plan.policies import Policy
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.sites.find import find_sites
+from passes.solve.recipes import Method
 from slimdiff_fx.denoisers.families import DenoiserInputs, capture_denoiser, capture_inputs
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.slimming.job import Job

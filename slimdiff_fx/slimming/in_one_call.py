@@ -10,12 +10,12 @@ import torch
 from diffusers import DiffusionPipeline, ModelMixin
 from torch import nn
 
-from passes.analyze.recipes import Method
 from passes.arguments import check_kind
 from passes.calibrate.calibrate import Batch
 from passes.errors import UsageError
 from passes.names import Compensation
 from passes.plan.policies import Policy
+from passes.solve.recipes import Method
 from slimdiff_fx.calibration.ranks import ALONE, Ranks
 from slimdiff_fx.calibration.record import CalibrationSettings
 from slimdiff_fx.calibration.timestep_weights import DEFAULT_WEIGHTS, bucket_weights

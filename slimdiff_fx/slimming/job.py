@@ -23,7 +23,6 @@ from diffusers import DiffusionPipeline, ModelMixin
 
 from passes.analyze.methods import analyze, planner_for
 from passes.analyze.planner import Planner
-from passes.analyze.recipes import RECIPES
 from passes.analyze.sequential import solve_sequentially
 from passes.analyze.thresholds import check_statistics
 from passes.calibrate.calibrate import Batch, calibrate
@@ -38,6 +37,7 @@ from passes.prove.validate import ValidationReport, validate
 from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_unsupported
 from passes.sites.site import Site
+from passes.solve.recipes import RECIPES
 from slimdiff_fx.calibration.observe import observe_pipeline
 from slimdiff_fx.calibration.ranks import ALONE, Ranks
 from slimdiff_fx.calibration.record import CalibrationSettings

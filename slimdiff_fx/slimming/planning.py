@@ -10,13 +10,13 @@ from diffusers import DiffusionPipeline
 
 from passes.analyze.criteria import CRITERIA, choose, needs_attention_weights
 from passes.analyze.methods import choose_method
-from passes.analyze.recipes import Method
 from passes.analyze.refuse_unreachable import refuse_unreachable
 from passes.analyze.sequential import check_rounds
 from passes.arguments import check_kind
 from passes.errors import UsageError
 from passes.names import COMPENSATIONS, Compensation
 from passes.plan.policies import Policy
+from passes.solve.recipes import Method
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.inputs import check_timed_sizes
 from slimdiff_fx.latency.target import guided_batch

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from passes.analyze.criteria import CRITERIA, DEFAULT_CRITERION, choose, score
+from passes.analyze.criteria import CRITERIA, choose, score
 from passes.analyze.planner import Planner
 from passes.analyze.sweep import TAUS, SweepPoint, sweep_budgets, sweep_thresholds
 from passes.analyze.thresholds import normalize
@@ -17,6 +17,7 @@ from passes.calibrate.statistics import Statistics
 from passes.names import Normalization
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
+from passes.sites.kinds import kind_of
 from passes.sites.site import Site
 
 FORMAT = 1
@@ -83,13 +84,14 @@ def _histogram(relative: Tensor) -> list[int]:
 def _timesteps(sites: Sequence[Site], statistics: Statistics, chosen: Mapping[Any, str]) -> dict[str, Any]:
     # What has no statistic of its own is not kept by timestep, as what sees the output: magnitudes are shown instead.
     shown = {
-        kind: DEFAULT_CRITERION[kind] if CRITERIA[name].statistic is None else name for kind, name in chosen.items()
+        kind: kind_of(kind).criterion if CRITERIA[name].statistic is None else name for kind, name in chosen.items()
     }
     spread = torch.tensor(QUANTILES, dtype=torch.float64)
     by_site: dict[str, Any] = {}
     for site in sites:
         statistic = CRITERIA[shown[site.kind]].statistic
-        assert statistic is not None
+        if statistic is None:
+            continue
         largest = float(statistics.mean(site.name, statistic).max()) or 1.0
         values = statistics.mean_by_bucket(site.name, statistic) / largest
         rows = torch.quantile(values, spread, dim=1).T.tolist()

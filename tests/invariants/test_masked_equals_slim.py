@@ -105,12 +105,12 @@ def _same_weights(model: nn.Module, slim: Program, sites: dict[str, Site], plan:
     for name, site in sites.items():
         units, width = plan.sites[name].kept, site.unit_width
         columns = [unit * width + channel for unit in units for channel in range(width)]
-        for producer in site.producers:
-            rows = [offset + column for offset in producer.offsets for column in columns]
+        for path in {each.path for each in site.writers}:
+            rows = [each.start + column for each in site.writers if each.path == path for column in columns]
             for part in ("weight", "bias"):
-                if f"{producer.path}.{part}" in expected:
-                    expected[f"{producer.path}.{part}"] = expected[f"{producer.path}.{part}"][rows]
-        expected[f"{site.consumer}.weight"] = expected[f"{site.consumer}.weight"][:, columns]
+                if f"{path}.{part}" in expected:
+                    expected[f"{path}.{part}"] = expected[f"{path}.{part}"][rows]
+        expected[f"{site.tap}.weight"] = expected[f"{site.tap}.weight"][:, columns]
     found = dict(slim.graph_module.named_parameters())
     assert found.keys() <= expected.keys()
     for name, parameter in found.items():

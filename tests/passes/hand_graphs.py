@@ -11,8 +11,9 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from passes.program.program import Program
-from passes.sites.site import Producer, Site
+from passes.sites.site import Site
 from passes.sites.site_nodes import SiteNodes
+from tests.sites import Writer, linear_site
 
 ATEN = torch.ops.aten
 HEADS, HEAD_DIM = 4, 4
@@ -100,12 +101,12 @@ class TwoLinearGate(nn.Module):
         return self.down(ATEN.mul.Tensor(self.up(x), ATEN.silu.default(self.gate(x))))
 
 
-def attention_site(*producers: Producer) -> Site:
-    return Site("attention", "attention", HEADS, HEAD_DIM, producers, "out")
+def attention_site(*writers: Writer) -> Site:
+    return linear_site("attention", "attention", HEADS, HEAD_DIM, writers, "out")
 
 
-def feed_forward_site(*producers: Producer) -> Site:
-    return Site("feed_forward", "feed_forward", NEURONS, 1, producers, "down")
+def feed_forward_site(*writers: Writer) -> Site:
+    return linear_site("feed_forward", "feed_forward", NEURONS, 1, writers, "down")
 
 
 def hand_program(module: nn.Module, tokens: int = 6) -> Program:
@@ -130,13 +131,13 @@ def hand_nodes(program: Program, site: Site) -> SiteNodes:
     for node in program.graph.nodes:
         if node.op == "call_module":
             calls.setdefault(str(node.target), node)
-    consumer = calls[site.consumer]
+    reader = calls[site.tap]
     return SiteNodes(
-        activation=consumer,
+        activation=reader,
         query=None,
         key=None,
         value=None,
-        consumer=consumer,
-        producers=tuple(calls[producer.path] for producer in site.producers),
+        reader=reader,
+        writers=tuple(calls[path] for path in site.paths[:-1]),
         constants=(),
     )

@@ -81,7 +81,7 @@ def test_each_works_on_the_graph_that_it_is_given() -> None:
 def test_a_rewrite_that_went_wrong_is_noticed_unless_that_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(program: Program, plan: SlimPlan) -> Program:
         slim = rewrite(program, plan)
-        slim.module(SITES[1].consumer).bias = nn.Parameter(slim.module(SITES[1].consumer).bias + 1)
+        slim.module(SITES[1].tap).bias = nn.Parameter(slim.module(SITES[1].tap).bias + 1)
         return slim
 
     monkeypatch.setattr(passes.fx_passes, "rewrite", wrong)

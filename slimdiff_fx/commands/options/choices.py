@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from passes.analyze.recipes import RECIPES
 from passes.names import COMPENSATIONS, NORMALIZATIONS
+from passes.solve.recipes import RECIPES
 from slimdiff_fx.calibration.timestep_weights import WEIGHTS
 from slimdiff_fx.export.formats import FORMATS
 from slimdiff_fx.names import AUTO, CALIBRATE_ON, ONNX_TARGETS, PRECISIONS, RESIDUALS

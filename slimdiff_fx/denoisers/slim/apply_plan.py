@@ -1,23 +1,22 @@
-"""Carry a plan out on an eager diffusers model: the same class under the same names, with smaller linears."""
+"""Carry a plan out on an eager diffusers model: the same class under the same names, with smaller modules."""
 
 from __future__ import annotations
 
 import copy
 from typing import Any
 
-from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
-from diffusers.models.embeddings import PixArtAlphaTextProjection
 from torch import nn
 
 from passes.arguments import check_kind
 from passes.errors import PlanError
 from passes.plan.fingerprint import check_parameters
 from passes.plan.slim_plan import SitePlan, SlimPlan
-from passes.plan.updates import check_updates, is_changed, linear_paths
+from passes.plan.updates import check_updates, is_changed
 from passes.program.ownership import own_tensors
-from passes.rewrite.slicing import put_updates, slice_linears
-from passes.sites.site import Producer, Site
+from passes.rewrite.slicing import can_be_sliced, put_updates, slice_modules
+from passes.sites.site import Site
+from slimdiff_fx.denoisers.slim.sites_of_classes import refuse_odd, site_of_class
 from slimdiff_fx.denoisers.taken_over import refuse_taken_over
 
 
@@ -28,7 +27,8 @@ def apply_plan(model: nn.Module, plan: SlimPlan, *, in_place: bool = False) -> n
     and the head counts that diffusers reads at every call are set to the kept ones.
 
     Args:
-        model: a diffusers denoiser, e.g. a `UNet2DConditionModel`, with plain `nn.Linear` layers.
+        model: a diffusers denoiser, e.g. a `UNet2DConditionModel`, with plain `nn.Linear` layers; or any module whose
+            program the plan was made for.
         plan: made for this model.
         in_place: change `model` itself; otherwise it is left as it is.
 
@@ -48,7 +48,7 @@ def apply_plan(model: nn.Module, plan: SlimPlan, *, in_place: bool = False) -> n
     slim = model if in_place else shared_copy(model)
     changed = cut(slim, plan)
     if in_place:
-        for path in (path for site in changed for path in linear_paths(site)):
+        for path in (path for site in changed for path in site.paths):
             own_tensors(slim.get_submodule(path))
     else:
         own_tensors(slim)
@@ -64,14 +64,14 @@ def cut(model: nn.Module, plan: SlimPlan) -> list[Site]:
     Raises:
         PlanError: as `apply_plan`.
     """
-    sites = {name: eager_site(model, name, entry) for name, entry in plan.sites.items()}
+    sites = {name: eager_site(model, name, entry, plan.found.get(name)) for name, entry in plan.sites.items()}
     parameters = dict(model.named_parameters())
     check_parameters(plan, parameters, tuple(sites.values()))
     check_updates(plan, tuple(sites.values()), parameters)
     changed = [site for name, site in sites.items() if is_changed(site, plan.sites[name], plan.updates)]
     for site in changed:
         entry = plan.sites[site.name]
-        slice_linears(model, site, entry.mask(), entry.width)
+        slice_modules(model, site, entry.mask(), entry.width)
         put_updates(model, site, plan.updates)
         mend_head_count(model, site, len(entry.kept), entry.width)
         note_cut(model, site)
@@ -84,36 +84,32 @@ def shared_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, shared)
 
 
-def eager_site(model: nn.Module, name: str, entry: SitePlan) -> Site:
+def eager_site(model: nn.Module, name: str, entry: SitePlan, found: Site | None = None) -> Site:
     """Find a plan's site in an eager model by its dotted path.
 
     Args:
         model: a diffusers denoiser.
         name: the site's name.
         entry: what the plan says of it.
+        found: the site as it was found in the graph; None in plans that don't say, and then it is told from the class.
 
     Raises:
-        PlanError: there is no such module, or it is not one whose linears are known.
+        PlanError: there is no such module, or it is not one whose linears are known, or it can't be cut.
     """
     try:
-        owner: Any = model.get_submodule(name)
+        owner = model.get_submodule(name)
+        if isinstance(owner, Attention):
+            refuse_odd(owner, name)
+        site = found if found is not None else site_of_class(model, name, entry)
+        modules = {path: model.get_submodule(path) for path in site.paths}
     except AttributeError as error:
         raise PlanError(
-            f"site {name!r}: {type(model).__name__} has no such module; the plan is of another model"
+            f"site {name!r}: {type(model).__name__} has no such module ({error}); the plan is of another model"
         ) from error
-    if entry.kind == "attention" and isinstance(owner, Attention):
-        site = _attention(owner, name)
-    elif entry.kind == "feed_forward":
-        site = _feed_forward(model, owner, name)
-    else:
-        raise PlanError(
-            f"site {name!r}: {type(owner).__name__} is no diffusers attention; rewrite the captured program"
-        )
-    for path in (*(producer.path for producer in site.producers), site.consumer):
-        linear = model.get_submodule(path)
-        if type(linear) is not nn.Linear:
+    for path, module in modules.items():
+        if not can_be_sliced(module):
             raise PlanError(
-                f"site {name!r}: {path!r} is a {type(linear).__name__}, no plain nn.Linear; merge adapters first, "
+                f"site {name!r}: {path!r} is a {type(module).__name__}, no plain nn.Linear; merge adapters first, "
                 "and quantize after slimming"
             )
     if site.units != entry.units:
@@ -121,51 +117,6 @@ def eager_site(model: nn.Module, name: str, entry: SitePlan) -> Site:
             f"site {name!r}: has {site.units} units where the plan has {entry.units}; plan anew for this model"
         )
     return site
-
-
-def _attention(owner: Attention, name: str) -> Site:
-    head_dim, rest = divmod(owner.to_q.out_features, owner.heads)
-    odd = {
-        "fused projections (call unfuse_qkv_projections first)": owner.fused_projections,
-        "added key and value projections": owner.add_k_proj is not None,
-        "grouped-query heads": owner.to_k is None or owner.to_k.out_features != owner.to_q.out_features,
-        "no output projection": owner.to_out is None,
-        "a width that its heads don't divide": rest != 0,
-        "a norm across heads": any(
-            getattr(norm, "weight", None) is not None and norm.weight.numel() != head_dim
-            for norm in (owner.norm_q, owner.norm_k)
-        ),
-    }
-    for reason, found in odd.items():
-        if found:
-            raise PlanError(f"site {name!r}: an attention with {reason} can't be cut here")
-    producers = tuple(Producer(f"{name}.{linear}") for linear in ("to_q", "to_k", "to_v"))
-    return Site(name, "attention", owner.heads, head_dim, producers, f"{name}.to_out.0")
-
-
-def _feed_forward(model: nn.Module, owner: Any, name: str) -> Site:
-    parent, _, last = name.rpartition(".")
-    if isinstance(owner, nn.ModuleList) and last == "net":  # named after its list of layers
-        owner = model.get_submodule(parent)
-    else:
-        parent = name
-    if isinstance(owner, FeedForward):
-        ends = "net.0.proj", "net.2"
-    elif isinstance(owner, PixArtAlphaTextProjection):
-        ends = "linear_1", "linear_2"
-    else:
-        raise PlanError(f"site {name!r}: {type(owner).__name__} is no known feed-forward; rewrite the captured program")
-    try:
-        up, down = (owner.get_submodule(end) for end in ends)
-    except AttributeError as error:
-        raise PlanError(f"site {name!r}: {error}; rewrite the captured program") from error
-    if not isinstance(up, nn.Linear) or not isinstance(down, nn.Linear):
-        raise PlanError(f"site {name!r}: not linear, activation, linear; rewrite the captured program")
-    units, blocks = down.in_features, up.out_features // down.in_features
-    if blocks not in (1, 2) or up.out_features != blocks * units:
-        raise PlanError(f"site {name!r}: {up.out_features} channels up, {units} down; rewrite the captured program")
-    offsets = tuple(block * units for block in range(blocks))
-    return Site(name, "feed_forward", units, 1, (Producer(f"{parent}.{ends[0]}", offsets),), f"{parent}.{ends[1]}")
 
 
 def mend_head_count(model: nn.Module, site: Site, kept: int, width: int | None = None) -> None:
@@ -191,8 +142,7 @@ def mend_head_count(model: nn.Module, site: Site, kept: int, width: int | None =
 
 def note_cut(model: nn.Module, site: Site) -> None:
     """Note on a model which modules have other widths than its configuration says: see `cut_modules`."""
-    paths = {site.name, site.consumer, *(producer.path for producer in site.producers)}
-    model._cut_modules = cut_modules(model) | paths  # type: ignore[assignment]
+    model._cut_modules = cut_modules(model) | {site.name, *site.paths}  # type: ignore[assignment]
 
 
 def cut_modules(model: nn.Module) -> frozenset[str]:

@@ -16,14 +16,13 @@ from torch import Tensor
 from passes.arguments import check_kind
 from passes.errors import PlanError, UsageError
 from passes.plan.slim_plan import SitePlan, SlimPlan
+from passes.sites.site import Site, Slice, staying
+from slimdiff_fx.denoisers.slim.sites_of_classes import linears_of_site, slices_of_linear
 
 _DENOISERS = ("unet", "transformer")
 _KOHYA = ("lora_unet_", "lora_te")
 _PEFT_ROOT = "base_model.model."
 _A, _B, _BIAS = "lora_A.weight", "lora_B.weight", "lora_B.bias"
-# Linears of a site by kind: producers, whose outputs go, and the consumer, whose inputs do.
-_ATTENTION = (("to_q", "to_k", "to_v"), ("to_out.0",))
-_FEED_FORWARDS = ((("net.0.proj",), ("net.2",)), (("linear_1",), ("linear_2",)))
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class LinearCut:
         consumes: whether it loses input columns; otherwise it loses output rows.
         solved: whether the plan has new weights for it.
         map: how those come from the dense ones, see `passes.solve.adapter_maps`; None if the plan doesn't say.
+        slices: where the units are in it; empty if the plan doesn't say.
     """
 
     path: str
@@ -43,6 +43,7 @@ class LinearCut:
     consumes: bool
     solved: bool
     map: Tensor | None
+    slices: tuple[Slice, ...] = ()
 
 
 def slice_lora(state_dict: Mapping[str, Tensor], plan: SlimPlan) -> dict[str, Tensor]:
@@ -105,18 +106,13 @@ def linear_cuts(plan: SlimPlan) -> dict[str, LinearCut]:
     for name, entry in plan.sites.items():
         if len(entry.kept) == entry.units and entry.width is None:
             continue
-        for path, consumes in site_linears(name, entry.kind).items():
+        site = plan.found.get(name)
+        linears = linears_of_site(name, entry.kind) if site is None else {path: path == site.tap for path in site.paths}
+        for path, consumes in linears.items():
             solved = f"{path}.weight" in plan.updates
-            cuts[path] = LinearCut(path, entry, consumes, solved, plan.adapter_maps.get(path))
+            slices = () if site is None else tuple(each for each in site.slices if each.path == path)
+            cuts[path] = LinearCut(path, entry, consumes, solved, plan.adapter_maps.get(path), slices)
     return cuts
-
-
-def site_linears(name: str, kind: str) -> dict[str, bool]:
-    """Give the paths that a site's linears may have, and whether each loses input columns (True) or output rows."""
-    parent, _, last = name.rpartition(".")
-    base = parent if kind == "feed_forward" and last == "net" else name
-    ends = (_ATTENTION,) if kind == "attention" else _FEED_FORWARDS
-    return {f"{base}.{end}": end in consumers for producers, consumers in ends for end in (*producers, *consumers)}
 
 
 def find_linear(key: str, paths: Container[str]) -> tuple[str, str] | None:
@@ -177,11 +173,8 @@ def _rows(cut: LinearCut, dense: Tensor) -> Tensor:
         heads, _, head_dim = cut.map.shape
         _check_size(cut, dense, heads * head_dim)
         return (cut.map.to(dense) @ dense.reshape(heads, head_dim, -1)).reshape(-1, *dense.shape[1:])
-    blocks = len(dense) // cut.entry.units
-    _check_size(cut, dense, blocks * cut.entry.units)
-    if cut.entry.kind == "attention":  # a block is a head
-        return dense.reshape(cut.entry.units, blocks, *dense.shape[1:])[cut.entry.mask()].flatten(0, 1)
-    return dense.reshape(blocks, cut.entry.units, *dense.shape[1:])[:, cut.entry.mask()].flatten(0, 1)
+    kept, _ = _split(cut, dense)
+    return dense[kept]
 
 
 def _columns(cut: LinearCut, dense: Tensor) -> Tensor:
@@ -189,13 +182,21 @@ def _columns(cut: LinearCut, dense: Tensor) -> Tensor:
     if cut.map is not None and cut.entry.width is not None:
         _check_size(cut, dense, len(cut.map))
         return cut.map.to(dense).T @ dense
-    width = len(dense) // cut.entry.units
-    _check_size(cut, dense, width * cut.entry.units)
-    kept = cut.entry.mask().repeat_interleave(width)
+    kept, gone = _split(cut, dense)
     if cut.map is None:
         return dense[kept]
     _check_size(cut, dense, sum(cut.map.shape))
-    return dense[kept] + cut.map.to(dense).T @ dense[~kept]
+    return dense[kept] + cut.map.to(dense).T @ dense[gone]
+
+
+def _split(cut: LinearCut, dense: Tensor) -> tuple[Tensor, Tensor]:
+    """Give which of the dense linear's channels stay and which go, int64."""
+    units = cut.entry.units
+    slices = cut.slices or slices_of_linear(cut.entry, cut.path, len(dense), reads=cut.consumes)
+    _check_size(cut, dense, max((each.start + units * each.per_unit for each in slices), default=0))
+    site = Site(cut.path, cut.entry.kind, units, slices, cut.path)
+    (gone,) = site.gone(cut.entry.mask()).values()
+    return staying(len(dense), gone), gone
 
 
 def _check_size(cut: LinearCut, dense: Tensor, expected: int) -> None:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from passes.errors import CheckpointError, UsageError
 from passes.plan.slim_plan import SlimPlan
 from slimdiff_fx.denoisers.slim.adapter_widths import Width, refuse_mixed, widths_at_cuts
-from slimdiff_fx.denoisers.slim.lora import linear_cuts, refuse_kohya, site_linears, slice_values
+from slimdiff_fx.denoisers.slim.lora import linear_cuts, refuse_kohya, slice_values
+from slimdiff_fx.denoisers.slim.sites_of_classes import linears_of_site
 
 # What diffusers passes on to fetch a file, with its defaults.
 _FETCHING: Mapping[str, Any] = {
@@ -82,7 +83,7 @@ class SlimLoraMixin:
         return {
             path: consumes
             for name, entry in units.items()
-            for path, consumes in site_linears(name, entry["kind"]).items()
+            for path, consumes in linears_of_site(name, entry["kind"]).items()
         }
 
     def _widths(self, consumes: Mapping[str, bool]) -> dict[str, int]:

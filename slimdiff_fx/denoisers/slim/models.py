@@ -17,6 +17,7 @@ from torch import nn
 
 from passes.errors import CheckpointError, PlanError, UsageError
 from passes.plan.slim_plan import SitePlan, SlimPlan
+from passes.sites.site import Site
 from slimdiff_fx.denoisers.slim.apply_plan import apply_plan, cut, eager_site, mend_head_count, shared_copy
 from slimdiff_fx.denoisers.slim.dense_on_slim import guard
 from slimdiff_fx.denoisers.slim.files import SlimModelMixin
@@ -125,6 +126,7 @@ def make_slim(model: ModelMixin, plan: SlimPlan, *, share: bool = False) -> Mode
             if entry.width is not None:
                 now["width"] = entry.width
             units[name] = now
+            _refuse_unknown_place(model, name, entry, plan.found.get(name))
     slim: Any
     if share:
         slim = shared_copy(model)
@@ -136,6 +138,14 @@ def make_slim(model: ModelMixin, plan: SlimPlan, *, share: bool = False) -> Mode
     vars(slim).pop("_cut_modules", None)  # the configuration says it now
     slim._plan = plan if share else plan.copy()
     return cast(ModelMixin, slim)
+
+
+def _refuse_unknown_place(model: nn.Module, name: str, entry: SitePlan, found: Site | None) -> None:
+    """Refuse what a saved folder couldn't say: its configuration has a site's name and kind, and the class the rest."""
+    if found is not None and eager_site(model, name, entry) != found:
+        raise PlanError(
+            f"site {name!r} is not where its class has it, and can't be saved; rewrite the captured program"
+        )
 
 
 def _narrow(model: nn.Module, name: str, entry: Mapping[str, Any]) -> None:
@@ -153,9 +163,9 @@ def _narrow(model: nn.Module, name: str, entry: Mapping[str, Any]) -> None:
             f"config.json: slim_units of {name!r} is garbled ({error}); save the pipeline anew"
         ) from error
     width = kept * head_width
-    for producer in site.producers:
-        _resize(model, producer.path, out_features=width * len(producer.offsets))
-    _resize(model, site.consumer, in_features=width)
+    for path in site.paths:
+        blocks = sum(each.path == path for each in site.writers)
+        _resize(model, path, in_features=width if path == site.tap else None, out_features=width * blocks or None)
     mend_head_count(model, site, kept, head_width)
 
 

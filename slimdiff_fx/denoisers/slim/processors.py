@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from diffusers.models.attention_processor import Attention
 from torch import nn
 
 from passes.errors import UsageError
@@ -30,11 +31,11 @@ class SlimProcessorsMixin:
         """
         assert isinstance(self, nn.Module)
         units: Mapping[str, Any] = self.config.slim_units  # type: ignore[assignment, union-attr]
-        for name, entry in units.items():
-            if entry["kind"] == "attention":
-                own = processor.get(f"{name}.processor") if isinstance(processor, Mapping) else processor
-                if isinstance(own, nn.Module):
-                    _refuse_dense(name, self.get_submodule(name), own)
+        for name in units:
+            attention = self.get_submodule(name)
+            own = processor.get(f"{name}.processor") if isinstance(processor, Mapping) else processor
+            if isinstance(attention, Attention) and isinstance(own, nn.Module):
+                _refuse_dense(name, attention, own)
         super().set_attn_processor(processor)  # type: ignore[misc]
 
 

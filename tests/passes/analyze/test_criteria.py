@@ -14,11 +14,12 @@ from passes.calibrate.calibrate import calibrate
 from passes.calibrate.instrument import instrument
 from passes.calibrate.statistics import Statistics
 from passes.errors import CalibrationError, UsageError
-from passes.sites.site import Producer, Site
+from passes.sites.site import Site
+from tests.sites import linear_site
 from tests.toy_block import samples, site_of, toy
 
-HEADS = Site("x.attn", "attention", 3, 4, (Producer("q"), Producer("k"), Producer("v")), "out")
-NEURONS = Site("x.ff", "feed_forward", 2, 1, (Producer("up"),), "down")
+HEADS = linear_site("x.attn", "attention", 3, 4, ("q", "k", "v"), "out")
+NEURONS = linear_site("x.ff", "feed_forward", 2, 1, ("up",), "down")
 
 
 def table(values: list[list[float]]) -> torch.Tensor:
@@ -76,7 +77,7 @@ def test_senseless_scores_are_refused(values: torch.Tensor) -> None:
 
 
 def test_unmeasured_sites_are_refused() -> None:
-    other = Site("y.ff", "feed_forward", 2, 1, (Producer("up"),), "down")
+    other = linear_site("y.ff", "feed_forward", 2, 1, ("up",), "down")
     with pytest.raises(UsageError, match=r"y\.ff"):
         score([other], STATISTICS)
 

@@ -23,7 +23,7 @@ STATISTICS = calibrate(
 @pytest.mark.parametrize("kind", ["attention", "feed_forward"])
 def test_contribution_and_fluctuation_are_energies_at_the_output(kind: str) -> None:
     site = site_of(SITES, kind)
-    weight = PARAMETERS[f"{site.consumer}.weight"].detach()
+    weight = PARAMETERS[f"{site.tap}.weight"].detach()
     for name, centred in (("contribution", False), ("fluctuation", True)):
         matrix = covariance(site, STATISTICS.moments[site.name], centred=centred).matrix
         expected = []
@@ -43,9 +43,9 @@ def test_leverage_of_heads_sums_their_channels() -> None:
 
 def test_a_unit_that_is_not_read_scores_nothing() -> None:
     site = site_of(SITES, "feed_forward")
-    weight = PARAMETERS[f"{site.consumer}.weight"].detach().clone()
+    weight = PARAMETERS[f"{site.tap}.weight"].detach().clone()
     weight[:, 3] = 0
-    parameters = {**PARAMETERS, f"{site.consumer}.weight": torch.nn.Parameter(weight)}
+    parameters = {**PARAMETERS, f"{site.tap}.weight": torch.nn.Parameter(weight)}
     for name in ("contribution", "fluctuation", "obs"):
         found = score([site], STATISTICS, name, parameters=parameters)[site.name]
         assert float(found[3]) == pytest.approx(0, abs=1e-12)

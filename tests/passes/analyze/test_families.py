@@ -8,11 +8,12 @@ import torch
 from passes.analyze.families import families, joined, sizes_of, spread
 from passes.analyze.optimize import Option, allocate_within_cost
 from passes.errors import BudgetError
-from passes.sites.site import Producer, Site
+from passes.sites.site import Site
+from tests.sites import linear_site
 
 
 def _site(name: str, units: int = 4, unit_width: int = 1) -> Site:
-    return Site(name, "feed_forward", units, unit_width, (Producer(f"{name}.net.0"),), f"{name}.net.2")
+    return linear_site(name, "feed_forward", units, unit_width, (f"{name}.net.0",), f"{name}.net.2")
 
 
 def _parameters(sites: list[Site], width: int = 8) -> dict[str, torch.Tensor]:

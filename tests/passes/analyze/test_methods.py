@@ -10,7 +10,6 @@ import torch
 
 from passes.analyze.families import families
 from passes.analyze.methods import analyze, choose_method, planner_for
-from passes.analyze.recipes import RECIPES, Method
 from passes.analyze.site_errors import SiteErrors
 from passes.calibrate.calibrate import calibrate
 from passes.calibrate.instrument import instrument
@@ -25,6 +24,7 @@ from passes.program.program import Program
 from passes.prove.validate import validate
 from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
+from passes.solve.recipes import RECIPES, Method
 from tests.families import of_families
 from tests.plans import captured
 from tests.toy_block import samples, toy
@@ -266,10 +266,10 @@ def test_a_site_error_is_exact_on_what_was_sampled() -> None:
     parameters = dict(program.graph_module.named_parameters())
     site = next(site for site in find_sites(program) if site.kind == "feed_forward")
     sums, entry = statistics.moments[site.name], plan.sites[site.name]
-    weight, bias = (parameters[f"{site.consumer}.{name}"].detach() for name in ("weight", "bias"))
+    weight, bias = (parameters[f"{site.tap}.{name}"].detach() for name in ("weight", "bias"))
     lost = weight.clone()
-    lost[:, entry.mask()] -= plan.updates[f"{site.consumer}.weight"]
-    shift = bias - plan.updates[f"{site.consumer}.bias"]
+    lost[:, entry.mask()] -= plan.updates[f"{site.tap}.weight"]
+    shift = bias - plan.updates[f"{site.tap}.bias"]
     count = float(sums["count"])
     second, mean = sums["second"] / count, sums["first"] / count
     exact = torch.trace(lost @ second @ lost.T) + 2 * shift @ (lost @ mean) + shift @ shift

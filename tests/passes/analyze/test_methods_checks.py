@@ -9,10 +9,10 @@ import torch
 
 from passes.analyze import thresholds
 from passes.analyze.methods import analyze
-from passes.analyze.recipes import RECIPES
 from passes.analyze.thresholds import allocate
 from passes.errors import CalibrationError, PlanError
 from passes.plan.policies import KeepParams, Policy, Threshold
+from passes.solve.recipes import RECIPES
 from tests.observed_block import observed_block
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from passes.analyze.methods import analyze
-from passes.analyze.recipes import RECIPES
 from passes.analyze.refuse_unreachable import refuse_unreachable
 from passes.errors import BudgetError
 from passes.plan.policies import KeepMacs, KeepParams, MaxError, Threshold
 from passes.sites.find import find_sites
+from passes.solve.recipes import RECIPES
 from tests.passes.analyze.test_methods import observed
 
 

@@ -12,7 +12,8 @@ from passes.analyze.sensitivity import Prober, sensitivity_from
 from passes.errors import CalibrationError
 from passes.plan.slim_plan import SitePlan
 from passes.program.program import Program
-from passes.sites.site import Producer, Site
+from passes.sites.site import Site
+from tests.sites import linear_site
 from tests.toy_block import samples, site_of, toy
 
 PROGRAM, SITES = toy()
@@ -23,7 +24,7 @@ PROBES = tuple((samples(rows, seed), torch.tensor(float(90 * seed))) for seed, r
 @torch.no_grad()
 def by_hand(weight: Tensor | None = None, bias: Tensor | None = None) -> float:
     """Give the relative squared error over all probes, by writing weights over and running the program."""
-    down = PROGRAM.module(FEED_FORWARD.consumer)
+    down = PROGRAM.module(FEED_FORWARD.tap)
     dense = [PROGRAM(x, t) for x, t in PROBES]
     before = down.weight.clone(), down.bias.clone()
     try:
@@ -42,13 +43,13 @@ def by_hand(weight: Tensor | None = None, bias: Tensor | None = None) -> float:
 def test_removed_units_without_new_weights_are_zeros() -> None:
     prober = Prober(PROGRAM, PROBES)
     kept = (0, 3, 4, 9)
-    weight = PROGRAM.module(FEED_FORWARD.consumer).weight.detach().clone()
+    weight = PROGRAM.module(FEED_FORWARD.tap).weight.detach().clone()
     weight[:, [unit for unit in range(FEED_FORWARD.units) if unit not in kept]] = 0
     entry = SitePlan("feed_forward", FEED_FORWARD.units, kept)
     assert prober.relative_mse([(FEED_FORWARD, entry, {})]) == pytest.approx(by_hand(weight), rel=1e-9)
     # A new bias alone doesn't bring the removed columns back.
     bias = torch.linspace(-1, 1, len(weight), dtype=torch.float64)
-    updates = {f"{FEED_FORWARD.consumer}.bias": bias}
+    updates = {f"{FEED_FORWARD.tap}.bias": bias}
     assert prober.relative_mse([(FEED_FORWARD, entry, updates)]) == pytest.approx(by_hand(weight, bias), rel=1e-9)
 
 
@@ -80,7 +81,7 @@ def by_name() -> tuple[Program, Site]:
     program = Program(
         fx.GraphModule(owner, graph), (torch.zeros(1, 1, 2),), {"gain": torch.zeros(1, 1, 1)}, timestep=None
     )
-    return program, Site("down", "feed_forward", 2, 1, (Producer("up"),), "down")
+    return program, linear_site("down", "feed_forward", 2, 1, ("up",), "down")
 
 
 def test_inputs_by_name_are_given_by_name() -> None:

@@ -20,7 +20,7 @@ from passes.prove.masking import mask
 from passes.prove.validate import validate
 from passes.rewrite.rewrite import rewrite
 from passes.sites.site import Site
-from passes.solve.compensation import consumer_inputs
+from passes.solve.reader import reader_inputs
 from tests.covariances import error_of
 from tests.toy_block import samples, toy
 
@@ -70,7 +70,7 @@ def test_the_new_weights_are_better_on_the_inputs_they_will_have() -> None:
     found = solve_sequentially(PROGRAM, SITES, PLAN, STATISTICS, observe, 2)
     sums = observe(mask(PROGRAM, behind_first()), (SECOND,)).moments[SECOND.name]
     parameters = dict(PROGRAM.graph_module.named_parameters())
-    inputs, name = consumer_inputs(SECOND, sums, parameters), f"{SECOND.consumer}.weight"
+    inputs, name = reader_inputs(SECOND, sums, parameters), f"{SECOND.tap}.weight"
     kept = SECOND.columns(PLAN.sites[SECOND.name].mask())
     weight = parameters[name].detach()
     now, before = (error_of(weight, inputs, kept, each.updates[name]) for each in (found, PLAN))

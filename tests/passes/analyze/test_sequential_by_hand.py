@@ -56,5 +56,5 @@ def test_the_options_make_a_difference() -> None:
         solve_sequentially(PROGRAM, SITES, PLAN, STATISTICS, observe, 2, "lstsq", as_published=as_published)
         for as_published in (False, True)
     ]
-    name = f"{SECOND.consumer}.weight"
+    name = f"{SECOND.tap}.weight"
     assert not torch.allclose(by_option[0].updates[name], by_option[1].updates[name])

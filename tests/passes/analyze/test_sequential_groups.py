@@ -17,7 +17,6 @@ from passes.calibrate.statistics import Statistics
 from passes.capture.capture import capture
 from passes.plan.policies import KeepParams
 from passes.plan.slim_plan import SitePlan, SlimPlan
-from passes.plan.updates import linear_paths
 from passes.program.program import Program
 from passes.prove.masking import mask
 from passes.rewrite.rewrite import rewrite
@@ -51,7 +50,7 @@ def program() -> Program:
 
 def behind(plan: SlimPlan, sites: tuple[Site, ...]) -> SlimPlan:
     """Carry a plan out at some sites only."""
-    names, paths = {site.name for site in sites}, {path for site in sites for path in linear_paths(site)}
+    names, paths = {site.name for site in sites}, {path for site in sites for path in site.paths}
     whole = {name: SitePlan(each.kind, each.units, tuple(range(each.units))) for name, each in plan.sites.items()}
     return replace(
         plan,
@@ -73,7 +72,7 @@ def test_each_group_sees_all_before_it(program: Program) -> None:
     statistics = observe(program, sites)
     seen.clear()
     plan = analyze(program, sites, statistics, KeepParams(0.6), method="obs")
-    assert all(any(name.startswith(site.consumer) for name in plan.updates) for site in sites)
+    assert all(any(name.startswith(site.tap) for name in plan.updates) for site in sites)
     found = solve_sequentially(program, sites, plan, statistics, observe, 3)
     assert [group for _, group, _ in seen] == [sites[1:2], sites[2:]]
     parameters = dict(program.graph_module.named_parameters())
@@ -89,7 +88,7 @@ def test_each_group_sees_all_before_it(program: Program) -> None:
             assert torch.equal(found.adapter_maps[path], value)
         assert found.predicted["sites"][site.name] == {"site_error": solved.error}
     # The first group keeps what it had.
-    own = [name for name in plan.updates if name.rpartition(".")[0] in linear_paths(sites[0])]
+    own = [name for name in plan.updates if name.rpartition(".")[0] in sites[0].paths]
     assert own
     assert all(torch.equal(found.updates[name], plan.updates[name]) for name in own)
     assert found.predicted["sites"][sites[0].name] == plan.predicted["sites"][sites[0].name]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-import passes.analyze.site_errors
 from passes.analyze.planner import Planner
-from passes.analyze.recipes import RECIPES, Method
 from passes.analyze.site_errors import SiteErrors, nearest, untold
+from passes.kinds.attention import ATTENTION
+from passes.kinds.feed_forward import FEED_FORWARD
 from passes.plan.policies import KeepParams, MaxError
 from passes.sites.site import Site
 from passes.solve.compensation import Compensated
 from passes.solve.error_curves import Choice
+from passes.solve.recipes import RECIPES, Method
 from tests.covariances import attention, feed_forward
 from tests.observed_block import observed_block
 from tests.toy_block import site_of
@@ -62,7 +65,7 @@ def test_sizes_are_chosen_anew_where_weights_do_worse_than_was_expected(
     policy: KeepParams | MaxError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program, sites, statistics = observed_block()
-    bad, solve = site_of(sites, "feed_forward"), passes.analyze.site_errors.compensate
+    bad, solve = site_of(sites, "feed_forward"), FEED_FORWARD.compensate
 
     def plan() -> dict[str, int]:
         planner = Planner(program, sites, statistics, RECIPES["best"])
@@ -71,7 +74,7 @@ def test_sizes_are_chosen_anew_where_weights_do_worse_than_was_expected(
         return {name: len(entry.kept) * (entry.width or 1) for name, entry in found.sites.items()}
 
     def worse(site: Site, *rest: object, **more: object) -> Compensated:
-        cut = solve(site, *rest, **more)  # type: ignore[arg-type]
+        cut = solve(site, *rest, **more)
         if site != bad or len(rest[0].kept) <= site.units // 2:  # type: ignore[attr-defined]
             return cut
         # above half of it, where no sensitivity is measured, weights turn out to be good for nothing
@@ -79,7 +82,8 @@ def test_sizes_are_chosen_anew_where_weights_do_worse_than_was_expected(
 
     plain = plan()
     assert plain[bad.name] < bad.units
-    monkeypatch.setattr(passes.analyze.site_errors, "compensate", worse)
+    kinds = {"attention": ATTENTION, "feed_forward": replace(FEED_FORWARD, compensate=worse)}
+    monkeypatch.setattr("passes.analyze.site_errors.kind_of", kinds.__getitem__)
     held = plan()
     assert held[bad.name] > plain[bad.name]
 

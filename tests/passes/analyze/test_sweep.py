@@ -7,10 +7,10 @@ from dataclasses import replace
 import torch
 
 from passes.analyze.planner import Planner
-from passes.analyze.recipes import Recipe
 from passes.analyze.sweep import sweep_budgets, sweep_thresholds
 from passes.plan.costs import program_macs, program_params
 from passes.rewrite.rewrite import rewrite
+from passes.solve.recipes import Recipe
 from tests.observed_block import observed_block
 from tests.plans import plan_of
 

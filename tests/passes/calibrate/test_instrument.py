@@ -131,8 +131,8 @@ def test_resumed_equals_uninterrupted_to_the_last_bit() -> None:
 def test_an_interrupt_in_mid_forward_costs_that_forward_only() -> None:
     program, sites = toy()
     watched = instrument(program, sites)
-    node = next(node for node in watched.program.graph.nodes if node.target == site_of(sites, "feed_forward").consumer)
-    consumer = watched.program.module(str(node.target))
+    node = next(node for node in watched.program.graph.nodes if node.target == site_of(sites, "feed_forward").tap)
+    reader = watched.program.module(str(node.target))
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -140,7 +140,7 @@ def test_an_interrupt_in_mid_forward_costs_that_forward_only() -> None:
     with torch.no_grad():
         watched(samples(2), torch.tensor(100))
         before = watched.statistics()
-        hook = consumer.register_forward_pre_hook(interrupt)
+        hook = reader.register_forward_pre_hook(interrupt)
         with pytest.raises(KeyboardInterrupt):
             watched(samples(2, seed=2), torch.tensor(100))
         hook.remove()
@@ -168,7 +168,7 @@ def test_nan_weights_stop_with_the_sites_name() -> None:
     program, sites = toy()
     broken = copy.deepcopy(program.graph_module)
     with torch.no_grad():
-        broken.get_submodule(site_of(sites, "feed_forward").producers[0].path).weight[3] = float("nan")
+        broken.get_submodule(site_of(sites, "feed_forward").writers[0].path).weight[3] = float("nan")
     watched = instrument(program, sites)
     watched.program.graph_module.load_state_dict(broken.state_dict(), assign=True)
     with torch.no_grad(), pytest.raises(CalibrationError, match=site_of(sites, "feed_forward").name):

@@ -13,11 +13,12 @@ from passes.calibrate.moments import COUNT, FIRST, KEY, KEY_COUNT, KEY_FIRST, QU
 from passes.calibrate.observers import HeadObserver, NeuronObserver, UnitObserver, Weighing
 from passes.calibrate.token_sampling import sampled_positions, sampled_tokens
 from passes.errors import CalibrationError
-from passes.sites.site import Producer, Site
+from passes.sites.site import Site
+from tests.sites import linear_site
 
 HEADS, WIDTH, NEURONS, BUCKETS = 3, 2, 5, 4
-CROSS = Site("cross", "attention", HEADS, WIDTH, tuple(Producer(name) for name in "qkv"), "out")
-FEED = Site("feed", "feed_forward", NEURONS, 1, (Producer("up", (0, NEURONS)),), "down")
+CROSS = linear_site("cross", "attention", HEADS, WIDTH, tuple(name for name in "qkv"), "out")
+FEED = linear_site("feed", "feed_forward", NEURONS, 1, (("up", (0, NEURONS)),), "down")
 WEIGHTS = (0.25, 3.0, 0.0, 1.5)
 QUERIES, KEYS = 130, 5
 # Three forwards: one timestep for all, one each, and one each in the same bucket; two of as many samples.

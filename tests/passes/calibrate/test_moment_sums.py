@@ -11,10 +11,11 @@ from torch import Tensor
 import passes.calibrate.moment_sums
 from passes.calibrate.moment_sums import MomentSums
 from passes.calibrate.moments import COUNT, FIRST, KEY, KEY_COUNT, KEY_FIRST, QUERY, SECOND, moment_shapes
-from passes.sites.site import Producer, Site
+from passes.sites.site import Site
+from tests.sites import linear_site
 
-HEADS = Site("heads", "attention", 2, 3, (Producer("q"), Producer("k"), Producer("v")), "out")
-NEURONS = Site("neurons", "feed_forward", 5, 1, (Producer("up"),), "down")
+HEADS = linear_site("heads", "attention", 2, 3, ("q", "k", "v"), "out")
+NEURONS = linear_site("neurons", "feed_forward", 5, 1, ("up",), "down")
 SHAPES = {site.name: moment_shapes(site) for site in (HEADS, NEURONS)}
 
 

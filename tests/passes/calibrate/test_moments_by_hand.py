@@ -26,10 +26,10 @@ from passes.calibrate.moments import (
 )
 from passes.calibrate.token_sampling import sampled_tokens
 from passes.errors import CalibrationError, UsageError
-from passes.sites.site import Producer, Site
+from tests.sites import linear_site
 
-HEADS = Site("heads", "attention", 2, 3, (Producer("q"), Producer("k"), Producer("v")), "out")
-NEURONS = Site("neurons", "feed_forward", 5, 1, (Producer("up"),), "down")
+HEADS = linear_site("heads", "attention", 2, 3, ("q", "k", "v"), "out")
+NEURONS = linear_site("neurons", "feed_forward", 5, 1, ("up",), "down")
 
 
 def test_shapes_and_bytes() -> None:

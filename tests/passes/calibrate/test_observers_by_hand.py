@@ -11,10 +11,10 @@ import passes.calibrate.observers
 from passes.calibrate.instrument import Opening
 from passes.calibrate.ledger import Ledger
 from passes.calibrate.observers import HeadObserver, NeuronObserver, UnitObserver, Weighing
-from passes.sites.site import Producer, Site
+from tests.sites import linear_site
 
-HEADS = Site("block.attention", "attention", 3, 4, (Producer("q"), Producer("k"), Producer("v")), "out")
-NEURONS = Site("block.ff", "feed_forward", 5, 1, (Producer("up", (0, 5)),), "down")
+HEADS = linear_site("block.attention", "attention", 3, 4, ("q", "k", "v"), "out")
+NEURONS = linear_site("block.ff", "feed_forward", 5, 1, (("up", (0, 5)),), "down")
 
 
 def measured(observer: UnitObserver, *tensors: Tensor) -> dict[str, Tensor]:

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from passes.analyze.methods import analyze
-from passes.analyze.recipes import RECIPES
 from passes.analyze.thresholds import allocate
 from passes.errors import BudgetError, UsageError
 from passes.plan.alignment import is_aligned, rounded_up
@@ -20,10 +19,12 @@ from passes.prove.validate import validate
 from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
 from passes.sites.site import Site
+from passes.solve.recipes import RECIPES
 from tests.observed_block import observed_block
+from tests.sites import linear_site
 
 SITES = st.builds(
-    lambda units, width: Site("site", "attention" if width > 1 else "feed_forward", units, width, (), "out"),
+    lambda units, width: linear_site("site", "attention" if width > 1 else "feed_forward", units, width, (), "out"),
     st.integers(1, 40),
     st.sampled_from([1, 3, 4, 12, 24, 40, 64]),
 )
@@ -53,11 +54,13 @@ def test_rounding_up_gives_the_next_size_offered(site: Site, align: int | None, 
 
 
 def test_heads_are_held_to_multiples_each_and_together() -> None:
-    heads = Site("site", "attention", 8, 40, (), "out")
+    heads = linear_site("site", "attention", 8, 40, (), "out")
     offered = {align: [each for each in range(1, 41) if is_aligned(heads, 8, each, align)] for align in (8, 16, 64)}
     assert offered == {8: [8, 16, 24, 32, 40], 16: [16, 32, 40], 64: [8, 16, 24, 32, 40]}
     assert [each for each in range(1, 9) if is_aligned(heads, each, None, 64)] == [8]
-    small = Site("site", "attention", 4, 8, (), "out")  # as wide as the multiple: all heads together are held to it
+    small = linear_site(
+        "site", "attention", 4, 8, (), "out"
+    )  # as wide as the multiple: all heads together are held to it
     assert [each for each in range(1, 9) if is_aligned(small, 4, each, 8)] == [2, 4, 6, 8]
     assert [each for each in range(1, 9) if is_aligned(heads, each, None, 16)] == [2, 4, 6, 8]
 

@@ -11,8 +11,9 @@ from torch import Tensor, fx, nn
 from passes.plan.costs import entry_cost, program_macs, program_params, site_macs, tensor_bytes, unit_macs, unit_params
 from passes.plan.slim_plan import SitePlan
 from passes.program.program import Program
-from passes.sites.site import Producer, Site
+from passes.sites.site import Site
 from passes.sites.site_nodes import SiteNodes
+from tests.sites import linear_site
 
 ATEN = torch.ops.aten
 BATCH, HEADS, WIDTH, QUERIES, KEYS, TEXT, OUT = 2, 3, 4, 5, 7, 11, 13
@@ -108,7 +109,7 @@ def cross_attention() -> tuple[Program, Site, SiteNodes]:
     attention = graph.call(ATEN.scaled_dot_product_attention.default, (BATCH, HEADS, QUERIES, WIDTH), query, key, value)
     merged = graph.call(ATEN.reshape.default, (BATCH, QUERIES, CHANNELS), attention)
     out = graph.module("out", merged, (BATCH, QUERIES, OUT))
-    site = Site("a", "attention", HEADS, WIDTH, (Producer("q"), Producer("kv", (0, CHANNELS))), "out")
+    site = linear_site("a", "attention", HEADS, WIDTH, ("q", ("kv", (0, CHANNELS))), "out")
     return graph.program(out), site, SiteNodes(attention, query, key, value, out, (q, kv), ())
 
 
@@ -123,7 +124,7 @@ def test_a_head_of_a_cross_attention() -> None:
 
 def test_without_its_nodes_an_attention_s_products_are_not_counted() -> None:
     program, site, nodes = cross_attention()
-    bare = SiteNodes(nodes.activation, None, None, None, nodes.consumer, nodes.producers, ())
+    bare = SiteNodes(nodes.activation, None, None, None, nodes.reader, nodes.writers, ())
     products = BATCH * QUERIES * KEYS * 2 * WIDTH
     assert unit_macs(program, site, bare) == unit_macs(program, site, nodes) - products
 
@@ -133,7 +134,7 @@ def test_without_its_nodes_an_attention_s_products_are_not_counted() -> None:
     [((0, 1, 2), None, 1200), ((0, 2), None, 800), ((0, 1, 2), 1, 300), ((0, 1), 3, 600), ((1,), 4, 400)],
 )
 def test_what_stays_costs_by_its_channels(kept: tuple[int, ...], width: int | None, cost: int) -> None:
-    site = Site("a", "attention", HEADS, WIDTH, (Producer("q"),), "out")
+    site = linear_site("a", "attention", HEADS, WIDTH, ("q",), "out")
     assert entry_cost(1200, site, SitePlan("attention", HEADS, kept, width)) == cost
 
 

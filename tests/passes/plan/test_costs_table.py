@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from passes.analyze.methods import analyze
-from passes.analyze.recipes import RECIPES
 from passes.errors import BudgetError, UsageError
 from passes.plan.costs import CostTable, macs_table, params_table, program_macs, program_params
 from passes.plan.policies import Keep, KeepParams
 from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
+from passes.solve.recipes import RECIPES
 from tests.observed_block import observed_block
 from tests.plans import captured, updated_plan
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 
@@ -12,8 +13,9 @@ from passes.plan.fingerprint import check_fingerprint, check_parameters, fingerp
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.sites.find import find_sites
-from passes.sites.site import Producer, Site
+from passes.sites.site import Site, Slice
 from tests.hand_modules import Attention, FeedForward, captured
+from tests.sites import linear_site
 
 
 class Block(nn.Module):
@@ -106,8 +108,8 @@ def test_garbled_fingerprints_are_refused(weights: object) -> None:
 
 
 SITES = (
-    Site("a", "attention", 3, 2, (Producer("a.q"), Producer("a.k"), Producer("a.v")), "a.out"),
-    Site("f", "feed_forward", 5, 1, (Producer("f.up", (0, 5)),), "f.down"),
+    linear_site("a", "attention", 3, 2, ("a.q", "a.k", "a.v"), "a.out"),
+    linear_site("f", "feed_forward", 5, 1, (("f.up", (0, 5)),), "f.down"),
 )
 SHAPES = {
     **{f"a.{name}.weight": (6, 4) for name in "qkv"},
@@ -131,20 +133,33 @@ def _hand_plan() -> SlimPlan:
 @pytest.mark.parametrize(
     "changed",
     [
-        {"consumer": "other"},
-        {"unit_width": 3},
-        {"producers": (Producer("a.q"), Producer("a.v"), Producer("a.k"))},
-        {"producers": (Producer("a.q"), Producer("a.k"), Producer("a.v", (1,)))},
-        {"producers": (Producer("a.q"), Producer("a.k"))},
+        linear_site("a", "attention", 3, 2, ("a.q", "a.k", "a.v"), "other"),
+        linear_site("a", "attention", 3, 3, ("a.q", "a.k", "a.v"), "a.out"),
+        linear_site("a", "attention", 3, 2, ("a.q", "a.v", "a.k"), "a.out"),
+        linear_site("a", "attention", 3, 2, ("a.q", "a.k", ("a.v", (1,))), "a.out"),
+        linear_site("a", "attention", 3, 2, ("a.q", "a.k"), "a.out"),
+        replace(SITES[0], slices=(*SITES[0].slices, Slice("other", "channels", 0, 2))),
+        replace(SITES[0], slices=(*SITES[0].slices[:-1], Slice("a.out", "in", 1, 2))),
     ],
-    ids=["consumer", "width", "order", "offset", "fewer"],
+    ids=["reader", "width", "order", "offset", "fewer", "more", "a start"],
 )
-def test_each_fact_of_a_site_is_in_the_structure(changed: dict[str, object]) -> None:
-    other = (replace(SITES[0], **changed), SITES[1])  # type: ignore[arg-type]
+def test_each_fact_of_a_site_is_in_the_structure(changed: Site) -> None:
+    other = (changed, SITES[1])
     structures = {fingerprint_parameters(PARAMETERS, sites)["structure"] for sites in (SITES, other)}
     assert len(structures) == 2
     with pytest.raises(PlanError, match="another structure"):
         check_parameters(_hand_plan(), PARAMETERS, other)
+
+
+def test_what_was_saved_before_sites_had_slices_is_still_known() -> None:
+    geometry = [
+        ["a", "attention", 3, 2, [["a.q", [0]], ["a.k", [0]], ["a.v", [0]]], "a.out"],
+        ["f", "feed_forward", 5, 1, [["f.up", [0, 5]]], "f.down"],
+    ]
+    shapes = sorted([name, list(shape)] for name, shape in SHAPES.items())
+    text = json.dumps([geometry, shapes], separators=(",", ":"))
+    found = fingerprint_parameters(PARAMETERS, SITES[::-1])["structure"]
+    assert found == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_units_kind_and_name_are_in_the_structure_too() -> None:

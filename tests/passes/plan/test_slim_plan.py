@@ -12,6 +12,7 @@ import torch
 
 from passes.errors import PlanError
 from passes.plan.slim_plan import FORMAT, SitePlan, SlimPlan
+from tests.sites import linear_site
 
 HEADS = SitePlan("attention", 4, (0, 2), 3)
 NEURONS = SitePlan("feed_forward", 5, (1, 2, 4))
@@ -98,6 +99,53 @@ def test_a_plan_comes_back_as_it_was() -> None:
     assert back.adapter_maps.keys() == MAPS.keys()
     assert torch.equal(back.adapter_maps["block.q"], MAPS["block.q"])
     assert back.to_json() == PLAN.to_json()
+
+
+FOUND = {
+    "block": linear_site("block", "attention", 4, 5, ("block.q", "block.k", ("block.v", (20,))), "block.out"),
+    "ff": linear_site("ff", "feed_forward", 5, 1, (("ff.up", (0, 5)),), "ff.down"),
+}
+PLACED = replace(PLAN, found=FOUND)
+
+
+def test_where_sites_are_comes_back_too() -> None:
+    assert json.loads(PLACED.to_json())["sites"]["ff"] == {
+        **{"kind": "feed_forward", "units": 5, "kept": [1, 2, 4], "tap": "ff.down"},
+        "slices": [["ff.up", "out", 0, 1], ["ff.up", "out", 5, 1], ["ff.down", "in", 0, 1]],
+    }
+    back = SlimPlan.from_json(PLACED.to_json(), PLACED.tensors())
+    assert back.found == FOUND
+    assert back.to_json() == PLACED.to_json()
+    assert SlimPlan.from_json(PLAN.to_json(), PLAN.tensors()).found == {}
+
+
+@pytest.mark.parametrize(
+    ("slices", "reason"),
+    [
+        ([["a", "out", 0, 1]], "none reads them at 'ff.down'"),
+        ([["ff.down", "in", 0, 1]], "no slice writes"),
+        ([["a", "out", 0, 1], ["a", "in", 0, 1]], "none reads them at 'ff.down'"),
+        ([["a", "up", 0, 1]], "no slice of a module"),
+        ([[1, "out", 0, 1]], "no slice of a module"),
+        ([["a", "out", -1, 1]], "no slice of a module"),
+        ([["a", "out", 0, 0]], "no slice of a module"),
+        ([["a", "out", 0.0, 1]], "no slice of a module"),
+        ([["a", "out", True, 1]], "no slice of a module"),
+        ([["a", "out", 0]], "lacks or garbles"),
+        (["a"], "lacks or garbles"),
+        (7, "lacks or garbles"),
+        (None, "lacks or garbles"),
+    ],
+)
+def test_garbled_slices_are_refused(slices: Any, reason: str) -> None:
+    data = json.loads(PLACED.to_json())
+    data["sites"]["ff"]["slices"] = slices
+    with pytest.raises(PlanError, match=reason):
+        SlimPlan.from_json(json.dumps(data), PLACED.tensors())
+    data = json.loads(PLACED.to_json())
+    del data["sites"]["ff"]["tap"]
+    with pytest.raises(PlanError, match="lacks or garbles 'tap'"):
+        SlimPlan.from_json(json.dumps(data), PLACED.tensors())
 
 
 def test_updates_and_maps_of_one_path_do_not_meet_in_the_file() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,23 +9,22 @@ from torch import Tensor, nn
 from passes.plan.slim_plan import SitePlan
 from passes.plan.updates import dense_parameters, is_changed, slim_shapes
 from passes.rewrite.slicing import put_updates
-from passes.sites.site import Producer, Site
+from passes.sites.site import staying
+from tests.sites import linear_site
 
 KEPT = torch.tensor([True, False, False, True])
 # Four heads of three channels; key and value come from one linear, the value's rows first.
-SITE = Site("s", "attention", 4, 3, (Producer("q"), Producer("kv", (12,)), Producer("kv", (0,))), "out")
-PLAIN = Site("s", "attention", 4, 3, (Producer("q"), Producer("k"), Producer("v")), "out")
-GATED = Site("f", "feed_forward", 5, 1, (Producer("up", (0, 5)),), "down")
+SITE = linear_site("s", "attention", 4, 3, ("q", ("kv", (12,)), ("kv", (0,))), "out")
+PLAIN = linear_site("s", "attention", 4, 3, ("q", "k", "v"), "out")
+GATED = linear_site("f", "feed_forward", 5, 1, (("up", (0, 5)),), "down")
 
 
 def test_channels_rows_and_columns() -> None:
     assert SITE.channels(KEPT).nonzero().flatten().tolist() == [0, 1, 2, 9, 10, 11]
     assert SITE.columns(KEPT, 2).tolist() == [0, 1, 9, 10]
-    assert SITE.rows(SITE.producers[1], KEPT, 1).tolist() == [12, 21]
-    assert GATED.rows(GATED.producers[0], torch.tensor([False, True, False, False, True])).tolist() == [1, 4, 6, 9]
-    assert not replace(SITE, producers=(Producer("qkv", (0, 12, 24)),)).narrowable
-    assert PLAIN.narrowable
-    assert not GATED.narrowable
+    assert staying(24, SITE.gone(KEPT, 1)["kv", "out"]).tolist() == [0, 9, 12, 21]
+    neurons = torch.tensor([False, True, False, False, True])
+    assert staying(10, GATED.gone(neurons)["up", "out"]).tolist() == [1, 4, 6, 9]
 
 
 def _numbered(*shape: int) -> Tensor:

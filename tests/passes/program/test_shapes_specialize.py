@@ -11,6 +11,7 @@ from passes.errors import UsageError
 from passes.program.shapes import specialize
 from passes.rewrite.site_program import signature, site_program
 from passes.sites.find import find_sites, locate_all
+from passes.sites.kinds import kind_of
 from slimdiff_fx.latency.inputs import inputs_at
 from tests.plans import captured
 
@@ -73,26 +74,28 @@ def test_a_site_alone_computes_its_part_of_the_program(family: str) -> None:
             for node in alone.graph.nodes:
                 if node.op == "placeholder":
                     entering.append(node.meta["val"].shape)
-            first = nodes.producers[0].args[0]
+            first = nodes.writers[0].args[0]
             inputs = [seen[first.name]]
-            inputs += [seen[str(call.args[0])] for call in nodes.producers[1:] if call.args[0] is not first]
+            inputs += [seen[str(call.args[0])] for call in nodes.writers[1:] if call.args[0] is not first]
             distinct = list({id(value): value for value in inputs}.values())
             if [value.shape for value in distinct] != entering:
                 continue  # a mask or the like enters as well
             found = alone(*distinct)
-        assert torch.equal(found, seen[nodes.consumer.name]), site.name
+        assert torch.equal(found, seen[nodes.reader.name]), site.name
 
 
 def test_a_site_becomes_as_small_as_it_is_asked_to() -> None:
     fixed = specialize(captured("unet_sd15"))
     for site, nodes in locate_all(fixed).items():
-        units, width = (site.units, site.unit_width // 2) if site.narrowable else (site.units // 2, None)
+        units, width = (
+            (site.units, site.unit_width // 2) if kind_of(site.kind).narrowable(site) else (site.units // 2, None)
+        )
         small = site_program(fixed, site, nodes, units, width)
-        consumer = small.module(site.consumer)
-        assert consumer.in_features == units * (width or site.unit_width)
+        reader = small.module(site.tap)
+        assert reader.in_features == units * (width or site.unit_width)
         with torch.no_grad():
-            assert small(*small.args).shape == nodes.consumer.meta["val"].shape
-        whole = fixed.module(site.consumer)
+            assert small(*small.args).shape == nodes.reader.meta["val"].shape
+        whole = fixed.module(site.tap)
         assert whole.in_features == site.width  # the program's own is left
 
 
@@ -100,7 +103,7 @@ def test_equal_sites_have_equal_signatures() -> None:
     fixed = specialize(captured("unet_sd15"))
     by_shape: dict[object, set[str]] = {}
     for site, nodes in locate_all(fixed).items():
-        entering = tuple(tuple(call.args[0].meta["val"].shape) for call in nodes.producers)
+        entering = tuple(tuple(call.args[0].meta["val"].shape) for call in nodes.writers)
         text = signature(site_program(fixed, site, nodes, site.units))
         by_shape.setdefault((site.kind, site.units, site.unit_width, entering), set()).add(text)
         assert signature(site_program(fixed, site, nodes, 1)) != text

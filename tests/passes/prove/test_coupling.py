@@ -8,7 +8,7 @@ from torch import nn
 
 from passes.errors import CouplingError
 from passes.prove.coupling import check_coupling, expected_reach
-from passes.sites.site import Producer, Site
+from passes.sites.site import Site
 from tests.passes.hand_graphs import (
     HEADS,
     NEURONS,
@@ -23,9 +23,9 @@ from tests.passes.hand_graphs import (
     hand_program,
 )
 
-QKV = attention_site(Producer("q"), Producer("k"), Producer("v"))
-GEGLU = feed_forward_site(Producer("up", (0, NEURONS)))
-SWIGLU = feed_forward_site(Producer("up"), Producer("gate"))
+QKV = attention_site("q", "k", "v")
+GEGLU = feed_forward_site(("up", (0, NEURONS)))
+SWIGLU = feed_forward_site("up", "gate")
 
 
 def _kept(units: int, *gone: int) -> torch.Tensor:
@@ -44,7 +44,7 @@ def _check(module: nn.Module, site: Site, *gone: int) -> None:
     [
         (PlainAttention(), QKV),
         (PlainAttention(head_norm=True), QKV),
-        (FusedAttention(), attention_site(Producer("qkv", (0, WIDTH, 2 * WIDTH)))),
+        (FusedAttention(), attention_site(("qkv", (0, WIDTH, 2 * WIDTH)))),
         (Gated(), GEGLU),
         (Gated(dim=2), GEGLU),  # DepGraph alone loses the mapping of dim=2
         (TwoLinearGate(), SWIGLU),
@@ -59,16 +59,16 @@ def test_right_sites_pass(module: nn.Module, site: Site) -> None:
 @pytest.mark.parametrize(
     ("module", "site", "message"),
     [
-        (PlainAttention(), attention_site(Producer("q"), Producer("k")), "'v'"),
+        (PlainAttention(), attention_site("q", "k"), "'v'"),
         (PlainAttention(leak=True), QKV, "outside the site"),
-        (FusedAttention(), attention_site(Producer("qkv", (0, WIDTH))), "'qkv'"),
-        (Gated(), feed_forward_site(Producer("up", (0,))), "'up'"),
-        (Gated(), feed_forward_site(Producer("up", (0, NEURONS - 1))), "'up'"),
+        (FusedAttention(), attention_site(("qkv", (0, WIDTH))), "'qkv'"),
+        (Gated(), feed_forward_site(("up", (0,))), "'up'"),
+        (Gated(), feed_forward_site(("up", (0, NEURONS - 1))), "'up'"),
         (Gated(norm=True), GEGLU, "'norm'"),
         (Gated(bare=True), GEGLU, "'gain'"),
         (Gated(twice=True), GEGLU, "more than once"),
-        (TwoLinearGate(), feed_forward_site(Producer("up")), "'gate'"),
-        (Gated(), feed_forward_site(Producer("down"), Producer("up", (0, NEURONS))), "feed_forward"),
+        (TwoLinearGate(), feed_forward_site("up"), "'gate'"),
+        (Gated(), feed_forward_site("down", ("up", (0, NEURONS))), "feed_forward"),
     ],
     ids=["no v", "leak", "fused short", "half", "shifted", "norm", "weight", "twice", "no gate", "swapped"],
 )
@@ -78,7 +78,7 @@ def test_anything_else_is_refused(module: nn.Module, site: Site, message: str) -
 
 
 def test_expected_reach_is_rows_and_columns() -> None:
-    reach = expected_reach(attention_site(Producer("qkv", (0, WIDTH))), _kept(HEADS, 1))
+    reach = expected_reach(attention_site(("qkv", (0, WIDTH))), _kept(HEADS, 1))
     assert reach == {("qkv", "out"): {4, 5, 6, 7, 20, 21, 22, 23}, ("out", "in"): {4, 5, 6, 7}}
 
 

@@ -10,7 +10,6 @@ import torch_pruning
 
 from passes.errors import CouplingError
 from passes.prove.coupling import check_coupling, expected_reach
-from passes.sites.site import Producer
 from tests.passes.hand_graphs import (
     HEADS,
     NEURONS,
@@ -22,7 +21,7 @@ from tests.passes.hand_graphs import (
     hand_program,
 )
 
-GEGLU = feed_forward_site(Producer("up", (0, NEURONS)))
+GEGLU = feed_forward_site(("up", (0, NEURONS)))
 KEPT = torch.arange(NEURONS) >= 2
 
 
@@ -59,10 +58,10 @@ def test_what_fails_on_small_sizes_is_tried_at_the_captured_ones(monkeypatch: py
     ("site", "words"),
     [
         (
-            feed_forward_site(Producer("up", (0, NEURONS - 1))),
+            feed_forward_site(("up", (0, NEURONS - 1))),
             r"'up' \(output side\): DepGraph takes channels \[.*\] \(1\) that the site keeps",
         ),
-        (feed_forward_site(Producer("up", (0,))), r"'up' \(output side\): DepGraph takes channels \[24, 25\] \(2\)"),
+        (feed_forward_site(("up", (0,))), r"'up' \(output side\): DepGraph takes channels \[24, 25\] \(2\)"),
     ],
 )
 def test_channels_that_differ_are_listed(site: Any, words: str) -> None:
@@ -73,7 +72,7 @@ def test_channels_that_differ_are_listed(site: Any, words: str) -> None:
 
 def test_long_lists_are_cut_off_and_counted() -> None:
     program = hand_program(Gated())
-    site = feed_forward_site(Producer("up", (0,)))
+    site = feed_forward_site(("up", (0,)))
     kept = torch.arange(NEURONS) >= 9
     with pytest.raises(
         CouplingError, match=r"\[24, 25, 26, 27, 28, 29\] … \(9\) that the site keeps and leaves \[\] \(0\)"
@@ -82,7 +81,7 @@ def test_long_lists_are_cut_off_and_counted() -> None:
 
 
 def test_narrower_heads_take_their_last_channels() -> None:
-    site = attention_site(Producer("q"), Producer("k"), Producer("v"))
+    site = attention_site("q", "k", "v")
     kept = torch.ones(HEADS, dtype=torch.bool)
     gone = {3, 7, 11, 15}
     expected = {("q", "out"): gone, ("k", "out"): gone, ("v", "out"): gone, ("out", "in"): gone}
@@ -93,11 +92,9 @@ def test_narrower_heads_take_their_last_channels() -> None:
 
 def test_narrower_heads_are_proved_by_their_own_channels() -> None:
     program = hand_program(PlainAttention())
-    site = attention_site(Producer("q"), Producer("k"), Producer("v"))
+    site = attention_site("q", "k", "v")
     nodes = hand_nodes(program, site)
     check_coupling(program, site, torch.ones(HEADS, dtype=torch.bool), nodes, width=3)
     # A site that forgets its values names too little at any width.
     with pytest.raises(CouplingError, match="'v'"):
-        check_coupling(
-            program, attention_site(Producer("q"), Producer("k")), torch.ones(HEADS, dtype=torch.bool), nodes, width=3
-        )
+        check_coupling(program, attention_site("q", "k"), torch.ones(HEADS, dtype=torch.bool), nodes, width=3)

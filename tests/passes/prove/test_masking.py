@@ -38,7 +38,7 @@ def test_removed_units_have_no_effect_and_kept_ones_do(kind: str) -> None:
     site = next(s for s in find_sites(program) if s.kind == kind)
     masked = mask(program, plan_of(program, {site.name: tuple(range(1, site.units))}))
     before = masked(*masked.args, **masked.kwargs)
-    weight = program.module(site.consumer).weight  # shared by both programs
+    weight = program.module(site.tap).weight  # shared by both programs
     original = weight.clone()
     try:
         weight[:, : site.unit_width] += 1

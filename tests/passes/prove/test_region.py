@@ -7,7 +7,6 @@ import torch
 
 from passes.errors import CouplingError
 from passes.prove.region import cut_region, region_nodes
-from passes.sites.site import Producer
 from tests.passes.hand_graphs import (
     NEURONS,
     WIDTH,
@@ -20,8 +19,8 @@ from tests.passes.hand_graphs import (
     hand_program,
 )
 
-QKV = attention_site(Producer("q"), Producer("k"), Producer("v"))
-GEGLU = feed_forward_site(Producer("up", (0, NEURONS)))
+QKV = attention_site("q", "k", "v")
+GEGLU = feed_forward_site(("up", (0, NEURONS)))
 
 
 def test_region_computes_what_the_program_does() -> None:
@@ -46,7 +45,7 @@ def test_region_is_small_and_shares_memory() -> None:
 
 def test_a_forgotten_linear_is_in_the_region() -> None:
     program = hand_program(TwoLinearGate())
-    site = feed_forward_site(Producer("up"))
+    site = feed_forward_site("up")
     assert "gate" in {node.target for node in region_nodes(site, hand_nodes(program, site))}
 
 

@@ -14,8 +14,9 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from passes.errors import CouplingError
 from passes.program.program import Program
 from passes.prove.region import cut_region, holds_tensor, region_nodes
-from passes.sites.site import Producer, Site
+from passes.sites.site import Site
 from passes.sites.site_nodes import SiteNodes
+from tests.sites import linear_site
 
 ATEN = torch.ops.aten
 BATCH, TOKENS, HEADS, WIDTH = 2, 40, 3, 4
@@ -64,7 +65,7 @@ class Graph:
         end = self.module("down", hidden)
         self.graph.output((end, *more))
         units, width = (HEADS, WIDTH) if kind == "attention" else (CHANNELS, 1)
-        site = Site("s", kind, units, width, (Producer("up"),), "down")
+        site = linear_site("s", kind, units, width, ("up",), "down")
         nodes = SiteNodes(hidden, None, None, None, end, (self.start,), ())
         return Program(fx.GraphModule(self.owner, self.graph), (), timestep=None), site, nodes
 
@@ -200,7 +201,7 @@ def test_copies_tell_which_node_is_which() -> None:
     hidden = graph.call(ATEN.gelu.default, graph.start)
     program, site, nodes = graph.close(hidden)
     region = cut_region(program, site, nodes)
-    assert list(region.copies) == [graph.start, hidden, nodes.consumer]
+    assert list(region.copies) == [graph.start, hidden, nodes.reader]
     assert [node.target for node in region.copies.values()] == ["up", ATEN.gelu.default, "down"]
     assert all(node.graph is region.module.graph for node in region.copies.values())
 
@@ -237,19 +238,19 @@ def test_what_enters_among_the_units_is_followed_to_the_nearest_modules() -> Non
     assert listed == [node.name for node in program.graph.nodes if node.name in listed]
 
 
-def test_a_site_whose_consumer_does_not_come_from_it_is_refused() -> None:
+def test_a_site_whose_reader_does_not_come_from_it_is_refused() -> None:
     graph = Graph()
     _, site, nodes = graph.close(graph.call(ATEN.gelu.default, graph.x), graph.start)
-    with pytest.raises(CouplingError, match="'down' doesn't come from its producers"):
+    with pytest.raises(CouplingError, match="'down' doesn't come from its writers"):
         region_nodes(site, nodes)
 
 
-def test_a_producer_behind_the_consumer_is_refused() -> None:
+def test_a_writer_behind_the_reader_is_refused() -> None:
     graph = Graph()
     end = graph.module("down", graph.x)
     late = graph.module("other", graph.x)
     graph.graph.output((end, late))
-    site = Site("s", "feed_forward", CHANNELS, 1, (Producer("other"),), "down")
+    site = linear_site("s", "feed_forward", CHANNELS, 1, ("other",), "down")
     with pytest.raises(CouplingError, match="doesn't come from"):
         region_nodes(site, SiteNodes(end, None, None, None, end, (late,), ()))
 
@@ -260,7 +261,7 @@ def test_who_asks_for_a_size_is_no_stranger_and_who_reads_is_named() -> None:
     size = graph.graph.call_function(ATEN.sym_size.int, (hidden, 0))
     size.meta["val"] = BATCH
     _, site, nodes = graph.close(hidden, size)
-    assert region_nodes(site, nodes) == (graph.start, hidden, nodes.consumer)
+    assert region_nodes(site, nodes) == (graph.start, hidden, nodes.reader)
     graph = Graph()
     hidden = graph.call(ATEN.gelu.default, graph.start)
     read = graph.call(ATEN.neg.default, hidden)

@@ -67,7 +67,7 @@ def test_default_inputs_suit_every_family(family: str) -> None:
 def test_swapped_rows_are_caught(program: Program, plan: SlimPlan, slim: Program) -> None:
     broken = slim.copy()
     site = next(s for s in find_sites(program) if s.kind == "feed_forward" and len(plan.sites[s.name].kept) > 1)
-    linear = broken.module(site.producers[0].path)
+    linear = broken.module(site.writers[0].path)
     linear.weight = torch.nn.Parameter(linear.weight.detach().flip(0))
     with pytest.raises(ValidationError, match="differs from the masked dense one"):
         validate(program, plan, broken)

@@ -76,8 +76,8 @@ def test_stale_meta_is_told() -> None:
 def test_missing_meta_is_told() -> None:
     program = _program()
     (site,) = find_sites(program)
-    consumer = locate(program, site).consumer
-    del consumer.meta["val"]
+    reader = locate(program, site).reader
+    del reader.meta["val"]
     with pytest.raises(VerificationError, match='has no meta\\["val"\\]'):
         verify(program)
 

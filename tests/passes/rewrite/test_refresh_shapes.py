@@ -9,8 +9,7 @@ from torch import Tensor, fx, nn
 from passes.errors import CouplingError
 from passes.prove.region import region_nodes
 from passes.rewrite.refresh_shapes import refresh_shapes
-from passes.rewrite.slicing import slice_linears
-from passes.sites.site import Producer
+from passes.rewrite.slicing import slice_modules
 from tests.passes.hand_graphs import (
     HEAD_DIM,
     HEADS,
@@ -25,8 +24,8 @@ from tests.passes.hand_graphs import (
 )
 
 ATEN = torch.ops.aten
-QKV = attention_site(Producer("q"), Producer("k"), Producer("v"))
-GEGLU = feed_forward_site(Producer("up", (0, NEURONS)))
+QKV = attention_site("q", "k", "v")
+GEGLU = feed_forward_site(("up", (0, NEURONS)))
 
 
 def _kept(units: int, count: int) -> Tensor:
@@ -37,7 +36,7 @@ def test_feed_forward() -> None:
     program = hand_program(Gated())
     nodes = region_nodes(GEGLU, hand_nodes(program, GEGLU))
     batch, tokens, _ = nodes[0].meta["val"].shape
-    slice_linears(program.graph_module, GEGLU, _kept(NEURONS, 5))
+    slice_modules(program.graph_module, GEGLU, _kept(NEURONS, 5))
     refresh_shapes(program.graph_module, nodes)
     by_target = {node.target: node.meta["val"] for node in nodes}
     assert by_target["up"].shape[2] == 10
@@ -49,7 +48,7 @@ def test_feed_forward() -> None:
 def test_attention_keeps_layout_and_refuses_stale_head_counts() -> None:
     program = hand_program(PlainAttention())
     nodes = region_nodes(QKV, hand_nodes(program, QKV))
-    slice_linears(program.graph_module, QKV, _kept(HEADS, 3))
+    slice_modules(program.graph_module, QKV, _kept(HEADS, 3))
     with pytest.raises(CouplingError, match="fit together"):
         refresh_shapes(program.graph_module, nodes)  # the views still say four heads
     for node in nodes:

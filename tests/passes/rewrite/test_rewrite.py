@@ -6,75 +6,20 @@ from typing import Any
 
 import pytest
 import torch
-from torch import fx, nn
+from torch import fx
 
 from passes.errors import CouplingError, PlanError
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.plan.updates import changed_sites
 from passes.rewrite.constants import mend_constants
 from passes.rewrite.rewrite import rewrite
-from passes.rewrite.slicing import slice_linears, sliced_linear
 from passes.sites.find import find_sites
-from passes.sites.site import Producer, Site
 from passes.sites.site_nodes import Constant
 from tests.families import of_families
-from tests.passes.hand_graphs import NEURONS, WIDTH, FusedAttention, Gated, attention_site, feed_forward_site
 from tests.plans import captured, plan_of, random_plan
+from tests.sites import linear_site
 
 ATEN = torch.ops.aten
-
-
-def test_sliced_linear_takes_rows_and_columns() -> None:
-    linear = nn.Linear(6, 4, dtype=torch.float64)
-    rows = sliced_linear(linear, rows=torch.tensor([0, 3]))
-    assert (rows.in_features, rows.out_features) == (6, 2)
-    assert torch.equal(rows.weight, linear.weight[[0, 3]])
-    assert torch.equal(rows.bias, linear.bias[[0, 3]])
-    columns = sliced_linear(linear, columns=torch.tensor([1, 2, 5]))
-    assert (columns.in_features, columns.out_features) == (3, 4)
-    assert torch.equal(columns.weight, linear.weight[:, [1, 2, 5]])
-    assert columns.bias is linear.bias
-    assert columns.weight.dtype == torch.float64
-    assert columns.weight.is_contiguous()
-    assert columns.weight.untyped_storage().nbytes() == 4 * 3 * 8  # not a view that keeps the dense weight alive
-
-
-def test_sliced_linear_keeps_gradient_and_mode_flags() -> None:
-    frozen = sliced_linear(nn.Linear(3, 3, bias=False).requires_grad_(False).eval(), rows=torch.tensor([1]))
-    assert not frozen.weight.requires_grad
-    assert not frozen.training
-    assert frozen.bias is None
-    assert sliced_linear(nn.Linear(3, 3), rows=torch.tensor([1])).weight.requires_grad
-
-
-def test_sliced_linear_refuses_wrappers() -> None:
-    class Wrapped(nn.Linear):
-        pass
-
-    with pytest.raises(CouplingError, match="Wrapped"):
-        sliced_linear(Wrapped(3, 3), rows=torch.tensor([0]))
-
-
-def test_slice_linears_gated() -> None:
-    model = Gated()
-    up, down = model.up.weight.detach().clone(), model.down.weight.detach().clone()
-    kept = torch.zeros(NEURONS, dtype=torch.bool)
-    kept[[2, 5]] = True
-    slice_linears(model, feed_forward_site(Producer("up", (0, NEURONS))), kept)
-    assert torch.equal(model.up.weight, up[[2, 5, NEURONS + 2, NEURONS + 5]])
-    assert torch.equal(model.down.weight, down[:, [2, 5]])
-
-
-def test_slice_linears_fused_in_one_entry_or_three() -> None:
-    kept = torch.tensor([False, True, False, True])
-    model, other = FusedAttention(), FusedAttention()
-    other.load_state_dict(model.state_dict())
-    dense = model.qkv.weight.detach().clone()
-    slice_linears(model, attention_site(Producer("qkv", (0, WIDTH, 2 * WIDTH))), kept)
-    slice_linears(other, attention_site(*(Producer("qkv", (WIDTH * part,)) for part in range(3))), kept)
-    rows = [part * WIDTH + row for part in range(3) for row in (4, 5, 6, 7, 12, 13, 14, 15)]
-    assert torch.equal(model.qkv.weight, dense[rows])
-    assert torch.equal(other.qkv.weight, dense[rows])
 
 
 def _node_with_constants() -> fx.Node:
@@ -85,8 +30,8 @@ def _node_with_constants() -> fx.Node:
 
 def test_mend_constants_reaches_arguments_and_keywords() -> None:
     node = _node_with_constants()
-    site = Site("s", "attention", 4, 8, (Producer("q"),), "out")
-    slim = Site("s", "attention", 3, 5, (Producer("q"),), "out")
+    site = linear_site("s", "attention", 4, 8, ("q",), "out")
+    slim = linear_site("s", "attention", 3, 5, ("q",), "out")
     constants = [
         Constant(node, (1, 2)),
         Constant(node, (1, 3), counts_units=False, counts_width=True),
@@ -101,7 +46,7 @@ def test_mend_constants_reaches_arguments_and_keywords() -> None:
 
 @pytest.mark.parametrize("constant", [((1, 3),), (("width",), True, False), ((1, 0),)])
 def test_mend_constants_refuses_another_number(constant: tuple[Any, ...]) -> None:
-    node, site = _node_with_constants(), Site("s", "attention", 4, 8, (Producer("q"),), "out")
+    node, site = _node_with_constants(), linear_site("s", "attention", 4, 8, ("q",), "out")
     with pytest.raises(CouplingError, match="expected"):
         mend_constants(site, site, [Constant(node, *constant)])
 
@@ -112,7 +57,7 @@ def test_untouched_modules_are_shared_and_touched_ones_new(family: str) -> None:
     plan = random_plan(program, seed=3, touched=0.5)
     changed = changed_sites(program, plan)
     assert 0 < len(changed) < len(plan.sites)
-    touched = {path for site, _ in changed for path in (*(p.path for p in site.producers), site.consumer)}
+    touched = {path for site, _ in changed for path in site.paths}
     slim = rewrite(program, plan)
     dense_parameters = dict(program.graph_module.named_parameters())
     for name, parameter in slim.graph_module.named_parameters():

@@ -21,9 +21,10 @@ from passes.rewrite import rewrite as rewriting
 from passes.rewrite.constants import mend_constants
 from passes.rewrite.rewrite import rewrite
 from passes.rewrite.slicing import slim_site
-from passes.sites.site import Producer, Site
+from passes.sites.site import Site
 from passes.sites.site_nodes import Constant
 from tests.plans import plan_of, updated_plan
+from tests.sites import linear_site
 from tests.toy_block import ATTENTION, FEED_FORWARD, samples, site_of, toy
 
 HEADS, NEURONS = (0, 2), (1, 2, 5, 9)
@@ -49,7 +50,7 @@ def test_each_site_that_is_cut_is_checked_with_what_is_cut(
     asked: dict[str, tuple[list[bool], int | None]] = {}
 
     def note(slim: Program, site: Site, kept: Tensor, nodes: Any = None, *, width: int | None = None) -> None:
-        assert slim.module(site.consumer).in_features == site.width  # before anything is cut
+        assert slim.module(site.tap).in_features == site.width  # before anything is cut
         asked[site.name] = kept.tolist(), width
         check_coupling(slim, site, kept, nodes, width=width)
 
@@ -115,17 +116,17 @@ def _stranger(plan: SlimPlan) -> SlimPlan:
 
 
 def _misshapen(plan: SlimPlan) -> SlimPlan:
-    return replace(plan, updates={f"{site(FEED_FORWARD).consumer}.weight": torch.zeros(12, 5)})
+    return replace(plan, updates={f"{site(FEED_FORWARD).tap}.weight": torch.zeros(12, 5)})
 
 
 def _not_finite(plan: SlimPlan) -> SlimPlan:
     new = torch.zeros(12, 4)
     new[11, 3] = torch.nan
-    return replace(plan, updates={f"{site(FEED_FORWARD).consumer}.weight": new})
+    return replace(plan, updates={f"{site(FEED_FORWARD).tap}.weight": new})
 
 
 def _whole_numbers(plan: SlimPlan) -> SlimPlan:
-    return replace(plan, updates={f"{site(FEED_FORWARD).consumer}.weight": torch.zeros(12, 4, dtype=torch.int64)})
+    return replace(plan, updates={f"{site(FEED_FORWARD).tap}.weight": torch.zeros(12, 4, dtype=torch.int64)})
 
 
 def _narrow_without_weights(plan: SlimPlan) -> SlimPlan:
@@ -166,19 +167,19 @@ def test_a_plan_that_does_not_fit_is_refused_by_each_that_takes_one(
 def test_a_slim_site_says_what_is_left_where() -> None:
     # units of 3 channels; the second producer holds value rows 4...15 behind 4 rows of something else, and the third
     # two blocks of the site's rows.
-    dense = Site("s", "attention", 4, 3, (Producer("q"), Producer("v", (4,)), Producer("kv", (0, 12))), "out")
+    dense = linear_site("s", "attention", 4, 3, ("q", ("v", (4,)), ("kv", (0, 12))), "out")
     slim = slim_site(dense, torch.tensor([True, False, True, True]))
     assert (slim.units, slim.unit_width) == (3, 3)
-    assert [producer.offsets for producer in slim.producers] == [(0,), (4,), (0, 9)]
+    assert [each.start for each in slim.writers] == [0, 4, 0, 9]
     narrow = slim_site(dense, torch.tensor([False, False, True, True]), 2)
     assert (narrow.units, narrow.unit_width) == (2, 2)
-    assert [producer.offsets for producer in narrow.producers] == [(0,), (4,), (0, 4)]
+    assert [each.start for each in narrow.writers] == [0, 4, 0, 4]
 
 
 def test_only_the_number_that_was_meant_is_mended(program: Program) -> None:
     graph = torch.fx.Graph()
     node = graph.call_function(torch.ops.aten.view.default, (graph.placeholder("x"), [4, 4, 8, 8]))
-    dense, slim = (Site("s", "attention", units, width, (Producer("q"),), "out") for units, width in ((4, 8), (3, 5)))
+    dense, slim = (linear_site("s", "attention", units, width, ("q",), "out") for units, width in ((4, 8), (3, 5)))
     mend_constants(dense, slim, [Constant(node, (1, 1)), Constant(node, (1, 3), counts_units=False, counts_width=True)])
     assert node.args[1] == [4, 3, 8, 5]
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from passes.program.program import Program
 from passes.prove.region import cut_region
 from passes.rewrite.site_program import signature, site_program
-from passes.sites.site import Producer, Site
+from passes.sites.site import Site
 from passes.sites.site_nodes import Constant, SiteNodes
 from tests.passes.hand_graphs import (
     HEAD_DIM,
@@ -25,8 +25,8 @@ from tests.passes.hand_graphs import (
 )
 
 ATEN = torch.ops.aten
-GEGLU = feed_forward_site(Producer("up", (0, NEURONS)))
-QKV = attention_site(Producer("q"), Producer("k"), Producer("v"))
+GEGLU = feed_forward_site(("up", (0, NEURONS)))
+QKV = attention_site("q", "k", "v")
 
 
 def _attention() -> tuple[Program, SiteNodes]:
@@ -39,7 +39,7 @@ def _attention() -> tuple[Program, SiteNodes]:
             constants.append(Constant(node, (1, 3), counts_units=False, counts_width=True))
         if node.target is ATEN.reshape.default:
             constants.append(Constant(node, (1, 2), counts_width=True))
-    return program, SiteNodes(nodes.activation, None, None, None, nodes.consumer, nodes.producers, tuple(constants))
+    return program, SiteNodes(nodes.activation, None, None, None, nodes.reader, nodes.writers, tuple(constants))
 
 
 @torch.no_grad()

@@ -14,7 +14,8 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from passes.program.program import Program
 from passes.sites.attention import find_attention
-from passes.sites.site import Producer, Site, Unsupported
+from passes.sites.site import Site, Unsupported
+from tests.sites import Writer, linear_site
 
 ATEN = torch.ops.aten
 BATCH, TOKENS, TEXT, HEADS, WIDTH = 2, 6, 7, 3, 4
@@ -71,8 +72,8 @@ class Graph:
         return find_attention(Program(fx.GraphModule(self.owner, self.graph), (), timestep=None))
 
 
-def site(*producers: Producer) -> Site:
-    return Site("block", "attention", HEADS, WIDTH, producers, "block.out")
+def site(*writers: Writer) -> Site:
+    return linear_site("block", "attention", HEADS, WIDTH, writers, "block.out")
 
 
 def test_queries_from_tokens_keys_and_values_from_a_text() -> None:
@@ -82,9 +83,9 @@ def test_queries_from_tokens_keys_and_values_from_a_text() -> None:
     attention = graph.attend(query, key, value)
     out = graph.out(attention)
     ((found, nodes),) = graph.found(out)
-    assert found == site(Producer("block.q"), Producer("block.k"), Producer("block.v"))
+    assert found == site("block.q", "block.k", "block.v")
     assert (nodes.activation, nodes.query, nodes.key, nodes.value) == (attention, query, key, value)
-    assert (nodes.consumer, nodes.producers) == (out, (q, k, v))
+    assert (nodes.reader, nodes.writers) == (out, (q, k, v))
     baked = [(each.argument, each.counts_units, each.counts_width) for each in nodes.constants]
     assert baked == [((1, 2), True, False), ((1, 3), False, True)] * 3 + [((1, 2), True, True)]
     assert all(constant.value(found) in (HEADS, WIDTH, CHANNELS) for constant in nodes.constants)
@@ -96,8 +97,8 @@ def test_one_linear_for_all_has_a_start_for_each(order: tuple[int, ...]) -> None
     parts = graph.parts(graph.linear("qkv", graph.x, 3 * CHANNELS), 3)
     query, key, value = (graph.heads(parts[at]) for at in order)
     ((found, nodes),) = graph.found(graph.out(graph.attend(query, key, value)))
-    assert found == site(Producer("block.qkv", (0, CHANNELS, 2 * CHANNELS)))
-    assert len(nodes.producers) == 1
+    assert found == site(("block.qkv", (0, CHANNELS, 2 * CHANNELS)))
+    assert len(nodes.writers) == 1
 
 
 def test_one_linear_for_keys_and_values() -> None:
@@ -105,7 +106,7 @@ def test_one_linear_for_keys_and_values() -> None:
     key, value = graph.parts(graph.linear("kv", graph.text, 2 * CHANNELS), 2)
     query = graph.heads(graph.linear("q", graph.x))
     ((found, _),) = graph.found(graph.out(graph.attend(query, graph.heads(key), graph.heads(value))))
-    assert found == site(Producer("block.q"), Producer("block.kv", (0, CHANNELS)))
+    assert found == site("block.q", ("block.kv", (0, CHANNELS)))
 
 
 def test_a_baked_number_is_noted_once() -> None:

@@ -19,8 +19,8 @@ def merged(graph: Graph, value: fx.Node, sizes: list[int] | None = None, target:
 @pytest.mark.parametrize("sizes", [MERGED, [BATCH, -1, CHANNELS]])
 def test_merging_notes_the_product(sizes: list[int]) -> None:
     graph = Graph()
-    consumer = graph.forward(lambda attention: graph.module("out", merged(graph, attention, sizes)))
-    assert consumer.target == "out"
+    reader = graph.forward(lambda attention: graph.module("out", merged(graph, attention, sizes)))
+    assert reader.target == "out"
     assert [(argument, units, width) for _, argument, units, width in graph.noted()] == [((1, 2), True, True)]
 
 
@@ -115,8 +115,8 @@ def test_ways_down_that_cannot_be_followed(make: Any, reason: str) -> None:
 
 def test_merged_channels_may_be_viewed_as_they_are() -> None:
     graph = Graph()
-    consumer = graph.forward(
+    reader = graph.forward(
         lambda node: graph.module("out", graph.call(ATEN.view.default, MERGED, merged(graph, node), MERGED))
     )
-    assert consumer.target == "out"
+    assert reader.target == "out"
     assert len(graph.constants) == 1

@@ -11,7 +11,8 @@ from torch import fx, nn
 
 from passes.program.program import Program
 from passes.sites.feed_forward import find_feed_forward
-from passes.sites.site import Producer, Site, Unsupported
+from passes.sites.site import Site, Unsupported
+from tests.sites import Writer, linear_site
 
 ATEN = torch.ops.aten
 WIDTH, NEURONS = 4, 6
@@ -68,8 +69,8 @@ def mul(graph: Graph, left: Any, right: Any, target: Any = ATEN.mul.Tensor) -> f
     return graph.call(target, HIDDEN, left, right)
 
 
-def site(*producers: Producer) -> Site:
-    return Site("block", "feed_forward", NEURONS, 1, producers, "block.down")
+def site(*writers: Writer) -> Site:
+    return linear_site("block", "feed_forward", NEURONS, 1, writers, "block.down")
 
 
 @pytest.mark.parametrize(
@@ -82,8 +83,8 @@ def test_up_activation_down(activation: Any) -> None:
     hidden = graph.call(activation, HIDDEN, up)
     down = graph.down(hidden)
     ((found, nodes),) = graph.found(down)
-    assert found == site(Producer("block.up"))
-    assert (nodes.activation, nodes.consumer, nodes.producers, nodes.constants) == (hidden, down, (up,), ())
+    assert found == site("block.up")
+    assert (nodes.activation, nodes.reader, nodes.writers, nodes.constants) == (hidden, down, (up,), ())
     assert (nodes.query, nodes.key, nodes.value) == (None, None, None)
 
 
@@ -98,7 +99,7 @@ def test_dropouts_and_casts_on_the_way_are_passed() -> None:
     once = graph.call(ATEN.dropout.default, HIDDEN, hidden, 0.1, False)
     twice = graph.call(ATEN.dropout.default, HIDDEN, once, 0.1, False)
     ((found, nodes),) = graph.found(graph.down(twice))
-    assert (found, nodes.activation) == (site(Producer("block.up")), hidden)
+    assert (found, nodes.activation) == (site("block.up"), hidden)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_a_gate_from_one_linear(target: Any, arguments: tuple[Any, ...], baked: 
     value, gate = graph.halves(target, *arguments)[:: -1 if swapped else 1]
     hidden = mul(graph, value, gelu(graph, gate))
     ((found, nodes),) = graph.found(graph.down(hidden))
-    assert found == site(Producer("block.both", (0, NEURONS)))
+    assert found == site(("block.both", (0, NEURONS)))
     assert nodes.activation is hidden
     assert [(each.argument, each.counts_units, each.counts_width) for each in nodes.constants] == [
         (argument, True, False) for argument in baked
@@ -127,15 +128,15 @@ def test_a_gate_from_two_linears() -> None:
     graph = Graph()
     up, gate = graph.up(), graph.up("gate")
     ((found, nodes),) = graph.found(graph.down(mul(graph, up, gelu(graph, gate))))
-    assert found == site(Producer("block.up"), Producer("block.gate"))
-    assert nodes.producers == (up, gate)
+    assert found == site("block.up", "block.gate")
+    assert nodes.writers == (up, gate)
 
 
 @pytest.mark.parametrize("target", [ATEN.mul.Tensor, ATEN.add.Tensor, ATEN.sub.Tensor, ATEN.div.Tensor])
 def test_a_number_changes_every_neuron_alike(target: Any) -> None:
     graph = Graph()
     ((found, _),) = graph.found(graph.down(mul(graph, gelu(graph, graph.up()), 1.7, target)))
-    assert found == site(Producer("block.up"))
+    assert found == site("block.up")
 
 
 def _vector(graph: Graph) -> Any:
@@ -286,4 +287,4 @@ def test_asking_for_a_size_of_the_hidden_activation_is_no_use() -> None:
     up = graph.up()
     size = graph.graph.call_function(ATEN.sym_size.int, (up, 1))
     ((found, _),) = graph.found((graph.down(gelu(graph, up)), size))
-    assert found == site(Producer("block.up"))
+    assert found == site("block.up")

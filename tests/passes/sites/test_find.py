@@ -7,10 +7,10 @@ import torch
 
 from passes.errors import PlanError
 from passes.sites.find import find_sites, find_unsupported, locate, locate_all
-from passes.sites.site import Producer
 from tests.families import EVERY_FAMILY
 from tests.hand_modules import HEAD_DIM, HEADS, NEURONS, WIDTH, Attention, FeedForward, captured
 from tests.plans import captured as captured_family
+from tests.sites import writers_of
 
 COUNTS = {
     "unet_sd15": (8, 4),
@@ -32,11 +32,11 @@ def test_every_family_has_its_sites(family: str) -> None:
     assert find_unsupported(program) == ()
     assert len({site.name for site in sites}) == len(sites)
     order = [node.name for node in program.graph.nodes]
-    consumers = [order.index(locate(program, site).consumer.name) for site in sites]
-    assert consumers == sorted(consumers)
+    readers = [order.index(locate(program, site).reader.name) for site in sites]
+    assert readers == sorted(readers)
     for site in sites:
         assert site.units >= 2
-        paths = [*(producer.path for producer in site.producers), site.consumer]
+        paths = site.paths
         assert all(path.startswith(site.name + ".") for path in paths)
 
 
@@ -45,14 +45,14 @@ def test_attention_is_found_with_its_baked_head_counts(way: str) -> None:
     program = captured(Attention(way=way))
     (site,) = find_sites(program)
     assert find_unsupported(program) == ()
-    assert (site.kind, site.units, site.unit_width, site.consumer) == ("attention", HEADS, HEAD_DIM, "out")
-    assert site.producers == (Producer("q"), Producer("k"), Producer("v"))
+    assert (site.kind, site.units, site.unit_width, site.tap) == ("attention", HEADS, HEAD_DIM, "out")
+    assert writers_of(site) == ("q", "k", "v")
     nodes = locate(program, site)
     assert tuple(nodes.activation.meta["val"].shape[1::2]) == (HEADS, HEAD_DIM)
     assert nodes.query is not None
     assert nodes.key is not None
     assert nodes.value is not None
-    assert [str(call.target) for call in nodes.producers] == ["q", "k", "v"]
+    assert [str(call.target) for call in nodes.writers] == ["q", "k", "v"]
     for constant in nodes.constants:
         value: object = constant.node.args
         for step in constant.argument:
@@ -66,7 +66,7 @@ def test_attention_is_found_with_its_baked_head_counts(way: str) -> None:
 def test_fused_attention_has_one_producer(way: str) -> None:
     program = captured(Attention(way=way))
     (site,) = find_sites(program)
-    assert site.producers == (Producer("qkv", (0, WIDTH, 2 * WIDTH)),)
+    assert writers_of(site) == (("qkv", (0, WIDTH, 2 * WIDTH)),)
     splits = [constant for constant in locate(program, site).constants if "split" in constant.node.name]
     for constant in splits:
         assert constant.value(site) == HEADS * HEAD_DIM
@@ -102,17 +102,17 @@ def test_feed_forward_is_found(way: str) -> None:
     program = captured(FeedForward(way=way))
     (site,) = find_sites(program)
     assert find_unsupported(program) == ()
-    assert (site.kind, site.units, site.unit_width, site.consumer) == ("feed_forward", NEURONS, 1, "down")
+    assert (site.kind, site.units, site.unit_width, site.tap) == ("feed_forward", NEURONS, 1, "down")
     expected = {
-        "geglu": (Producer("up", (0, NEURONS)),),
-        "split": (Producer("up", (0, NEURONS)),),
-        "swiglu": (Producer("up"), Producer("gate")),
+        "geglu": (("up", (0, NEURONS)),),
+        "split": (("up", (0, NEURONS)),),
+        "swiglu": ("up", "gate"),
     }
-    assert site.producers == expected.get(way, (Producer("up"),))
+    assert writers_of(site) == expected.get(way, ("up",))
     nodes = locate(program, site)
     assert nodes.activation.meta["val"].shape[-1] == NEURONS
     assert "dropout" not in nodes.activation.name
-    assert nodes.consumer.target == "down"
+    assert nodes.reader.target == "down"
     baked = [(constant.argument, constant.value(site)) for constant in nodes.constants]
     assert baked == ([((1, 0), NEURONS), ((1, 1), NEURONS)] if way == "split" else [])
 

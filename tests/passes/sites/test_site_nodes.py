@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import fx
 
-from passes.sites.site import Producer, Site
 from passes.sites.site_nodes import Constant, SiteNodes, implied_scale
+from tests.sites import linear_site
 
 ATEN = torch.ops.aten
-SITE = Site("block", "attention", 3, 4, (Producer("q"), Producer("k"), Producer("v")), "out")
+SITE = linear_site("block", "attention", 3, 4, ("q", "k", "v"), "out")
 
 
 def _node(target: Any, *arguments: Any, **options: Any) -> fx.Node:

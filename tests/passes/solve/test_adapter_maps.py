@@ -12,7 +12,7 @@ from passes.solve.compensation import compensate
 from passes.solve.projections import block_diagonal
 from tests.covariances import TOKENS, attention, feed_forward, random_covariance, random_weight
 
-HALF = {"rtol": 2e-3, "atol": 2e-3}  # maps of consumers are kept in half precision
+HALF = {"rtol": 2e-3, "atol": 2e-3}  # maps of readers are kept in half precision
 
 
 def _sums(site, seed):
@@ -28,10 +28,10 @@ def _sums(site, seed):
 
 
 def _parameters(site, seed, *, bias=False):
-    found = {f"{each.path}.weight": random_weight(site.width, 5, seed + n) for n, each in enumerate(site.producers)}
-    found[f"{site.consumer}.weight"] = random_weight(7, site.width, seed + 9)
+    found = {f"{each.path}.weight": random_weight(site.width, 5, seed + n) for n, each in enumerate(site.writers)}
+    found[f"{site.tap}.weight"] = random_weight(7, site.width, seed + 9)
     if bias:
-        found[f"{site.consumer}.bias"] = random_weight(7, 1, seed + 10)[:, 0]
+        found[f"{site.tap}.bias"] = random_weight(7, 1, seed + 10)[:, 0]
     return found
 
 

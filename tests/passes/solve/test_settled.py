@@ -13,6 +13,7 @@ from passes.calibrate.moments import COUNT, FIRST, SECOND, covariance
 from passes.calibrate.statistics import Statistics
 from passes.solve.settled import SETTLED, _lost, split_half_ratio
 from tests.covariances import attention, random_weight
+from tests.sites import linear_site
 from tests.toy_block import samples, toy
 
 SHAPES = ((2, 3), (3, 2), (4, 5))
@@ -49,8 +50,10 @@ def test_one_batch_says_nothing() -> None:
 
 def test_the_median_of_both_directions_of_all_sites_by_hand() -> None:
     """Halves of unequal size, of three attentions of unequal width."""
-    sites = [replace(attention(heads, width), name=f"s{heads}", consumer=f"out{heads}") for heads, width in SHAPES]
-    parameters = {f"{site.consumer}.weight": random_weight(5, site.width, site.units) for site in sites}
+    sites = [
+        linear_site(f"s{heads}", "attention", heads, width, ("q", "k", "v"), f"out{heads}") for heads, width in SHAPES
+    ]
+    parameters = {f"{site.tap}.weight": random_weight(5, site.width, site.units) for site in sites}
     moments, halves, ratios = {}, {}, []
     for site in sites:
         parts = []
@@ -62,7 +65,7 @@ def test_the_median_of_both_directions_of_all_sites_by_hand() -> None:
         odd, even = parts
         halves[site.name] = odd
         moments[site.name] = {name: odd[name] + even[name] for name in odd}
-        weight = parameters[f"{site.consumer}.weight"]
+        weight = parameters[f"{site.tap}.weight"]
         for mine, others in ((odd, even), (even, odd)):
             second = mine[SECOND] / mine[COUNT]  # there is no bias to take the mean over
             own, foreign = (_lost(site, weight, covariance(site, each, centred=False)) for each in (mine, others))

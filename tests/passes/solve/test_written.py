@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from passes.calibrate.moments import Covariance, covariance
 from passes.names import COMPENSATIONS, Compensation
 from passes.plan.slim_plan import SitePlan
-from passes.solve.compensation import compensate, consumer_inputs
+from passes.solve.compensation import compensate
 from passes.solve.error_curves import ErrorCurve, leverage_curve, removal_curve, width_curve
+from passes.solve.reader import reader_inputs
 from passes.solve.written import storage_share
 from tests.sampled_site import SampledSite, sampled_attention, sampled_feed_forward
 
@@ -44,19 +45,17 @@ FEED_FORWARDS = st.builds(
 
 def inputs_of(case: SampledSite, *, published: bool) -> Covariance:
     sums = case.sums()
-    return (
-        covariance(case.site, sums, centred=False) if published else consumer_inputs(case.site, sums, case.parameters)
-    )
+    return covariance(case.site, sums, centred=False) if published else reader_inputs(case.site, sums, case.parameters)
 
 
 def energy_of(case: SampledSite) -> float:
-    """Give the second moment of what the consumer puts out, bias left out: what rounding is a share of."""
-    out = case.hidden({}) @ case.parameters[f"{case.site.consumer}.weight"].double().T
+    """Give the second moment of what the reader puts out, bias left out: what rounding is a share of."""
+    out = case.hidden({}) @ case.parameters[f"{case.site.tap}.weight"].double().T
     return float((out.square().sum(1) * case.weights[0]).sum() / case.weights[0].sum())
 
 
 def centred_energy_of(case: SampledSite, *, published: bool) -> float:
-    weight, inputs = case.parameters[f"{case.site.consumer}.weight"].double(), inputs_of(case, published=published)
+    weight, inputs = case.parameters[f"{case.site.tap}.weight"].double(), inputs_of(case, published=published)
     return float(torch.trace(weight @ inputs.matrix @ weight.T))
 
 
@@ -71,7 +70,7 @@ def brute_force(case: SampledSite, entry: SitePlan, *, published: bool) -> tuple
 
 
 def curve_of(case: SampledSite, *, published: bool, narrow: bool) -> ErrorCurve:
-    weight, inputs = case.parameters[f"{case.site.consumer}.weight"].double(), inputs_of(case, published=published)
+    weight, inputs = case.parameters[f"{case.site.tap}.weight"].double(), inputs_of(case, published=published)
     if narrow:
         return width_curve(case.site, weight, inputs, case.sums(), joint=not published)
     if published and case.site.kind == "feed_forward":

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from passes.analyze.methods import analyze
-from passes.analyze.recipes import RECIPES, Method
 from passes.errors import CheckpointError, UsageError
 from passes.program.shapes import specialize
 from passes.rewrite.site_program import signature, site_program
 from passes.sites.find import find_sites, locate_all
+from passes.solve.recipes import RECIPES, Method
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.cache import VARIABLE, cache_folder
 from slimdiff_fx.latency.measure import site_ratios

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from passes.sites.site import Site
 from slimdiff_fx.latency.measure import gain, shares, site_ratios
 from slimdiff_fx.latency.sizes import _spread
 from slimdiff_fx.slimming.measured_sweep import _spread as spread_points
 from slimdiff_fx.timing.interleave import Timing
+from tests.sites import linear_site
 
-SITE = Site("s", "attention", 4, 6, (), "out")
-OTHER = Site("f", "feed_forward", 9, 1, (), "down")
+SITE = linear_site("s", "attention", 4, 6, (), "out")
+OTHER = linear_site("f", "feed_forward", 9, 1, (), "down")
 
 
 class Bench:

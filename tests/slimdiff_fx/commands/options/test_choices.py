@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from passes import names as compiler_names
-from passes.analyze.recipes import RECIPES
 from passes.errors import UsageError
 from passes.plan.policies import check_normalization
+from passes.solve.recipes import RECIPES
 from slimdiff_fx import names
 from slimdiff_fx.calibration.timestep_weights import WEIGHTS
 from slimdiff_fx.commands.options import choices
@@ -35,7 +35,7 @@ PROGRAM = """
 import sys
 from dataclasses import replace
 from passes import names
-from passes.analyze import recipes
+from passes.solve import recipes
 from slimdiff_fx import names as product
 from slimdiff_fx.calibration import timestep_weights
 from slimdiff_fx.export import formats

@@ -11,7 +11,8 @@ from torch import Tensor
 from passes.errors import PlanError, UsageError
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from slimdiff_fx.denoisers.slim.adapter_widths import refuse_mixed, widths_at_cuts
-from slimdiff_fx.denoisers.slim.lora import linear_cuts, site_linears
+from slimdiff_fx.denoisers.slim.lora import linear_cuts
+from slimdiff_fx.denoisers.slim.sites_of_classes import linears_of_site
 
 # Four heads of 8 channels of which two stay, and 20 gated neurons of which 5 stay; inputs of 32 channels, rank 3.
 PLAN = SlimPlan(
@@ -21,7 +22,7 @@ PLAN = SlimPlan(
         "block.ff.net": SitePlan("feed_forward", 20, (1, 3, 5, 7, 9)),
     },
 )
-CONSUMES = {path: at for name, entry in PLAN.sites.items() for path, at in site_linears(name, entry.kind).items()}
+CONSUMES = {path: at for name, entry in PLAN.sites.items() for path, at in linears_of_site(name, entry.kind).items()}
 SLIM = {
     **{f"block.attn1.{linear}": 16 for linear in ("to_q", "to_k", "to_v", "to_out.0")},
     **{"block.ff.net.0.proj": 10, "block.ff.net.2": 5},

@@ -57,8 +57,32 @@ def test_sites_are_those_of_the_graph(family: str) -> None:
     entries = plan_of(program).sites
     for site in find_sites(program):
         found = eager_site(model, site.name, entries[site.name])
-        assert (found.units, found.unit_width, found.consumer) == (site.units, site.unit_width, site.consumer)
-        assert set(found.producers) == set(site.producers)
+        assert (found.units, found.unit_width, found.tap) == (site.units, site.unit_width, site.tap)
+        assert set(found.slices) == set(site.slices)
+
+
+@EVERY_FAMILY
+def test_plans_that_do_not_say_where_sites_are_do_the_same(family: str) -> None:
+    plan = random_plan(captured(family), seed=26)
+    assert plan.found.keys() == plan.sites.keys()
+    old = SlimPlan.from_json(replace(plan, found={}).to_json())
+    assert not old.found
+    expected = apply_plan(_model(family), plan).state_dict()
+    found = apply_plan(_model(family), old).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+
+
+def test_a_place_that_is_not_the_models_is_refused() -> None:
+    plan = random_plan(captured("unet_sd15"), seed=27)
+    name, site = next((name, site) for name, site in plan.found.items() if site.kind == "attention")
+    query, key, *rest = site.slices
+    swapped = replace(plan, found={**plan.found, name: replace(site, slices=(key, query, *rest))})
+    with pytest.raises(PlanError, match="another structure"):
+        apply_plan(_model("unet_sd15"), swapped)
+    elsewhere = replace(plan, found={**plan.found, name: replace(site, slices=(replace(query, path="a"), *rest))})
+    with pytest.raises(PlanError, match="no such module"):
+        apply_plan(_model("unet_sd15"), elsewhere)
 
 
 def _pointers(tensors: Iterable[torch.Tensor]) -> set[int]:

@@ -8,18 +8,31 @@ import torch
 from passes.errors import PlanError
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from slimdiff_fx.denoisers.slim.lora import slice_lora
+from tests.sites import linear_site
+
+# Where the plan's sites are; plans of before don't say.
+FOUND = {
+    "block.attn": linear_site(
+        "block.attn", "attention", 3, 4, tuple(f"block.attn.to_{name}" for name in "qkv"), "block.attn.to_out.0"
+    ),
+    "block.ff.net": linear_site(
+        "block.ff.net", "feed_forward", 5, 1, (("block.ff.net.0.proj", (0, 5)),), "block.ff.net.2"
+    ),
+}
+EITHER = pytest.mark.parametrize("found", [FOUND, {}], ids=["by the plan", "by the class"])
 
 
-def _plan_by_hand(width=None, updates=None, maps=None):
+def _plan_by_hand(width=None, updates=None, maps=None, found=FOUND):
     """Keep heads 0 and 2 of three, 4 wide, and neurons 1 and 4 of five."""
     sites = {
         "block.attn": SitePlan("attention", 3, (0, 2) if width is None else (0, 1, 2), width),
         "block.ff.net": SitePlan("feed_forward", 5, (1, 4)),
     }
-    return SlimPlan({}, sites, updates=updates or {}, adapter_maps=maps or {})
+    return SlimPlan({}, sites, updates=updates or {}, adapter_maps=maps or {}, found=found)
 
 
-def test_biases_of_b_are_sliced_as_its_rows_are():
+@EITHER
+def test_biases_of_b_are_sliced_as_its_rows_are(found):
     own = {
         "unet.block.attn.to_q.lora_B.bias": torch.arange(12.0),
         "unet.block.attn.to_out.0.lora_B.bias": torch.arange(7.0),
@@ -33,7 +46,7 @@ def test_biases_of_b_are_sliced_as_its_rows_are():
         "unet.block.ff.net.0.proj.lora_A.weight": torch.arange(14.0).reshape(2, 7),
     }
     rows = [0, 1, 2, 3, 8, 9, 10, 11]
-    found = slice_lora(own, _plan_by_hand())
+    cut = slice_lora(own, _plan_by_hand(found=found))
     expected = {
         "unet.block.attn.to_q.lora_B.bias": torch.tensor(rows).float(),
         "unet.block.attn.to_out.0.lora_B.bias": torch.arange(7.0),
@@ -43,9 +56,9 @@ def test_biases_of_b_are_sliced_as_its_rows_are():
         "unet.block.attn.to_out.0.lora_A.weight": own["unet.block.attn.to_out.0.lora_A.weight"][:, rows],
         "unet.block.ff.net.2.lora_A.weight": torch.tensor([[1.0, 4], [6, 9]]),
     }
-    assert found.keys() == own.keys()
+    assert cut.keys() == own.keys()
     for key, value in own.items():
-        assert torch.equal(found[key], expected.get(key, value)), key
+        assert torch.equal(cut[key], expected.get(key, value)), key
 
 
 def test_biases_of_b_go_through_the_map_as_its_rows_do():
@@ -65,7 +78,8 @@ def test_biases_of_b_go_through_the_map_as_its_rows_do():
     assert found[f"{key}.weight"].tolist() == [[0, 1], [4, 4], [16, 18], [4, 4], [48, 51], [4, 4]]
 
 
+@EITHER
 @pytest.mark.parametrize("rows", [8, 13, 25])
-def test_a_bias_of_another_model_is_refused(rows):
+def test_a_bias_of_another_model_is_refused(rows, found):
     with pytest.raises(PlanError, match="of another model"):
-        slice_lora({"block.attn.to_q.lora_B.bias": torch.zeros(rows)}, _plan_by_hand())
+        slice_lora({"block.attn.to_q.lora_B.bias": torch.zeros(rows)}, _plan_by_hand(found=found))

@@ -20,6 +20,7 @@ from passes.plan.updates import slim_shapes
 from passes.program.program import Program
 from passes.rewrite.rewrite import rewrite
 from passes.sites.find import find_sites
+from passes.sites.kinds import kind_of
 from slimdiff_fx.denoisers.families import capture_denoiser
 from slimdiff_fx.export.to_onnx import graph as module
 from slimdiff_fx.export.to_onnx.export import export_onnx
@@ -91,7 +92,7 @@ def _slim(way: str) -> Program:
         elif way == "heads" or (way == "all" and at % 2):
             kept[site.name] = tuple(range(1, site.units))
         elif way in ("width", "all"):
-            assert site.narrowable
+            assert kind_of(site.kind).narrowable(site)
             widths[site.name] = site.unit_width - 3
     plan = plan_of(dense, kept)
     entries, updates = dict(plan.sites), {}
