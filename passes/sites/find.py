@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import ref
 
 from passes.errors import PlanError
 from passes.program.program import Program
@@ -29,7 +31,7 @@ __all__ = [
 class _Search:
     """What a search gave, and what it looked at."""
 
-    looked_at: list[Any]
+    looked_at: tuple[list[Any], list[ref[Any]]]
     places: Mapping[Site, SiteNodes]
     unsupported: tuple[Unsupported, ...]
 
@@ -94,22 +96,30 @@ def _search(program: Program) -> _Search:
     return search
 
 
-def _looked_at(program: Program) -> list[Any]:
-    """List what sites are found by; all of it is replaced, never changed in place, when a graph is changed."""
+def _looked_at(program: Program) -> tuple[list[Any], list[ref[Any]]]:
+    """List what sites are found by; all of it is replaced, never changed in place, when a graph is changed.
+
+    Modules and parameters come second, by reference alone: those that a program has no more need not be kept for it.
+    """
     seen: list[Any] = [*kinds()]
+    modules: list[ref[Any]] = []
     for node in program.graph.nodes:
         seen += (node, node.target, node.args, node.kwargs, node.meta.get("val"))
         if node.op == "call_module":
             module = program.module(str(node.target))
-            seen += (module, *module._parameters.values())
-    return seen
+            modules += (ref(module), *map(ref, module.parameters(recurse=False)))
+    return seen, modules
 
 
-def _same(before: Sequence[Any], now: Sequence[Any]) -> bool:
-    return len(before) == len(now) and all(left is right for left, right in zip(before, now, strict=True))
+def _same(before: tuple[list[Any], list[ref[Any]]], now: tuple[list[Any], list[ref[Any]]]) -> bool:
+    (seen, modules), (seen_now, modules_now) = before, now
+    if len(seen) != len(seen_now) or len(modules) != len(modules_now):
+        return False
+    pairs = ((left(), right()) for left, right in zip(modules, modules_now, strict=True))
+    return all(map(operator.is_, seen, seen_now)) and all(left is right for left, right in pairs)
 
 
-def _new_search(program: Program, looked_at: list[Any]) -> _Search:
+def _new_search(program: Program, looked_at: tuple[list[Any], list[ref[Any]]]) -> _Search:
     found = [item for kind in kinds() for item in kind.find(program)]
     order = {node: at for at, node in enumerate(program.graph.nodes)}
     sites = [item for item in found if not isinstance(item, Unsupported)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from weakref import ref
 
 import pytest
 import torch
@@ -101,3 +103,14 @@ def test_a_copy_has_the_same_sites_at_its_own_nodes() -> None:
     for site, nodes in places.items():
         assert nodes == locate(copied, site)
         assert nodes.reader.graph is copied.graph
+
+
+def test_weights_that_a_program_has_no_more_are_let_go() -> None:
+    program = observed_block()[0].copy()
+    module = program.module(find_sites(program)[0].tap)
+    module.weight = nn.Parameter(module.weight.detach().clone())
+    find_sites(program)
+    weight = ref(module.weight)
+    module.weight = nn.Parameter(torch.zeros(0))
+    gc.collect()
+    assert weight() is None
