@@ -65,7 +65,10 @@ def _geometry(site: Site) -> list[Any]:
 def _samples(parameters: Mapping[str, Tensor], site: Site) -> list[float]:
     values: list[float] = []
     for path in site.paths:
-        weight = parameters[f"{path}.weight"].detach().flatten(1)
+        if f"{path}.weight" not in parameters:
+            continue  # a norm without weights
+        weight = parameters[f"{path}.weight"].detach()
+        weight = weight.reshape(len(weight), -1)
         # a stride that no row length is likely to divide, so that the samples lie in different rows and columns
         places = [
             (at * weight.numel()) // SAMPLES + (at * 7919) % max(weight.numel() // SAMPLES, 1) for at in range(SAMPLES)

@@ -151,6 +151,17 @@ def test_each_fact_of_a_site_is_in_the_structure(changed: Site) -> None:
         check_parameters(_hand_plan(), PARAMETERS, other)
 
 
+def test_weights_of_any_shape_are_sampled() -> None:
+    slices = (*SITES[1].slices, Slice("norm", "channels"), Slice("bare", "channels"), Slice("conv", "out"))
+    more = {"norm.weight": torch.arange(5.0), "conv.weight": torch.arange(90.0).reshape(5, 2, 3, 3)}
+    site = replace(SITES[1], slices=slices)
+    found = fingerprint_parameters({**PARAMETERS, **more}, (site,))["weights"]["f"]
+    assert len(found) == 4 * 4
+    assert set(found[4:8]) <= {*range(5)}
+    assert set(found[8:12]) <= {*range(90)}
+    assert len(set(found[8:12])) == 4
+
+
 def test_what_was_saved_before_sites_had_slices_is_still_known() -> None:
     geometry = [
         ["a", "attention", 3, 2, [["a.q", [0]], ["a.k", [0]], ["a.v", [0]]], "a.out"],
