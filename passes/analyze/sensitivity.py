@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from passes.errors import CalibrationError
 from passes.plan.slim_plan import SitePlan
 from passes.plan.updates import dense_parameters
 from passes.program.program import Program
+from passes.program.torch_private import tree_flatten, tree_unflatten
 from passes.sites.find import locate_all
 from passes.sites.site import Site
 from passes.sites.site_nodes import implied_scale

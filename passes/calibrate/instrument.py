@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses import FakeTensor
 
 from passes.calibrate.ledger import Ledger, uninterrupted
 from passes.calibrate.moment_sums import Storage
@@ -20,6 +19,7 @@ from passes.errors import UsageError
 from passes.plan.fingerprint import fingerprint
 from passes.program.operators import argument
 from passes.program.program import Program
+from passes.program.torch_private import FakeTensor
 from passes.sites.find import locate_each, locate_in_copy
 from passes.sites.kinds import kinds
 from passes.sites.site import Site

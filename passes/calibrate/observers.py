@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensor
 
 from passes.calibrate.ledger import Ledger
 from passes.calibrate.moments import FIRST, KEY, QUERY
 from passes.calibrate.token_sampling import sampled_positions
+from passes.program.torch_private import FakeTensor
 from passes.sites.kinds import kind_of
 from passes.sites.site import Site
 

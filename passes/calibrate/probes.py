@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+
+from passes.program.torch_private import tree_leaves
 
 # So many calls at most, and so many samples of each: at all timesteps, from all over the calibration set.
 PROBES = 32

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
-from torch.utils._pytree import tree_map
 
 from passes.capture.check_capture import check_capture
 from passes.capture.raise_modules import raise_modules
@@ -35,6 +34,7 @@ from passes.program.ownership import named_tensors
 from passes.program.program import Program
 from passes.program.size_limits import simplified
 from passes.program.sizes import is_fixed
+from passes.program.torch_private import tree_map, written_guards
 
 
 def capture(
@@ -180,7 +180,7 @@ class _Pair:
 def _guards(pair: _Pair, exported: ExportedProgram) -> tuple[str, ...]:
     symbols, sizes = pair.symbols(), pair.sizes()
     constraints = {str(symbol): interval for symbol, interval in exported.range_constraints.items()}
-    guards = [*exported._guards_code, *ranges(symbols, constraints)]
+    guards = [*written_guards(exported), *ranges(symbols, constraints)]
     upper = {
         symbol: int(interval.upper)
         for symbol, interval in constraints.items()

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
 
 from passes.errors import CaptureError, UsageError
 from passes.program.fresh_inputs import small_input
 from passes.program.program import Program
+from passes.program.torch_private import tree_flatten
 
 Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
 

@@ -20,10 +20,10 @@ from torch.fx.node import map_arg
 from passes.errors import PlanError
 from passes.program.module_tree import assemble
 from passes.program.sizes import is_fixed
+from passes.program.torch_private import SOURCE_STEP, SOURCE_TENSOR, own_parts
 
-# Where a lifted tensor came from reads like L['self']._modules['conv_in']._parameters['weight'].
-_STEP = re.compile(r"_(?:modules|parameters|buffers)(?:'\])?\['([^']+)'\]")
-_TENSOR = re.compile(r".*_(?:parameters|buffers)(?:'\])?\['[^']+'\]")
+_STEP = re.compile(SOURCE_STEP)
+_TENSOR = re.compile(SOURCE_TENSOR)
 _SIZE = re.compile(r"(?P<tensor>.+)\.size\(\)\[(?P<axis>\d+)\]")
 
 
@@ -136,7 +136,7 @@ def _root(paths: Sequence[str], sites: Collection[str]) -> str:
 def _put(owner: nn.Module, path: str, part: Any) -> None:
     *parents, leaf = path.split(".")
     for name in parents:
-        if name not in owner._modules:
+        if name not in own_parts(owner):
             owner.add_module(name, nn.Module())
         owner = owner.get_submodule(name)
     if isinstance(part, Tensor) and not isinstance(part, nn.Parameter):

@@ -7,7 +7,6 @@ import operator
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
-from torch.fx.experimental import _config as symbolic_shapes
 
 from passes.arguments import check_kind
 from passes.capture.lowered_guards import shown_guards
@@ -15,6 +14,7 @@ from passes.capture.ties import tied_places
 from passes.errors import ExportError
 from passes.program.program import Program
 from passes.program.sizes import concrete
+from passes.program.torch_private import one_is_dynamic, require, write_guards
 
 
 def lower(program: Program) -> ExportedProgram:
@@ -40,7 +40,7 @@ def lower(program: Program) -> ExportedProgram:
     prepared.graph_module.recompile()
     try:
         # Without it a size of 1 would be taken for a constant, and the graph be bound to 2 and more.
-        with torch.no_grad(), symbolic_shapes.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+        with torch.no_grad(), one_is_dynamic():
             exported = torch.export.export(
                 prepared.graph_module,
                 program.args,
@@ -51,7 +51,7 @@ def lower(program: Program) -> ExportedProgram:
     except Exception as error:  # the tracer raises many kinds
         raise ExportError(f"torch.export could not lower the program: {str(error).strip().splitlines()[0]}") from error
     # What the file holds for is what the program holds for; the words are for whoever runs it without us.
-    exported._guards_code = list(shown_guards(program, exported))
+    write_guards(exported, shown_guards(program, exported))
     return exported
 
 
@@ -68,7 +68,7 @@ def _tie_sizes(program: Program) -> None:
             size = _size(graph, placeholders, first)
             for place in rest:
                 equal = graph.call_function(operator.eq, (size, _size(graph, placeholders, place)))
-                graph.call_function(torch._check, (equal,))
+                graph.call_function(require, (equal,))
 
 
 def _make_contiguous(program: Program) -> None:

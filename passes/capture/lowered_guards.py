@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch.export import ExportedProgram
-from torch.utils._pytree import tree_map
 
 from passes.capture.value_numbers import value_number
 from passes.program.guards import (
@@ -22,6 +21,7 @@ from passes.program.guards import (
 )
 from passes.program.program import Program
 from passes.program.size_limits import simplified
+from passes.program.torch_private import tree_map, written_guards
 
 
 def shown_guards(program: Program, exported: ExportedProgram) -> tuple[str, ...]:
@@ -59,5 +59,5 @@ def shown_guards(program: Program, exported: ExportedProgram) -> tuple[str, ...]
     real = by_name(inputs)
     sizes = {symbol: int(eval(place, {"L": real})) for place, symbol in input_symbols(by_name(fakes)).items()}
     candidates = (*doubled(sizes), *probes(sizes, {}), *least_pictures(pictures(inputs, fakes), sizes))
-    kept = widen(exported._guards_code, iter(candidates), same, inputs_at, equalities=False)
+    kept = widen(written_guards(exported), iter(candidates), same, inputs_at, equalities=False)
     return simplified((*kept, *program.guards))

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from passes.errors import CaptureError
 from passes.program.module_tree import assemble
 from passes.program.operators import argument
+from passes.program.torch_private import operator_name, own_buffers, own_parameters, own_parts, share_signature
 
 aten = torch.ops.aten
 
@@ -59,7 +60,7 @@ def raise_modules(
                 tensor = _attribute(exported, str(node.target))
             copied.target = name
             _put(owner, name, tensor, str(node.target) in persistent)
-    graph.set_codegen(exported.graph._codegen)
+    share_signature(graph, exported.graph)
     for node in list(graph.nodes):
         _raise_node(node, owner)
         _simplify(node)
@@ -73,8 +74,7 @@ def raise_modules(
 def _is_check(node: fx.Node) -> bool:
     if node.op != "call_function":
         return False
-    name = getattr(node.target, "_opname", "") or getattr(node.target, "__name__", "")
-    return str(name).split(".")[0] in _CHECKS
+    return operator_name(node.target).split(".")[0] in _CHECKS
 
 
 def _stripped(name: str, root: str) -> str:
@@ -90,9 +90,9 @@ def _attribute(module: nn.Module, path: str) -> Tensor:
 
 def _container(owner: nn.Module, path: str) -> nn.Module:
     for part in path.split(".") if path else ():
-        if part not in owner._modules:
+        if part not in own_parts(owner):
             owner.add_module(part, nn.Module())
-        child = owner._modules[part]
+        child = own_parts(owner)[part]
         assert child is not None
         owner = child
     return owner
@@ -198,7 +198,7 @@ def _raise_node(node: fx.Node, owner: nn.Module) -> None:
         return
     holder = owner.get_submodule(path)
     if type(holder) is nn.Module:
-        if holder._modules or set(holder._parameters) != ({"weight"} if bias is None else {"weight", "bias"}):
+        if own_parts(holder) or set(own_parameters(holder)) != ({"weight"} if bias is None else {"weight", "bias"}):
             return  # the name belongs to something bigger than one operator
         module = make(node, weight, bias)
         module.register_parameter("weight", weight)
@@ -234,12 +234,12 @@ def _drop_unused(owner: nn.Module, graph: fx.Graph) -> None:
     def visit(module: nn.Module, path: str) -> bool:
         if path in used:
             return True
-        for name in (*module._parameters, *module._buffers):
+        for name in (*own_parameters(module), *own_buffers(module)):
             if f"{path}.{name}".lstrip(".") not in used:
                 delattr(module, name)
-        for name, child in list(module._modules.items()):
+        for name, child in list(own_parts(module).items()):
             if child is not None and not visit(child, f"{path}.{name}".lstrip(".")):
                 delattr(module, name)
-        return bool(module._parameters or module._buffers or module._modules)
+        return bool(own_parameters(module) or own_buffers(module) or own_parts(module))
 
     visit(owner, "")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import nn
 from torch.export import Dim
-from torch.utils._pytree import tree_flatten
+
+from passes.program.torch_private import require, tree_flatten
 
 Place = tuple[int, int]
 
@@ -64,6 +64,6 @@ def tie_inputs(module: nn.Module, dynamic_shapes: Any, inputs: tuple[Any, Any]) 
         values = tree_flatten((args, kwargs))[0]
         for (first, first_axis), *rest in ties:
             for at, axis in rest:
-                torch._check(values[first].shape[first_axis] == values[at].shape[axis])  # type: ignore[no-untyped-call]
+                require(values[first].shape[first_axis] == values[at].shape[axis])
 
     return module.register_forward_pre_hook(check, with_kwargs=True).remove

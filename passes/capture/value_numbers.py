@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from passes.program.torch_private import TorchDispatchMode, overload_name, schema, tree_flatten, tree_unflatten
 
 # Same values, perhaps laid out otherwise or under another name.
 _SAME = frozenset({"clone", "contiguous", "detach", "alias", "lift_fresh", "lift_fresh_copy", "detach_"})
@@ -34,8 +34,8 @@ _META = torch.device("meta")
 @functools.cache
 def _known(func: Any) -> tuple[str, bool]:
     """Give an operator's name and whether it takes a device."""
-    schema = func._schema
-    return schema.name.removeprefix("aten::"), any(argument.name == "device" for argument in schema.arguments)
+    known = schema(func)
+    return known.name.removeprefix("aten::"), any(argument.name == "device" for argument in known.arguments)
 
 
 def _is_doubled(source: Tensor, result: Tensor, factors: tuple[Any, ...]) -> bool:
@@ -91,7 +91,7 @@ class _Numbering(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if same:
             own = self.number(flat[0])
         else:
-            text = "|".join((_RENAMED.get(name, name), func._overloadname, *inputs))
+            text = "|".join((_RENAMED.get(name, name), overload_name(func), *inputs))
             if name in _RENAMED or name == "view":
                 text = "|".join(("view", inputs[0], str(tuple(result.shape))))
             elif name in _BY_FACTOR and _is_doubled(flat[0], result, args[2:]):

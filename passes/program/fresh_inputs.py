@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from passes.errors import UsageError
 from passes.program.guards import check_inputs
 from passes.program.program import Program
+from passes.program.torch_private import captured_values, expression, tree_flatten, tree_unflatten
 
 Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
 
@@ -100,8 +100,8 @@ def _groups(nodes: list[fx.Node]) -> tuple[list[list[Any]], dict[Any, int]]:
         for axis, size in enumerate(getattr(value, "shape", ())):
             if not isinstance(size, torch.SymInt):
                 continue
-            captured = size.node.shape_env.backed_var_to_val
-            for symbol in size.node.expr.free_symbols:
+            captured = captured_values(size)
+            for symbol in expression(size).free_symbols:
                 if symbol in captured and symbol not in hints:
                     hints[symbol] = int(captured[symbol])
                     groups.setdefault((axis, hints[symbol] if axis < 2 else 0), []).append(symbol)
@@ -130,7 +130,7 @@ def _draw(leaf: Any, node: fx.Node, sizes: Mapping[Any, int], timestep: str | No
 
 
 def _evaluate(size: Any, sizes: Mapping[Any, int]) -> int:
-    return int(size.node.expr.xreplace(dict(sizes))) if isinstance(size, torch.SymInt) else int(size)
+    return int(expression(size).xreplace(dict(sizes))) if isinstance(size, torch.SymInt) else int(size)
 
 
 def _is_whole(leaf: Tensor) -> bool:

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from passes.errors import UsageError
+from passes.program.torch_private import tree_flatten, tree_leaves, tree_map
 
 Sizes = dict[str, int]
 

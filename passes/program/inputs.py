@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from passes.errors import ExportError
 from passes.program.program import Program
+from passes.program.torch_private import expression, tree_flatten, tree_unflatten
 
 
 def input_nodes(program: Program) -> list[fx.Node]:
@@ -58,8 +58,8 @@ def symbol_roles(program: Program) -> dict[Any, tuple[str, int]]:
         for dim, size in enumerate(value.shape):
             if not isinstance(size, torch.SymInt):
                 continue
-            for symbol in size.node.expr.free_symbols:
-                hint = _solve(size.node.expr, symbol, example.shape[dim])
+            for symbol in expression(size).free_symbols:
+                hint = _solve(expression(size), symbol, example.shape[dim])
                 if symbol in roles:
                     if dim == 3 and roles[symbol][0] == "height":
                         roles[symbol] = ("size", hint)

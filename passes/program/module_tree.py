@@ -6,6 +6,8 @@ import copy
 
 from torch import fx, nn
 
+from passes.program.torch_private import own_buffers, share_signature, unsaved_buffers
+
 
 def assemble(owner: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     """Give a graph module for a graph that refers to parts of `owner`.
@@ -16,7 +18,7 @@ def assemble(owner: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     graph_module = fx.GraphModule(owner, graph, class_name="Denoiser")
     for path, module in graph_module.named_modules():
         known = owner.get_submodule(path)
-        module._non_persistent_buffers_set |= known._non_persistent_buffers_set & set(module._buffers)
+        unsaved_buffers(module).update(unsaved_buffers(known) & set(own_buffers(module)))
     graph_module.eval()
     return graph_module
 
@@ -27,7 +29,7 @@ def copy_graph_module(graph_module: fx.GraphModule) -> fx.GraphModule:
     copies: dict[fx.Node, fx.Node] = {}
     for node in graph_module.graph.nodes:
         copies[node] = graph.node_copy(node, lambda old: copies[old])
-    graph.set_codegen(graph_module.graph._codegen)
+    share_signature(graph, graph_module.graph)
     copied = assemble(graph_module, graph)
     memo = {id(tensor): tensor for tensor in (*graph_module.parameters(), *graph_module.buffers())}
     for path in {str(node.target) for node in graph.nodes if node.op == "call_module"}:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.program.program import Program
+from passes.program.torch_private import own_buffers, own_parameters
 
 
 def own_tensors(module: nn.Module) -> None:
@@ -44,7 +45,7 @@ def share_tensors(module: nn.Module, source: nn.Module) -> None:
     """
     own = named_tensors(source)
     for path, part in module.named_modules(remove_duplicate=False):
-        for tensors in (part._parameters, part._buffers):
+        for tensors in (own_parameters(part), own_buffers(part)):
             for name, tensor in tensors.items():
                 found = own.get(f"{path}.{name}" if path else name)
                 if tensor is not None and found is not None and found.shape == tensor.shape:
@@ -86,10 +87,10 @@ def weights_digest(module: nn.Module) -> str:
 def _places(module: nn.Module) -> Iterator[tuple[dict[str, Tensor | None], str, Tensor]]:
     """Go through every place that holds a parameter or a buffer: the registry, the name in it, the tensor."""
     for part in module.modules():
-        for registry in (part._parameters, part._buffers):
+        for registry in (own_parameters(part), own_buffers(part)):
             for name, tensor in registry.items():
                 if tensor is not None:
-                    yield registry, name, tensor  # type: ignore[misc]
+                    yield registry, name, tensor
 
 
 def _copy(tensor: Tensor) -> Tensor:

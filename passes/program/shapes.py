@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_flatten, tree_map
 
 from passes.program.guards import check_inputs
 from passes.program.program import Program
 from passes.program.sizes import concrete
+from passes.program.torch_private import tree_flatten, tree_map
 
 _META = torch.device("meta")
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from passes.program.torch_private import captured_size, captured_values, expression
+
 # No symbol becomes larger than this. A power of two, so that halved resolutions stay whole.
 SMALL = 16
 
@@ -22,11 +24,11 @@ def concrete_size(value: Any, limit: int | None = SMALL) -> Any:
     """
     if not isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
         return value
-    expression, hints = value.node.expr, value.node.shape_env.backed_var_to_val
-    values = {symbol: int(hints.get(symbol, SMALL)) for symbol in expression.free_symbols}
+    written, hints = expression(value), captured_values(value)
+    values = {symbol: int(hints.get(symbol, SMALL)) for symbol in written.free_symbols}
     if limit is not None:
         values = {symbol: min(size, limit) for symbol, size in values.items()}
-    result = expression.xreplace(values)
+    result = written.xreplace(values)
     if isinstance(value, torch.SymBool):
         return bool(result)
     return float(result) if isinstance(value, torch.SymFloat) else int(result)
@@ -45,14 +47,14 @@ def shape_of(node: fx.Node) -> tuple[Any, ...]:
 
 def is_fixed(size: Any) -> bool:
     """Tell whether a size is one number, written as a number or as a symbol that turned out to be one."""
-    return isinstance(size, int) or bool(size.node.expr.is_number)
+    return isinstance(size, int) or bool(expression(size).is_number)
 
 
 def concrete(size: Any) -> int:
     """Give the example value of a size that may be symbolic."""
     if isinstance(size, int):
         return size
-    hint = size.node.hint
+    hint = captured_size(size)
     return int(hint if hint is not None else size)
 
 

@@ -13,6 +13,7 @@ from passes.errors import ValidationError
 from passes.plan.slim_plan import SlimPlan
 from passes.program.fresh_inputs import Inputs, fresh_inputs
 from passes.program.program import Program
+from passes.program.torch_private import tree_leaves
 from passes.prove.masking import mask
 
 # Largest ||slim - masked|| / ||masked|| that rounding explains: both sum the same numbers, in another order. Half
@@ -118,5 +119,5 @@ def relative_error(result: Tensor, reference: Tensor, where: str = "the input") 
 
 def describe_inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     """List the tensors' shapes, e.g. "[3, 4, 8, 16], [], [3, 20, 12]"."""
-    leaves = torch.utils._pytree.tree_leaves((args, dict(kwargs)))
+    leaves = tree_leaves((args, dict(kwargs)))
     return ", ".join(str(list(leaf.shape)) for leaf in leaves if isinstance(leaf, Tensor))

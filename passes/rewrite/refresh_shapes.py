@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._pytree import tree_map
 
 from passes.errors import CouplingError
 from passes.program.sizes import SMALL, concrete_shape, concrete_size
+from passes.program.torch_private import FakeTensor, FakeTensorMode, tree_map
 
 
 def refresh_shapes(module: fx.GraphModule, nodes: Sequence[fx.Node]) -> None:

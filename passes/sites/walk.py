@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 
 from passes.program.program import Program
+from passes.program.torch_private import own_parameters
 
 aten = torch.ops.aten
 
@@ -97,7 +98,7 @@ class Ownership:
         self._holders = Counter(
             id(parameter)
             for module in program.graph_module.modules()
-            for parameter in module._parameters.values()
+            for parameter in own_parameters(module).values()
             if parameter is not None
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import time
@@ -18,6 +17,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from passes.errors import RankError, SilentRankError, SlimDiffError, UsageError
+from passes.program.torch_private import import_dynamo
 from slimdiff_fx.other_libraries import first_line
 from slimdiff_fx.pipelines.auto_choice import chosen_device
 
@@ -213,7 +213,7 @@ def _connect(ranks: Ranks) -> None:
     assert ranks.store is not None
     # A group that exists when Dynamo is first imported (as capture does) outlives its destruction (torch 2.13). Its
     # threads then end with the interpreter, and abort the process if one still holds a tensor.
-    importlib.import_module("torch._dynamo")
+    import_dynamo()
 
     # What isn't on a GPU (probes, records) goes by gloo in any case.
     backend = "cpu:gloo,cuda:nccl" if ranks.device.startswith("cuda") else "gloo"

@@ -11,12 +11,12 @@ import torch
 from diffusers import DiTTransformer2DModel, PixArtTransformer2DModel, UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 from torch.export import Dim
-from torch.utils._pytree import tree_map
 
 from passes.capture.capture import capture
 from passes.capture.refuse_quantized import refuse_quantized
 from passes.errors import UsageError
 from passes.program.program import Program
+from passes.program.torch_private import tree_map
 from slimdiff_fx.denoisers.altered import refuse_altered
 from slimdiff_fx.denoisers.residuals import residual_inputs
 from slimdiff_fx.denoisers.wrappers import (

@@ -17,20 +17,29 @@ import torch
 from diffusers import ModelMixin
 from torch import nn
 
+from passes.program.torch_private import (
+    COMPILED_CALL,
+    FORWARD_HOOKS,
+    FORWARD_PRE_HOOKS,
+    STATE_DICT_HOOKS,
+    STATE_DICT_PRE_HOOKS,
+    own_buffers,
+    own_parameters,
+)
 from slimdiff_fx.other_libraries import quiet_libraries
 
 _PLAIN = (bool, int, float, str, type(None))
 _CALLABLE = (FunctionType, MethodType, BuiltinFunctionType, functools.partial)
 _HOOKS = {
-    "_forward_pre_hooks": "a forward pre-hook",
-    "_forward_hooks": "a forward hook",
-    "_state_dict_pre_hooks": "a hook on its state dict",
-    "_state_dict_hooks": "a hook on its state dict",
+    FORWARD_PRE_HOOKS: "a forward pre-hook",
+    FORWARD_HOOKS: "a forward hook",
+    STATE_DICT_PRE_HOOKS: "a hook on its state dict",
+    STATE_DICT_HOOKS: "a hook on its state dict",
 }
 # Modes of running and training, which change nothing that is computed, and what is compared by itself.
 _ASIDE = {*vars(nn.Module()), "gradient_checkpointing", "_gradient_checkpointing_func", "_internal_dict", "processor"}
 _OFFLOADING, _REGISTRY, _FORWARD = "_hf_hook", "_diffusers_hook", "forward"
-_ASIDE |= {_OFFLOADING, _REGISTRY, _FORWARD, "_compiled_call_impl"}
+_ASIDE |= {_OFFLOADING, _REGISTRY, _FORWARD, COMPILED_CALL}
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,7 @@ def _shapes(name: str, module: nn.Module, fresh: nn.Module) -> Iterator[Alterati
     mine, theirs = (
         {
             key: tuple(values.shape)
-            for key, values in (*each._parameters.items(), *each._buffers.items())
+            for key, values in (*own_parameters(each).items(), *own_buffers(each).items())
             if values is not None
         }
         for each in (module, fresh)

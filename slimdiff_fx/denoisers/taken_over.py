@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from passes.errors import UsageError
+from passes.program.torch_private import own_buffers, own_parameters
 
 
 def take_over(model: nn.Module) -> None:
@@ -18,12 +19,12 @@ def take_over(model: nn.Module) -> None:
             call; whoever shares its weights keeps them.
     """
     for part in model.modules():
-        for name, parameter in part._parameters.items():
+        for name, parameter in own_parameters(part).items():
             if parameter is not None:
-                part._parameters[name] = nn.Parameter(_empty(parameter), requires_grad=False)
-        for name, buffer in part._buffers.items():
+                own_parameters(part)[name] = nn.Parameter(_empty(parameter), requires_grad=False)
+        for name, buffer in own_buffers(part).items():
             if buffer is not None:
-                part._buffers[name] = _empty(buffer)
+                own_buffers(part)[name] = _empty(buffer)
 
     def refuse(*args: Any, **kwargs: Any) -> Any:
         refuse_taken_over(model)

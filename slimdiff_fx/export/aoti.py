@@ -14,6 +14,7 @@ from passes.capture.lower import lower
 from passes.errors import ExportError
 from passes.program.inputs import example_tensors, unflatten
 from passes.program.program import Program
+from passes.program.torch_private import compile_package, load_package
 from slimdiff_fx.export.cast_program import cast_program
 from slimdiff_fx.export.input_sizes import SIZES, input_sizes
 from slimdiff_fx.export.parity import ParityReport, measure_parity, untraced_inputs
@@ -67,12 +68,9 @@ def export_aoti(
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                torch._inductor.aoti_compile_and_package(
-                    exported,
-                    package_path=str(partial),
-                    inductor_configs={**(settings or {}), "aot_inductor.metadata": {SIZES: sizes.to_json()}},
-                )
-                module = torch._inductor.aoti_load_package(str(partial))
+                metadata = {"aot_inductor.metadata": {SIZES: sizes.to_json()}}
+                compile_package(exported, partial, {**(settings or {}), **metadata})
+                module = load_package(partial)
         except Exception as error:  # the compiler raises what its parts raise
             reason = first_line(error)
             raise ExportError(f"AOTInductor can't compile the program: {reason}") from error

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_map
 
 from passes.errors import ExportError
 from passes.program.program import Program
+from passes.program.torch_private import tree_leaves, tree_map
 from slimdiff_fx.export.merged_attention import ATTEND
 
 _WAVES = (torch.ops.aten.sin.default, torch.ops.aten.cos.default)
@@ -116,7 +116,7 @@ def _cast_node(graph: fx.Graph, node: fx.Node, dtype: torch.dtype) -> fx.Node:
 
 
 def _leaves(program: Program) -> list[Any]:
-    return torch.utils._pytree.tree_leaves((tuple(program.args), dict(program.kwargs)))
+    return tree_leaves((tuple(program.args), dict(program.kwargs)))
 
 
 def _names(program: Program) -> list[str]:

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
 
 from passes.program.guards import holds, input_names
 from passes.program.inputs import example_tensors, input_nodes, symbol_roles, unflatten
 from passes.program.program import Program
 from passes.program.size_limits import SizeLimit, size_limit
+from passes.program.torch_private import captured_size, expression, tree_flatten
 from slimdiff_fx.export.parity import input_names as file_names
 
 # Under this key the sizes are in a file's metadata, as JSON.
@@ -99,11 +99,11 @@ def _named(value: Tensor, example: Tensor, roles: Mapping[Any, tuple[str, int]])
     for size, traced in zip(value.shape, example.shape, strict=True):
         if not isinstance(size, torch.SymInt):
             shape.append(traced)
-        elif size.node.expr in roles:
-            role, hint = roles[size.node.expr]
+        elif expression(size) in roles:
+            role, hint = roles[expression(size)]
             shape.append(role if hint == largest[role] else f"ceil({role}/{round(largest[role] / hint)})")
         else:
-            shape.append(str(size.node.expr))
+            shape.append(str(expression(size)))
     return tuple(shape)
 
 
@@ -133,13 +133,13 @@ def _same_picture(program: Program, shapes: list[tuple[int, ...]], sizes: Mappin
     result, first = getattr(leaf, "meta", {}).get("val"), example_tensors(program)[0]
     if not isinstance(result, Tensor) or result.dim() != _PICTURE or first.dim() != _PICTURE:
         return True
-    traced = [int(size.node.hint) if isinstance(size, torch.SymInt) else size for size in result.shape[2:]]
+    traced = [int(captured_size(size)) if isinstance(size, torch.SymInt) else size for size in result.shape[2:]]
     return traced != list(first.shape[2:]) or _at(result, sizes)[2:] == shapes[0][2:]
 
 
 def _at(value: Tensor, sizes: Mapping[Any, int]) -> tuple[int, ...]:
     return tuple(
-        int(size.node.expr.xreplace(dict(sizes))) if isinstance(size, torch.SymInt) else int(size)
+        int(expression(size).xreplace(dict(sizes))) if isinstance(size, torch.SymInt) else int(size)
         for size in value.shape
     )
 

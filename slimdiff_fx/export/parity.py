@@ -14,6 +14,7 @@ from passes.program.guards import check_inputs
 from passes.program.inputs import call_flat, example_tensors, input_nodes, symbol_roles, unflatten
 from passes.program.ownership import is_as_validated
 from passes.program.program import Program
+from passes.program.torch_private import expression
 
 Runner = Callable[[Sequence[Tensor]], Tensor]
 BATCHES = (1, 3, 65)
@@ -223,7 +224,7 @@ def input_names(program: Program) -> list[str]:
 def _evaluate(node: fx.Node, example: Tensor, sizes: Mapping[Any, int]) -> tuple[int, ...]:
     shape = []
     for size, traced in zip(node.meta["val"].shape, example.shape, strict=True):
-        shape.append(int(size.node.expr.subs(sizes)) if isinstance(size, torch.SymInt) else traced)
+        shape.append(int(expression(size).subs(sizes)) if isinstance(size, torch.SymInt) else traced)
     return tuple(shape)
 
 

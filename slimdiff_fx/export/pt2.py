@@ -14,6 +14,7 @@ from passes.capture.lower import lower
 from passes.errors import ExportError
 from passes.program.inputs import unflatten
 from passes.program.program import Program
+from passes.program.torch_private import tree_leaves
 from slimdiff_fx.export.cast_program import cast_program
 from slimdiff_fx.export.input_sizes import SIZES, input_sizes
 from slimdiff_fx.export.parity import ParityReport, measure_parity, untraced_inputs
@@ -74,7 +75,7 @@ def export_pt2(
                 result: Tensor = module(*args, **kwargs)
             return result
 
-        examples = torch.utils._pytree.tree_leaves((tuple(exported.args), dict(exported.kwargs)))
+        examples = tree_leaves((tuple(exported.args), dict(exported.kwargs)))
         return measure_parity(
             program,
             run,

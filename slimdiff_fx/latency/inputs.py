@@ -12,6 +12,7 @@ from passes.errors import UsageError
 from passes.program.guards import check_inputs
 from passes.program.inputs import example_tensors, input_nodes, symbol_roles, unflatten
 from passes.program.program import Program
+from passes.program.torch_private import expression
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.other_libraries import first_line
 
@@ -70,7 +71,7 @@ def _fixed(examples: list[Tensor], name: str) -> int | None:
 
 
 def _value(size: Any, values: Mapping[Any, int]) -> int:
-    return int(size.node.expr.xreplace(dict(values))) if isinstance(size, torch.SymInt) else int(size)
+    return int(expression(size).xreplace(dict(values))) if isinstance(size, torch.SymInt) else int(size)
 
 
 def _resized(example: Tensor, shape: list[int]) -> Tensor:

@@ -10,6 +10,7 @@ from diffusers import DiffusionPipeline, ModelMixin
 
 from passes.errors import UsageError
 from passes.program.program import Program
+from passes.program.torch_private import is_compiled
 from passes.sites.find import find_sites
 from passes.sites.site import Site
 from slimdiff_fx.denoisers.families import DenoiserInputs, capture_inputs, describe
@@ -59,7 +60,7 @@ def capture_model(model: ModelMixin, *, tokens: int | None = None, residuals: Se
         tokens: example length of the text.
         residuals: as `slimdiff_fx.denoisers.families.describe` takes them.
     """
-    if hasattr(model, "_orig_mod"):
+    if is_compiled(model):
         raise UsageError("the denoiser is compiled already; slim first, then torch.compile the slim one")
     inputs = describe(model, tokens=tokens, residuals=residuals)
     program = capture_inputs(inputs)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
+from passes.program.torch_private import tree_leaves
 from slimdiff_fx.other_libraries import quiet_pipeline
 from slimdiff_fx.pipelines.inputs.picture_inputs import needs_picture
 from slimdiff_fx.pipelines.sampling import (

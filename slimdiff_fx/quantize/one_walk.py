@@ -12,6 +12,7 @@ from torch import fx, nn
 from passes.calibrate.instrument import PREFIX, Instrumented, instrument
 from passes.program.module_tree import assemble
 from passes.program.program import Program
+from passes.program.torch_private import share_signature
 from passes.sites.site import Site
 from slimdiff_fx.quantize.pt2e import convert_pt2e, insert_pt2e_observers
 
@@ -90,7 +91,7 @@ def _copy(graph_module: fx.GraphModule, keep: Callable[[fx.Node], bool] = lambda
     for node in graph_module.graph.nodes:
         if keep(node):
             copies[node] = graph.node_copy(node, lambda old: copies[old])
-    graph.set_codegen(graph_module.graph._codegen)
+    share_signature(graph, graph_module.graph)
     copied = assemble(graph_module, graph)
     copied.meta.update(graph_module.meta)
     return copied

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from passes.calibrate.calibrate import Batch
 from passes.errors import CalibrationError
+from passes.program.torch_private import tree_leaves
 from slimdiff_fx.calibration.record import CalibrationSettings
 from slimdiff_fx.denoisers.call import translate_call
 from slimdiff_fx.denoisers.families import DenoiserInputs

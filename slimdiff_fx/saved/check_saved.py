@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from passes.errors import CheckpointError, SlimDiffError, ValidationError
+from passes.program.torch_private import own_buffers, uncompiled
 from passes.prove.validate import TOLERANCES, relative_error
 from slimdiff_fx.denoisers.altered import refuse_unsaved, refuse_wrapped
 from slimdiff_fx.denoisers.slim.reference import Reference
@@ -45,7 +46,7 @@ def refuse_unsavable(pipe: DiffusionPipeline, model: nn.Module) -> None:
     """
     name = denoiser_name(pipe)
     held = getattr(pipe, name)
-    if getattr(held, "_orig_mod", held) is not model:
+    if uncompiled(held) is not model:
         raise CheckpointError(
             f"the pipeline's {name} is no longer the result's slim model; save that pipeline by its own "
             "save_pretrained, or put result.model back into it"
@@ -80,7 +81,7 @@ def check_saved_pipeline(
     for part, module in pipe.components.items():
         if isinstance(module, nn.Module) and part != name:
             with _named(part):
-                module = getattr(module, "_orig_mod", module)
+                module = uncompiled(module)
                 _compare_files(folder / part, module)
                 parts[part] = _built_on_weights_of(module, folder / part)
     try:
@@ -192,10 +193,10 @@ def _built_on_weights_of(module: nn.Module, folder: Path) -> nn.Module:
         ) from error
     buffers = dict(module.named_buffers())
     for path, part in anew.named_modules():
-        for name, buffer in part._buffers.items():
+        for name, buffer in own_buffers(part).items():
             mine = buffers.get(f"{path}.{name}" if path else name)
             if buffer is not None and mine is not None:
-                part._buffers[name] = buffer.to(mine.device, mine.dtype)
+                own_buffers(part)[name] = buffer.to(mine.device, mine.dtype)
     return anew.eval()
 
 

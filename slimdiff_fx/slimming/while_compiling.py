@@ -6,9 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, fx
-from torch._guards import tracing
 from torch.fx.graph import CodeGen
 
 from passes.arguments import check_kind
@@ -18,6 +16,7 @@ from passes.errors import PlanError
 from passes.plan.slim_plan import SlimPlan
 from passes.program.guards import check_inputs
 from passes.program.program import Program
+from passes.program.torch_private import changes, fail_beyond_recompile_limit, lookup_backend, recompile_limit, tracing
 from passes.prove.validate import validate
 from passes.rewrite.rewrite import rewrite
 
@@ -53,16 +52,16 @@ class _SlimBackend:
 
     def __init__(self, plan: SlimPlan, inner: str | Backend, check: bool) -> None:
         self._plan, self._check = plan.copy(), check  # what is compiled keeps the new weights
-        self._inner: Callable[..., Compiled] = torch._dynamo.lookup_backend(inner)
+        self._inner: Callable[..., Compiled] = lookup_backend(inner)
         self._graphs = 0
         self._lock = threading.Lock()
 
     def __call__(self, graph_module: fx.GraphModule, example_inputs: Sequence[Any]) -> Compiled:
         with self._lock:
             self._graphs += 1
-            if self._graphs >= torch._dynamo.config.recompile_limit:
+            if self._graphs >= recompile_limit():
                 # Beyond its limit Dynamo runs the dense model and only logs it.
-                torch._dynamo.config.fail_on_recompile_limit_hit = True
+                fail_beyond_recompile_limit()
         try:
             return self._compiled(graph_module, example_inputs)
         except Exception as error:  # whatever it is, the dense model must not run in its place
@@ -113,7 +112,7 @@ def _flat(program: Program) -> fx.GraphModule:
 
 
 def _version(value: Tensor) -> int:
-    return 0 if value.is_inference() else value._version
+    return 0 if value.is_inference() else changes(value)
 
 
 def _refusal(error: Exception) -> Compiled:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from passes.errors import UsageError
 from passes.program.inputs import example_tensors
 from passes.program.program import Program
+from passes.program.torch_private import load_package
 from slimdiff_fx.export.aoti import export_aoti
 from slimdiff_fx.export.openvino import convert, import_openvino, openvino_runner
 from slimdiff_fx.export.parity import measure_parity
@@ -130,8 +131,7 @@ def _prepare_aoti(contestant: Contestant, folder: Path, threads: int, dtype: tor
     path = folder / f"{contestant.name}.pt2"
     # One comparison, at the sizes that are timed: a fast wrong answer is worth nothing.
     export_aoti(program, path, inputs=[example_tensors(program)])
-    package: Any = torch._inductor.aoti_load_package(str(path))
-    return _calling(package, program)
+    return _calling(load_package(path), program)
 
 
 def _refuse_dtype(backend: str, dtype: torch.dtype | None) -> None:

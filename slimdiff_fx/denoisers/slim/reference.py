@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from passes.errors import UsageError, ValidationError
 from passes.program.fresh_inputs import small_input
 from passes.program.ownership import weights_digest
 from passes.program.program import Program
+from passes.program.torch_private import MODULES, own_parts, tree_map
 from passes.prove.validate import TOLERANCES, relative_error
 from slimdiff_fx.denoisers.families import DenoiserInputs
 
@@ -99,7 +99,7 @@ def make_reference(inputs: DenoiserInputs, program: Program, model: nn.Module, *
 def _holding(call: nn.Module, root: str, model: nn.Module) -> nn.Module:
     """Copy a wrapper, with another denoiser in it."""
     held = copy.copy(call)
-    held._modules = {**call._modules, root: model}
+    vars(held)[MODULES] = {**own_parts(call), root: model}
     return held
 
 

@@ -19,6 +19,7 @@ from passes.capture.lower import lower
 from passes.errors import ExportError, SlimDiffError
 from passes.program.inputs import input_nodes, symbol_roles
 from passes.program.program import Program
+from passes.program.torch_private import expression
 from slimdiff_fx.export.cast_program import cast_program
 from slimdiff_fx.export.input_sizes import SIZES, input_sizes
 from slimdiff_fx.export.merged_attention import merge_attention
@@ -107,9 +108,9 @@ def _name_dimensions(model: onnx_ir.Model, program: Program) -> None:
                     f"input {value.name!r}: dimension {dim} was dynamic and became {written} in the ONNX graph; "
                     "capture with other example sizes"
                 )
-            expression = size.node.expr
-            if expression in values:
-                rename.setdefault(str(written.value), values[expression])
+            symbols = expression(size)
+            if symbols in values:
+                rename.setdefault(str(written.value), values[symbols])
     pattern = re.compile(r"\bs\d+\b")
 
     def renamed(dimension: Any) -> Any:
