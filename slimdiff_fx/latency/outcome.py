@@ -15,7 +15,7 @@ from passes.program.program import Program
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.latency.target import make_target
 from slimdiff_fx.timing.bench import Clock, Effort, clock_of, opened
-from slimdiff_fx.timing.interleave import Timing, paired_ratio
+from slimdiff_fx.timing.interleave import Timing, both_times, paired_ratio
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,11 @@ class Latency:
     runs: int
 
     def sentence(self) -> str:
-        """Say it in a line."""
+        """Say it in a line; the slim time as `both_times` writes it."""
+        dense, slim = both_times(self.dense_ms, self.measured)
         return (
             f"latency on {self.backend}, {self.threads} threads: expected {self.expected:.3f} of the dense one, "
-            f"measured {self.measured:.3f} ({self.dense_ms:.1f} to {self.slim_ms:.1f} ms)"
+            f"measured {self.measured:.3f} ({dense} to {slim} ms)"
         )
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from slimdiff_fx.timing.interleave import both_times
+
 # Pictures are drawn from prompts that weren't calibrated on, so a little more than was asked for is to be expected.
 MILD = 1.5
 
@@ -30,11 +32,9 @@ class Timed:
     where: str
 
     def words(self) -> str:
-        """Write both times and what they were taken of.
-
-        The second is the first times the ratio: on a busy machine two medians may say the opposite of their turns.
-        """
-        return f"{self.dense_ms:.1f} → {self.dense_ms * self.ratio:.1f} ms {self.where}"
+        """Write both times and what they were taken of; the slim one as `both_times` does."""
+        dense, slim = both_times(self.dense_ms, self.ratio)
+        return f"{dense} → {slim} ms {self.where}"
 
     @classmethod
     def of(cls, report: Mapping[str, Any]) -> Timed | None:

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from slimdiff_fx.pipelines.inputs.picture_inputs import needs_picture
 from slimdiff_fx.pipelines.sampling import condition
 from slimdiff_fx.saved.pictures import mean_words
+from slimdiff_fx.timing.interleave import both_times
 
 CARD_FILE = "README.md"
 # A dense pipeline's own card goes along under this name.
@@ -155,8 +156,7 @@ def _figures(report: Mapping[str, Any]) -> str:
         )
     latency = report.get("latency")
     if latency is not None:
-        lines.append(
-            f"- latency on {latency['backend']}, {latency['threads']} threads: {latency['dense_ms']:.1f} ms dense, "
-            f"{latency['slim_ms']:.1f} ms slim"
-        )
+        dense, slim = both_times(latency["dense_ms"], latency["measured"])
+        where = f"{latency['backend']}, {latency['threads']} threads"
+        lines.append(f"- latency on {where}: {dense} ms dense, {slim} ms slim")
     return "\n".join(lines) or "Nothing was measured."

@@ -92,6 +92,18 @@ def paired_ratio(timing: Timing, reference: Timing) -> float:
     return statistics.median(_ratio(a, b) for a, b in zip(timing.seconds, reference.seconds, strict=True))
 
 
+def both_times(first_ms: float, ratio: float) -> tuple[str, str]:
+    """Write two times that stand beside their ratio, in milliseconds.
+
+    The second is the first times the ratio: on a busy machine two medians may contradict the ratio within turns.
+
+    Args:
+        first_ms: the median of the first.
+        ratio: second over first, as `paired_ratio` gives it.
+    """
+    return f"{first_ms:.1f}", f"{first_ms * ratio:.1f}"
+
+
 def _ratio(seconds: float, reference: float) -> float:
     """Divide; a coarse clock may see nothing of a short run."""
     if reference > 0:

@@ -47,7 +47,7 @@ def test_card_has_what_the_report_has(result, tmp_path) -> None:
     report["predicted"] = {"relative_mse": 9.4e-4}
     report["policy"] = {"method": "best", "budget": {"params": 0.9}}
     report["validation"] = {"relative_error": 7e-7, "dtype": "float32"}
-    report["latency"] = {"backend": "ort", "threads": 1, "dense_ms": 13.04, "slim_ms": 11.71}
+    report["latency"] = {"backend": "ort", "threads": 1, "dense_ms": 13.04, "slim_ms": 11.71, "measured": 0.9}
     text = model_card(result.pipe, report, source=tmp_path, picture="pictures.png")
     data = ModelCard(text).data
     assert (data.base_model, data.license) == ("owner/model", "creativeml-openrail-m")

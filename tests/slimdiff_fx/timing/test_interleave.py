@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from slimdiff_fx.timing.interleave import Timing, interleave, paired_ratio
+from slimdiff_fx.timing.interleave import Timing, both_times, interleave, paired_ratio
 
 
 def test_figures_by_hand() -> None:
@@ -25,6 +25,15 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert paired_ratio(Timing((1.0, 8.0, 2.0)), Timing((2.0, 4.0, 3.0))) == pytest.approx(2 / 3)
     with pytest.raises(ValueError, match="shorter"):
         paired_ratio(Timing((1.0, 2.0)), Timing((1.0,)))
+
+
+def test_the_second_of_two_times_agrees_with_their_ratio() -> None:
+    assert both_times(20.26, 0.495) == ("20.3", "10.0")
+    # Slim is faster in two of three turns, and yet the higher median.
+    slim, dense = Timing((2.0, 3.0, 9.0)), Timing((2.5, 4.0, 1.0))
+    assert slim.median > dense.median
+    first, second = both_times(dense.median * 1e3, paired_ratio(slim, dense))
+    assert float(second) < float(first)
 
 
 def test_a_clock_that_saw_nothing_of_a_run_divides_by_nothing() -> None:
