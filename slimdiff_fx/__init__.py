@@ -50,28 +50,37 @@ from slimdiff_fx.denoisers.slim.dense_on_slim import guard as _guard
 from slimdiff_fx.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from diffusers import ModelMixin
+    from diffusers import ModelMixin as ModelMixin
 
-    from passes.calibrate.statistics import Statistics
-    from passes.errors import SlimDiffError
-    from passes.plan.policies import Keep, KeepMacs, KeepParams, MaxError, Threshold
-    from passes.plan.slim_plan import SlimPlan
-    from slimdiff_fx.denoisers.slim.apply_plan import apply_plan
-    from slimdiff_fx.denoisers.slim.lora import slice_lora
-    from slimdiff_fx.denoisers.slim.models import (
-        SlimDiTTransformer2DModel,
-        SlimPixArtTransformer2DModel,
-        SlimUNet2DConditionModel,
-        SlimUNet2DModel,
-    )
-    from slimdiff_fx.export.pt2 import export_pt2
-    from slimdiff_fx.export.to_onnx.export import export_onnx
-    from slimdiff_fx.latency.budget import KeepLatency
-    from slimdiff_fx.slimming.by_stages import analyze, calibrate, capture, convert, lower, prepare
-    from slimdiff_fx.slimming.in_one_call import slim
-    from slimdiff_fx.slimming.result import SlimResult
-    from slimdiff_fx.slimming.while_compiling import compile_backend
+    from passes.calibrate.statistics import Statistics as Statistics
+    from passes.errors import SlimDiffError as SlimDiffError
+    from passes.plan.policies import Keep as Keep
+    from passes.plan.policies import KeepMacs as KeepMacs
+    from passes.plan.policies import KeepParams as KeepParams
+    from passes.plan.policies import MaxError as MaxError
+    from passes.plan.policies import Threshold as Threshold
+    from passes.plan.slim_plan import SlimPlan as SlimPlan
+    from slimdiff_fx.denoisers.slim.apply_plan import apply_plan as apply_plan
+    from slimdiff_fx.denoisers.slim.lora import slice_lora as slice_lora
+    from slimdiff_fx.denoisers.slim.models import SlimDiTTransformer2DModel as SlimDiTTransformer2DModel
+    from slimdiff_fx.denoisers.slim.models import SlimPixArtTransformer2DModel as SlimPixArtTransformer2DModel
+    from slimdiff_fx.denoisers.slim.models import SlimUNet2DConditionModel as SlimUNet2DConditionModel
+    from slimdiff_fx.denoisers.slim.models import SlimUNet2DModel as SlimUNet2DModel
+    from slimdiff_fx.export.pt2 import export_pt2 as export_pt2
+    from slimdiff_fx.export.to_onnx.export import export_onnx as export_onnx
+    from slimdiff_fx.latency.budget import KeepLatency as KeepLatency
+    from slimdiff_fx.slimming.by_stages import analyze as analyze
+    from slimdiff_fx.slimming.by_stages import calibrate as calibrate
+    from slimdiff_fx.slimming.by_stages import capture as capture
+    from slimdiff_fx.slimming.by_stages import convert as convert
+    from slimdiff_fx.slimming.by_stages import lower as lower
+    from slimdiff_fx.slimming.by_stages import prepare as prepare
+    from slimdiff_fx.slimming.in_one_call import slim as slim
+    from slimdiff_fx.slimming.result import SlimResult as SlimResult
+    from slimdiff_fx.slimming.while_compiling import compile_backend as compile_backend
 
+# Where each public name is. Type checkers read the imports above, so a name stands twice, and a test compares the two.
+# lazy_loader would read one from a stub, but takes names from inside the package alone, and some are of `passes`.
 _HOME = {
     "slim": "slimdiff_fx.slimming.in_one_call",
     "SlimResult": "slimdiff_fx.slimming.result",
@@ -103,36 +112,7 @@ _HOME = {
     "ModelMixin": "diffusers",
 }
 
-__all__ = [
-    "slim",
-    "SlimResult",
-    "capture",
-    "prepare",
-    "calibrate",
-    "analyze",
-    "convert",
-    "lower",
-    "export_onnx",
-    "export_pt2",
-    "apply_plan",
-    "slice_lora",
-    "compile_backend",
-    "Threshold",
-    "KeepParams",
-    "KeepMacs",
-    "KeepLatency",
-    "Keep",
-    "MaxError",
-    "SlimPlan",
-    "Statistics",
-    "SlimDiffError",
-    "SlimUNet2DConditionModel",
-    "SlimUNet2DModel",
-    "SlimPixArtTransformer2DModel",
-    "SlimDiTTransformer2DModel",
-    "ModelMixin",
-    "register",
-]
+__all__ = [*_HOME, "register"]
 
 
 def register() -> None:

@@ -207,3 +207,11 @@ def test_no_imports_go_round_in_a_circle() -> None:
     while done := {module for module, needs in left.items() if not needs}:
         left = {module: needs - done for module, needs in left.items() if module not in done}
     assert left == {}
+
+
+def test_type_checkers_are_told_of_each_public_name_where_it_is() -> None:
+    tree = ast.parse((ROOT / "slimdiff_fx/__init__.py").read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    told = {alias.asname: node.module for node in block.body for alias in node.names}  # type: ignore[attr-defined]
+    assert told == slimdiff_fx._HOME
+    assert set(slimdiff_fx.__all__) == {*told, "register"}
