@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from passes.errors import UsageError
-from passes.program.guards import check_inputs
+from passes.program.inputs import input_nodes
 from passes.program.program import Program
-from passes.program.torch_private import captured_values, expression, tree_flatten, tree_unflatten
+from passes.program.sized_inputs import first_accepted, like_example
+from passes.program.torch_private import captured_values, expression
 
 Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
 
@@ -47,25 +49,14 @@ def small_input(program: Program, seed: int = 0) -> Inputs:
 
 
 def _input(program: Program, batch: int, turn: int, seed: int) -> Inputs:
-    leaves, spec = tree_flatten((program.args, dict(program.kwargs)))
-    nodes = [node for node in program.graph.nodes if node.op == "placeholder"]
-    groups, hints = _groups(nodes)
-    refusal: UsageError | None = None
-    for sizes in _assignments(groups, hints, batch, turn):
-        generator = torch.Generator().manual_seed(seed + turn)
-        drawn = [
-            _draw(leaf, node, sizes, program.timestep, generator) for leaf, node in zip(leaves, nodes, strict=True)
-        ]
-        args, kwargs = tree_unflatten(drawn, spec)
-        try:
-            check_inputs(program.graph_module, program.guards, args, kwargs)
-        except UsageError as error:
-            refusal = error
-        else:
-            return args, kwargs
-    raise UsageError(
-        f"no other size to validate at was found ({refusal}); pass `inputs` that the program takes"
-    ) from refusal
+    groups, hints = _groups(input_nodes(program))
+    proposals = _assignments(groups, hints, batch, turn)
+    try:
+        return first_accepted(program, proposals, partial(like_example, seed + turn))
+    except UsageError as error:
+        raise UsageError(
+            f"no other size to validate at was found ({error}); pass `inputs` that the program takes"
+        ) from error
 
 
 def _assignments(groups: list[list[Any]], hints: Mapping[Any, int], batch: int, turn: int) -> Iterator[dict[Any, int]]:
@@ -106,36 +97,3 @@ def _groups(nodes: list[fx.Node]) -> tuple[list[list[Any]], dict[Any, int]]:
                     hints[symbol] = int(captured[symbol])
                     groups.setdefault((axis, hints[symbol] if axis < 2 else 0), []).append(symbol)
     return [groups[key] for key in sorted(groups)], hints
-
-
-def _draw(leaf: Any, node: fx.Node, sizes: Mapping[Any, int], timestep: str | None, generator: torch.Generator) -> Any:
-    if not isinstance(leaf, Tensor):
-        return leaf
-    shape = [_evaluate(size, sizes) for size in node.meta["val"].shape]
-    if node.name == timestep:
-        return torch.randint(0, 1000, shape, generator=generator).to(leaf)
-    if leaf.is_floating_point() and leaf.numel() and not _is_whole(leaf):
-        noise = torch.randn(shape, generator=generator, dtype=torch.float64)
-        spread = leaf.double().std(correction=0).item()
-        return (noise * (spread or 1.0) + leaf.double().mean().item()).to(leaf)
-    # Labels, masks, sizes: only values that occur are known to be allowed.
-    pool = leaf.flatten() if leaf.numel() else torch.zeros(1, dtype=leaf.dtype)
-    count = 1
-    for size in shape:
-        count *= size
-    picked = pool[torch.randint(0, pool.numel(), (count,), generator=generator).to(pool.device)].reshape(shape)
-    if shape and len(shape) > 1 and _is_mask(leaf):
-        picked[..., 0] = leaf.max()  # a mask that hides everything has no softmax
-    return picked
-
-
-def _evaluate(size: Any, sizes: Mapping[Any, int]) -> int:
-    return int(expression(size).xreplace(dict(sizes))) if isinstance(size, torch.SymInt) else int(size)
-
-
-def _is_whole(leaf: Tensor) -> bool:
-    return bool((leaf == leaf.round()).all())
-
-
-def _is_mask(leaf: Tensor) -> bool:
-    return bool(((leaf == 0) | (leaf == 1)).all())

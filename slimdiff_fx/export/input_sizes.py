@@ -15,6 +15,7 @@ from passes.program.guards import holds, input_names
 from passes.program.inputs import example_tensors, input_nodes, symbol_roles, unflatten
 from passes.program.program import Program
 from passes.program.size_limits import SizeLimit, size_limit
+from passes.program.sized_inputs import shape_at
 from passes.program.torch_private import captured_size, expression, tree_flatten
 from slimdiff_fx.export.parity import input_names as file_names
 
@@ -114,7 +115,7 @@ def _takes(
     sizes = {
         symbol: -(-size * hint // hints[role]) if other == role else hint for symbol, (other, hint) in roles.items()
     }
-    shapes = [_at(node.meta["val"], sizes) for node, _ in _pairs(program)]
+    shapes = [shape_at(node.meta["val"], sizes) for node, _ in _pairs(program)]
     tensors = [torch.empty(shape, device="meta") for shape in shapes]
     args, kwargs = unflatten(program, tensors)
     inputs = dict(zip(input_names(program.graph_module), args, strict=False)) | kwargs
@@ -134,14 +135,7 @@ def _same_picture(program: Program, shapes: list[tuple[int, ...]], sizes: Mappin
     if not isinstance(result, Tensor) or result.dim() != _PICTURE or first.dim() != _PICTURE:
         return True
     traced = [int(captured_size(size)) if isinstance(size, torch.SymInt) else size for size in result.shape[2:]]
-    return traced != list(first.shape[2:]) or _at(result, sizes)[2:] == shapes[0][2:]
-
-
-def _at(value: Tensor, sizes: Mapping[Any, int]) -> tuple[int, ...]:
-    return tuple(
-        int(expression(size).xreplace(dict(sizes))) if isinstance(size, torch.SymInt) else int(size)
-        for size in value.shape
-    )
+    return traced != list(first.shape[2:]) or shape_at(result, sizes)[2:] == shapes[0][2:]
 
 
 def shapes_in_words(program: Program) -> str:

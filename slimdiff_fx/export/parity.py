@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from passes.errors import ExportError, UsageError
-from passes.program.guards import check_inputs
-from passes.program.inputs import call_flat, example_tensors, input_nodes, symbol_roles, unflatten
+from passes.program.inputs import call_flat, input_nodes, symbol_roles
 from passes.program.ownership import is_as_validated
 from passes.program.program import Program
-from passes.program.torch_private import expression
+from passes.program.sized_inputs import Call, first_accepted, like_kind, sized_inputs
+from passes.program.torch_private import tree_flatten
 
 Runner = Callable[[Sequence[Tensor]], Tensor]
 BATCHES = (1, 3, 65)
@@ -22,7 +23,6 @@ BATCHES = (1, 3, 65)
 SHAPES = ((1, 2), (2, 1), (1, 1))
 # Down-sampling wants multiples of some power of two; the least that the program's guards accept is the cheapest.
 STEPS = (8, 16, 32, 64, 128)
-TIMESTEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -112,33 +112,23 @@ def random_inputs(program: Program, cases: int, seed: int = 0) -> list[list[Tens
     Returns:
         for each case, one tensor for each placeholder, in order.
     """
-    pairs = list(zip(input_nodes(program), example_tensors(program), strict=True))
-    made = []
-    for case in range(cases):
-        generator = torch.Generator().manual_seed(seed + case)
-        made.append(
-            [_random_like(each, tuple(each.shape), node.name == program.timestep, generator) for node, each in pairs]
-        )
-    return made
+    traced = {symbol: hint for symbol, (_, hint) in symbol_roles(program).items()}
+    return [_flat(sized_inputs(program, traced, like_kind(seed + case))) for case in range(cases)]
 
 
 def _untraced_input(program: Program, index: int, batch: int, seed: int) -> list[Tensor]:
-    refusal: UsageError | None = None
-    nodes, examples = input_nodes(program), example_tensors(program)
-    for sizes in _assignments(symbol_roles(program), index, batch):
-        generator = torch.Generator().manual_seed(seed)
-        tensors = [
-            _random_like(example, _evaluate(node, example, sizes), node.name == program.timestep, generator)
-            for node, example in zip(nodes, examples, strict=True)
-        ]
-        args, kwargs = unflatten(program, tensors)
-        try:
-            check_inputs(program.graph_module, program.guards, args, kwargs)
-        except UsageError as error:
-            refusal = error
-        else:
-            return tensors
-    raise ExportError(f"no other size to compare at was found ({refusal}); pass `inputs` that the program takes")
+    proposals = _assignments(symbol_roles(program), index, batch)
+    try:
+        return _flat(first_accepted(program, proposals, partial(like_kind, seed)))
+    except UsageError as error:
+        raise ExportError(
+            f"no other size to compare at was found ({error}); pass `inputs` that the program takes"
+        ) from error
+
+
+def _flat(inputs: Call) -> list[Tensor]:
+    tensors: list[Tensor] = tree_flatten(inputs)[0]
+    return tensors
 
 
 def _assignments(roles: Mapping[Any, tuple[str, int]], index: int, batch: int) -> Iterator[dict[Any, int]]:
@@ -219,25 +209,3 @@ def measure_parity(
 def input_names(program: Program) -> list[str]:
     """Name the inputs as exported files name them: by the pipeline's own words, without the dictionary they are in."""
     return [node.name.removeprefix("added_cond_kwargs_") for node in input_nodes(program)]
-
-
-def _evaluate(node: fx.Node, example: Tensor, sizes: Mapping[Any, int]) -> tuple[int, ...]:
-    shape = []
-    for size, traced in zip(node.meta["val"].shape, example.shape, strict=True):
-        shape.append(int(expression(size).subs(sizes)) if isinstance(size, torch.SymInt) else traced)
-    return tuple(shape)
-
-
-def _random_like(example: Tensor, shape: tuple[int, ...], is_time: bool, generator: torch.Generator) -> Tensor:
-    """Draw values of the example's kind: timesteps, 0/1 masks, class numbers, or normal noise."""
-    if is_time:
-        return torch.randint(0, TIMESTEPS, shape, generator=generator).to(example.dtype)
-    if example.dtype == torch.bool:
-        return torch.rand(shape, generator=generator) < 0.7
-    if not example.is_floating_point():
-        return torch.randint(0, int(example.max()) + 1, shape, generator=generator).to(example.dtype)
-    if example.numel() > 1 and bool(((example == 0) | (example == 1)).all()):
-        mask = (torch.rand(shape, generator=generator) < 0.7).to(example.dtype)
-        mask[..., 0] = 1
-        return mask
-    return torch.randn(shape, generator=generator, dtype=torch.float32).to(example.dtype)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from passes.errors import UsageError
 from passes.program.guards import check_inputs
-from passes.program.inputs import example_tensors, input_nodes, symbol_roles, unflatten
+from passes.program.inputs import example_tensors, symbol_roles
 from passes.program.program import Program
-from passes.program.torch_private import expression
+from passes.program.sized_inputs import repeated, sized_inputs
 from slimdiff_fx.latency.budget import KeepLatency
 from slimdiff_fx.other_libraries import first_line
 
@@ -42,11 +41,7 @@ def inputs_at(program: Program, sizes: Mapping[str, int | None]) -> tuple[tuple[
         found = known.get(name, _fixed(examples, name))
         if found != size:
             raise UsageError(f"the program was captured for {name} {found} alone and can't be timed at {size}")
-    tensors = [
-        _resized(example, [_value(size, values) for size in node.meta["val"].shape])
-        for node, example in zip(input_nodes(program), examples, strict=True)
-    ]
-    return unflatten(program, tensors)
+    return sized_inputs(program, values, repeated)
 
 
 def check_timed_sizes(program: Program, policy: KeepLatency) -> None:
@@ -68,14 +63,3 @@ def _fixed(examples: list[Tensor], name: str) -> int | None:
     picture = next((each for each in examples if each.dim() == 4), None)
     axis = {"batch": 0, "height": 2, "width": 3}.get(name)
     return None if picture is None or axis is None else picture.shape[axis]
-
-
-def _value(size: Any, values: Mapping[Any, int]) -> int:
-    return int(expression(size).xreplace(dict(values))) if isinstance(size, torch.SymInt) else int(size)
-
-
-def _resized(example: Tensor, shape: list[int]) -> Tensor:
-    for axis, size in enumerate(shape):
-        if size != example.shape[axis]:
-            example = example.index_select(axis, torch.arange(size, device=example.device) % example.shape[axis])
-    return example.contiguous()
