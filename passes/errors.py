@@ -24,7 +24,15 @@ from __future__ import annotations
 
 
 class SlimDiffError(Exception):
-    """Base of every error this project raises on purpose."""
+    """Base of every error this project raises on purpose.
+
+    Examples:
+        >>> try:
+        ...     slimdiff_fx.KeepParams(1.5)
+        ... except slimdiff_fx.SlimDiffError as error:
+        ...     print(type(error).__name__)
+        UsageError
+    """
 
 
 class UsageError(SlimDiffError):

@@ -24,6 +24,11 @@ def calibrate(
     alone. An interrupted run loses at most the batch that ran: take `instrumented.statistics()`, later `load` it and
     go on behind the first `Statistics.calls` batches, to the same bits.
 
+    Examples:
+        >>> prepared = slimdiff_fx.prepare(program)
+        >>> slimdiff_fx.calibrate(prepared, batches)
+        Statistics(3 sites, 4 rows in 2 calls, with second moments)
+
     Args:
         instrumented: what to run; what it measured before (or was loaded with) counts too.
         batches: positional and keyword inputs of each forward, as the program takes them.

@@ -25,6 +25,11 @@ FORMAT = 2
 class Statistics:
     """Sums over every calibration sample, by site and timestep bucket. Its size doesn't depend on the samples.
 
+    Examples:
+        >>> statistics = prepared.statistics()
+        >>> statistics.mean("down_blocks.0.attentions.0.transformer_blocks.0.ff.net", "abs").shape  # of each neuron
+        torch.Size([64])
+
     Attributes:
         sites: by site name, then by statistic ("abs", "square"; "l1", "l2", "entropy", "confidence"): float64
             [buckets, units], the sum over samples and tokens; and "count", float64 [buckets], how many tokens that is.

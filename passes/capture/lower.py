@@ -23,6 +23,11 @@ def lower(program: Program) -> ExportedProgram:
     It holds for every size that the program does, a batch of 1 and of 65 included, and says in words which sizes it
     refuses. State-dict keys stay.
 
+    Examples:
+        >>> exported = slimdiff_fx.lower(slim)
+        >>> torch.allclose(exported.module()(*inputs), slim(*inputs), atol=1e-5)
+        True
+
     Args:
         program: what to lower; it is left as it is.
 

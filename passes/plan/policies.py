@@ -24,6 +24,11 @@ DEFAULT_MAX_ERROR = 1e-3
 class Threshold:
     """Keep every unit whose score, divided by its site's largest, is at least tau.
 
+    Examples:
+        >>> plan = slimdiff_fx.analyze(prepared, policy=slimdiff_fx.Threshold(0.5))
+        >>> plan.policy["method"]
+        'threshold'
+
     Attributes:
         tau: in [0, 1]; 0 keeps everything.
         normalize: "max" divides by the site's largest score, "minmax" maps the site's scores to [0, 1] first.
@@ -44,6 +49,11 @@ class Threshold:
 @dataclass(frozen=True)
 class Keep:
     """Keep at most this fraction of what the denoiser costs.
+
+    Examples:
+        >>> policy = slimdiff_fx.Keep(0.9, "macs")  # the same as KeepMacs(0.9)
+        >>> slimdiff_fx.analyze(prepared, policy=policy).policy["budget"]
+        {'macs': 0.9}
 
     Attributes:
         fraction: above 0, at most 1.
@@ -86,14 +96,25 @@ class Keep:
 
 @dataclass(frozen=True)
 class KeepParams(Keep):
-    """Keep at most this fraction of all the denoiser's parameters; the other attributes are those of `Keep`."""
+    """Keep at most this fraction of all the denoiser's parameters; the other attributes are those of `Keep`.
+
+    Examples:
+        >>> plan = slimdiff_fx.analyze(prepared, policy=slimdiff_fx.KeepParams(0.95))
+        >>> slimdiff_fx.apply_plan(unet, plan).num_parameters() <= 0.95 * unet.num_parameters()
+        True
+    """
 
     costs: str | CostTable = field(default="params", init=False, repr=False)
 
 
 @dataclass(frozen=True)
 class KeepMacs(Keep):
-    """Keep at most this fraction of all the denoiser's multiply-adds; the other attributes are those of `Keep`."""
+    """Keep at most this fraction of all the denoiser's multiply-adds; the other attributes are those of `Keep`.
+
+    Examples:
+        >>> slimdiff_fx.analyze(prepared, policy=slimdiff_fx.KeepMacs(0.95)).policy["budget"]
+        {'macs': 0.95}
+    """
 
     costs: str | CostTable = field(default="macs", init=False, repr=False)
 
@@ -101,6 +122,11 @@ class KeepMacs(Keep):
 @dataclass(frozen=True)
 class MaxError:
     """Remove as many parameters as the prediction's expected error allows.
+
+    Examples:
+        >>> plan = slimdiff_fx.analyze(prepared, policy=slimdiff_fx.MaxError(0.01))
+        >>> plan.predicted["relative_mse"] <= 0.01
+        True
 
     Attributes:
         error: largest relative squared error of the prediction, E‖slim − dense‖² / E‖dense‖².

@@ -52,6 +52,12 @@ class SitePlan:
 class SlimPlan:
     """Which units of which model stay.
 
+    Examples:
+        >>> text, tensors = plan.to_json(), plan.tensors()
+        >>> again = slimdiff_fx.SlimPlan.from_json(text, tensors)
+        >>> again.sites == plan.sites
+        True
+
     Attributes:
         fingerprint: of the model it was made for (see `passes.plan.fingerprint`): {"structure": hex digest,
             "weights": {site name: a few sampled weights}}.

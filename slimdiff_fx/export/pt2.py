@@ -38,6 +38,11 @@ def export_pt2(
     The file is what quantizers (PT2E), AOTInductor, ExecuTorch and OpenVINO start from: `torch.export.load(path)`.
     Which sizes it takes is in its extra file "slimdiff_fx.sizes.json".
 
+    Examples:
+        >>> report = slimdiff_fx.export_pt2(slim, "denoiser.pt2")
+        >>> torch.export.load("denoiser.pt2").module()(*inputs).shape
+        torch.Size([2, 4, 8, 8])
+
     Args:
         program: dense or slim.
         path: the file to write, `.pt2` by custom.

@@ -21,6 +21,13 @@ MOST_THREADS = 1024
 class KeepLatency:
     """Keep at most this fraction of the denoiser's latency on a runtime, as measured here.
 
+    Examples:
+        >>> policy = slimdiff_fx.KeepLatency(0.75, backend="eager", threads=1)
+        >>> policy.backend, policy.fraction
+        ('eager', 0.75)
+
+        `slimdiff_fx.slim(pipe, policy=policy)` times the denoiser's sites, and then slims it.
+
     Attributes:
         fraction: above 0, at most 1.
         backend: one of `slimdiff_fx.timing.runtimes.BACKENDS`.

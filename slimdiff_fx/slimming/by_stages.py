@@ -29,6 +29,11 @@ __all__ = ["analyze", "calibrate", "capture", "convert", "lower", "prepare"]
 def capture(model: nn.Module, inputs: DenoiserInputs | None = None, **sizes: Any) -> Program:
     """Capture a denoiser as a graph that shares its weights.
 
+    Examples:
+        >>> program = slimdiff_fx.capture(unet)
+        >>> program(*inputs).shape
+        torch.Size([2, 4, 8, 8])
+
     Args:
         model: a diffusers denoiser.
         inputs: how it is called, from `slimdiff_fx.denoisers.families.describe`; found by the model's class if None.
@@ -48,6 +53,11 @@ def prepare(
     program: Program, *, timesteps: float = TIMESTEPS, moments: bool = True, attention_weights: bool = False
 ) -> Instrumented:
     """Put observers at every site; predictions stay bitwise the same.
+
+    Examples:
+        >>> prepared = slimdiff_fx.prepare(program)
+        >>> torch.equal(prepared(*inputs), program(*inputs))
+        True
 
     Args:
         program: the dense program; it is left as it is.
@@ -74,6 +84,12 @@ def analyze(
 ) -> SlimPlan:
     """Decide what stays, from what the observers saw.
 
+    Examples:
+        >>> plan = slimdiff_fx.analyze(prepared, policy=slimdiff_fx.KeepParams(0.95))
+        >>> site = plan.sites["down_blocks.0.attentions.0.transformer_blocks.0.ff.net"]
+        >>> len(site.kept) <= site.units
+        True
+
     Args:
         prepared: after calibration.
         method: see `passes.analyze.methods`; "best" unless a threshold or a criterion is given.
@@ -97,6 +113,11 @@ def analyze(
 
 def convert(program: Program, plan: SlimPlan, *, check: bool = True) -> Program:
     """Rewrite the program by the plan, and prove the result equal to the masked dense program.
+
+    Examples:
+        >>> slim = slimdiff_fx.convert(program, plan)
+        >>> slim(*inputs).shape == program(*inputs).shape
+        True
 
     Args:
         program: the dense program.

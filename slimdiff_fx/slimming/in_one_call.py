@@ -63,6 +63,13 @@ def slim(
     What is returned owns its weights: model and pipeline, program and plan don't change with one another, nor with
     what was passed, whatever is trained, fused, cast or frozen later.
 
+    Examples:
+        >>> result = slimdiff_fx.slim(unet, batches=batches, policy=slimdiff_fx.KeepParams(0.95), progress=False)
+        >>> result.model(*inputs).sample.shape
+        torch.Size([2, 4, 8, 8])
+
+        With a pipeline, prompts take the place of batches: `slimdiff_fx.slim(pipe, prompts=["a cat", "a dog"])`.
+
     Args:
         pipe_or_model: a diffusers pipeline; or a bare denoiser, which has to be given `batches`.
         prompts: to calibrate on; by default the captions that lie beside the pipeline.

@@ -22,6 +22,13 @@ class SlimResult(Slimmed):
     Model and pipeline, program and plan own their weights: changing one changes no other, nor the dense model. Only
     `pipe` holds `model` itself; and with `in_place` model and program share one set.
 
+    Examples:
+        >>> result = slimdiff_fx.slim(unet, batches=batches, policy=slimdiff_fx.KeepParams(0.95), progress=False)
+        >>> result.validation.relative_error < 1e-4  # slim against masked dense
+        True
+
+        That of a pipeline is saved whole, by `result.save_pretrained("slim")`.
+
     Attributes:
         plan: which units stay.
         program: the slim graph.

@@ -32,6 +32,12 @@ def compile_backend(plan: SlimPlan, inner: str | Backend = "inductor", *, check:
     error comes out of the call of the compiled model, so that `torch._dynamo.config.suppress_errors` can't turn it into
     a silent run of the dense one.
 
+    Examples:
+        >>> compiled = torch.compile(unet, backend=slimdiff_fx.compile_backend(plan, inner="eager"), fullgraph=True)
+        >>> with torch.no_grad():
+        ...     compiled(*inputs, return_dict=False)[0].shape
+        torch.Size([2, 4, 8, 8])
+
     Args:
         plan: made for the dense model that is compiled.
         inner: the backend that compiles the slim graph: "inductor", "aot_eager", "eager", or a function.

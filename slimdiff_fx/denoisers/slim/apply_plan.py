@@ -26,6 +26,11 @@ def apply_plan(model: nn.Module, plan: SlimPlan, *, in_place: bool = False) -> n
     Gives the same function as `passes.rewrite.rewrite.rewrite` on the captured graph: the same rows and columns go,
     and the head counts that diffusers reads at every call are set to the kept ones.
 
+    Examples:
+        >>> model = slimdiff_fx.apply_plan(unet, plan)
+        >>> model.num_parameters() < unet.num_parameters()
+        True
+
     Args:
         model: a diffusers denoiser, e.g. a `UNet2DConditionModel`, with plain `nn.Linear` layers; or any module whose
             program the plan was made for.

@@ -49,6 +49,13 @@ class LinearCut:
 def slice_lora(state_dict: Mapping[str, Tensor], plan: SlimPlan) -> dict[str, Tensor]:
     """Slice an adapter of the dense model for the slim one.
 
+    Examples:
+        >>> name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+        >>> adapter = {f"{name}.lora_A.weight": torch.ones(2, 16), f"{name}.lora_B.weight": torch.ones(16, 2)}
+        >>> sliced = slimdiff_fx.slice_lora(adapter, heads_plan)  # 3 of its 4 heads stay
+        >>> sliced[f"{name}.lora_B.weight"].shape
+        torch.Size([12, 2])
+
     Args:
         state_dict: keys as diffusers and peft write them, mixed or not, with or without "unet." or "transformer."
             before them; those of text encoders are left as they are.

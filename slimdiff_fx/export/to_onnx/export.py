@@ -43,6 +43,11 @@ def export_onnx(
     `<path>.data` beside the file. Nothing is left at `path` unless it was compared and is within tolerance; a file
     that was there before stays until then.
 
+    Examples:
+        >>> report = slimdiff_fx.export_onnx(slim, "denoiser.onnx")
+        >>> report.relative <= report.tolerance
+        True
+
     Args:
         program: dense or slim, float32 or float16.
         path: the file to write.
