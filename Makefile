@@ -8,6 +8,10 @@ PYTEST_ARGS ?=
 MUTANTS_ARGS ?=
 # Test processes, of one thread each: more threads than cores wait for one another.
 WORKERS ?= 2
+# Another Python than .venv's, and the part of the tests that is run under it: capture, files, public names, compilers.
+OTHER_PYTHON ?= python3.13
+SMOKE := tests/passes/program tests/passes/capture tests/test_docstrings.py tests/slimdiff_fx/files \
+  tests/slimdiff_fx/slimming/test_while_compiling.py tests/end_to_end/test_saved_pipeline.py
 BENCH_MODELS ?= emoji $(wildcard $(OUT))
 BACKEND ?= ort
 
@@ -20,7 +24,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-processors mutants check format bench docs clean
+.PHONY: help install demo test test-all test-processors test-python mutants check format bench docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -48,6 +52,14 @@ test-processors: $(STAMP) ## Run all but the slow tests as other processors woul
 	    env $$kernels OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest $(PYTEST_ARGS) || exit 1; \
 	  done; \
 	done
+
+test-python: build/other-python/.installed ## Run a small part of the tests under another Python: OTHER_PYTHON=python3.13
+	OMP_NUM_THREADS=1 build/other-python/bin/python -m pytest -n $(WORKERS) --dist loadfile $(SMOKE)
+
+build/other-python/.installed: pyproject.toml constraints.txt
+	$(OTHER_PYTHON) -m venv --clear build/other-python
+	build/other-python/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt '.[test]'
+	touch $@
 
 mutants: $(STAMP) ## Put 200 small bugs in, one at a time: would the tests notice?
 	$(BIN)/python -m benchmarks.mutants $(MUTANTS_ARGS)
