@@ -26,7 +26,7 @@ from benchmarks.measure import RESULTS, machine, write_result
 from benchmarks.scale import CONFIGS, DTYPES, build
 from benchmarks.shaped_plan import plan_for_cost
 from passes.analyze.planner import Planner
-from passes.analyze.site_errors import untold
+from passes.analyze.site_errors import ignore_progress
 from passes.errors import SlimDiffError
 from passes.plan.costs import params_table
 from passes.plan.policies import Keep, MaxError
@@ -101,10 +101,10 @@ def plan_pipeline(
     """Plan each target, and what removes most parameters at the same expected error."""
     for fraction in targets:
         policy = replace(priced, fraction=fraction)
-        refined = refine(policy, captured.sites, lambda each: planner.within_cost(each, {}, untold), time_plan)
+        refined = refine(policy, captured.sites, lambda each: planner.within_cost(each, {}, ignore_progress), time_plan)
         error = float(refined.plan.predicted["relative_mse"])
         yield Row(fraction, "latency", refined, error)
-        by_params = planner.within_error(MaxError(error, priced.align), {}, untold)
+        by_params = planner.within_error(MaxError(error, priced.align), {}, ignore_progress)
         yield Row(
             fraction, "params", replace(refined, plan=by_params, tries=()), float(by_params.predicted["relative_mse"])
         )

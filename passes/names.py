@@ -1,4 +1,4 @@
-"""Names to choose from that no table has: what reads them imports torch, and whoever only offers them need not."""
+"""Names that options choose from and that no table holds; this file imports no torch, so listing them is quick."""
 
 from __future__ import annotations
 

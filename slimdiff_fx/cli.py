@@ -48,7 +48,7 @@ MODEL is a diffusers pipeline folder, a hub id, or `emoji`, which is built in.
 DIR is the folder to write. `slimdiff-fx --help` lists the other commands."""
 _Command = TypeVar("_Command", bound=Callable[..., None])
 _INTERRUPTED = 130
-# What another option, file or folder would mend; everything else went wrong on the way, and exits with 1.
+# Errors that another option, file or folder would mend, exit with 2; all others exit with 1.
 _MENDED_BY_USAGE = (UsageError, BudgetError, PlanError, CheckpointError, ResumeError)
 
 
@@ -121,7 +121,7 @@ def _complain(message: str) -> None:
 
 
 def _console() -> Console:
-    # A path that isn't UTF-8, or a terminal that isn't, must not end hours of work when they are told of.
+    # A path or a terminal that isn't UTF-8 must not end hours of work when it is printed.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     return Console(width=None if sys.stdout.isatty() else 128)

@@ -1,4 +1,4 @@
-"""What a long run tells whoever watches it. The terminal has its own listener; this one keeps silent."""
+"""How a long run reports its progress. The terminal has its own listener; the one here reports nothing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SILENT = Listener()
 
 @contextmanager
 def timed(name: str, seconds: MutableMapping[str, float], listener: Listener | None = None) -> Iterator[None]:
-    """Add a stage's wall time to `seconds`, and tell the listener; one that counts its steps is told elsewhere."""
+    """Add a stage's wall time to `seconds`, and tell the listener; stages that count steps report them themselves."""
     start = time.perf_counter()
     with nullcontext() if listener is None else listener.stage(name):
         yield

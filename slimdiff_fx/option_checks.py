@@ -8,7 +8,7 @@ from typing import Any
 
 from passes.errors import UsageError
 
-# What 64 bits hold: torch's generators and sizes take no more.
+# The largest 64-bit number: torch's generators and sizes take no more.
 LARGEST = 2**63 - 1
 
 

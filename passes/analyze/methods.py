@@ -17,7 +17,7 @@ from typing import Any
 from passes.analyze import thresholds
 from passes.analyze.criteria import Score
 from passes.analyze.planner import Planner
-from passes.analyze.site_errors import OnSite, untold
+from passes.analyze.site_errors import OnSite, ignore_progress
 from passes.analyze.thresholds import check_statistics
 from passes.calibrate.statistics import Statistics
 from passes.errors import UsageError
@@ -38,7 +38,7 @@ def analyze(
     *,
     method: str | None = None,
     compensation: Compensation | None = None,
-    on_site: OnSite = untold,
+    on_site: OnSite = ignore_progress,
     planner: Planner | None = None,
 ) -> SlimPlan:
     """Plan from statistics.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from passes.analyze.families import families, joined, sizes_of, spread
 from passes.analyze.optimize import Option, allocate_within_cost, allocate_within_error
-from passes.analyze.site_errors import OnSite, SiteErrors, nearest, untold
+from passes.analyze.site_errors import OnSite, SiteErrors, ignore_progress, nearest
 from passes.calibrate.statistics import Statistics
 from passes.names import Compensation
 from passes.plan.alignment import is_aligned
@@ -106,7 +106,7 @@ class Planner:
             entries, additive = self.sizes_within(policy, on_site)
         return self.plan(entries, {**noted, "budget": {policy.counts: policy.fraction}}, additive)
 
-    def sizes_within(self, policy: Keep, on_site: OnSite = untold) -> tuple[dict[str, SitePlan], float | None]:
+    def sizes_within(self, policy: Keep, on_site: OnSite = ignore_progress) -> tuple[dict[str, SitePlan], float | None]:
         """Choose what stays of each site within a budget, without solving for any weight.
 
         Returns:

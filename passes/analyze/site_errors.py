@@ -24,8 +24,8 @@ from passes.solve.recipes import Recipe
 OnSite = Callable[[int, int], None]
 
 
-def untold(done: int, total: int) -> None:
-    """Tell nobody."""
+def ignore_progress(done: int, total: int) -> None:
+    """Report nothing: what `on_site` is where nobody watches."""
 
 
 class SiteErrors:
@@ -61,8 +61,8 @@ class SiteErrors:
         """Give a site's second moments."""
         return self._sums[site.name]
 
-    def curve(self, site: Site, on_site: OnSite = untold) -> ErrorCurve:
-        """Give a site's error curve; `on_site` is told where it is new."""
+    def curve(self, site: Site, on_site: OnSite = ignore_progress) -> ErrorCurve:
+        """Give a site's error curve; `on_site` is called where the curve was not computed before."""
         if site.name not in self._curves:
             self._curves[site.name] = self._new_curve(site)
             if self._recipe.weighing == "sensitivity" and not self._recipe.uniform:

@@ -50,7 +50,7 @@ def sweep_thresholds(
     align: int | None = None,
     taus: Sequence[float] = TAUS,
 ) -> tuple[SweepPoint, ...]:
-    """Carry thresholds out on paper, from the lowest to the highest; arguments as for `allocate`."""
+    """Count what each threshold would keep, from the lowest to the highest; arguments as for `allocate`."""
     costs = params_table(program, sites), macs_table(program, sites)
     points = []
     for tau in taus:

@@ -28,7 +28,7 @@ def analyze(
     policy: Policy | None = None,
     criterion: str | Sequence[str] | Score | None = None,
 ) -> SlimPlan:
-    """Plan from statistics: check that they are of this program, score, allocate, and note how it came about.
+    """Plan from statistics: check that they are of this program, score, allocate, and record the settings in the plan.
 
     Args:
         program: the dense program.

@@ -174,7 +174,7 @@ def _replaced(arguments: Any, old: fx.Node, new: float) -> Any:
 
 
 def _read_off(graph: fx.Graph, placeholder: fx.Node, source: str, tensors: Mapping[str, fx.Node]) -> None:
-    """Read a size off its tensor in place of taking it as an input."""
+    """Replace an input that is a size by a node that reads the size from its tensor."""
     found = _SIZE.fullmatch(source)
     tensor = tensors.get(found["tensor"]) if found else None
     if tensor is None or not found:

@@ -55,7 +55,7 @@ def lower(program: Program) -> ExportedProgram:
             )
     except Exception as error:  # the tracer raises many kinds
         raise ExportError(f"torch.export could not lower the program: {str(error).strip().splitlines()[0]}") from error
-    # What the file holds for is what the program holds for; the words are for whoever runs it without us.
+    # The file then accepts the sizes that the program accepts, and its guards say so to users without this library.
     write_guards(exported, shown_guards(program, exported))
     return exported
 
@@ -77,7 +77,7 @@ def _tie_sizes(program: Program) -> None:
 
 
 def _make_contiguous(program: Program) -> None:
-    """Lay out in the usual order what enters a convolution in another one.
+    """Make the input of each convolution contiguous where it isn't.
 
     For such an input the tracer asks whether sizes are above 1, to choose a layout, and would bind the program to that.
     The values are the same.
@@ -96,7 +96,7 @@ def _is_contiguous(node: fx.Node) -> bool:
     value = node.meta.get("val")
     if not isinstance(value, Tensor):
         return False
-    # Worked out on the example's numbers: asking a symbolic tensor would add guards.
+    # Computed from the example's sizes: asking a symbolic tensor for its strides would add guards.
     wanted = 1
     for size, stride in zip(reversed(value.shape), reversed(value.stride()), strict=True):
         if concrete(stride) != wanted and concrete(size) != 1:

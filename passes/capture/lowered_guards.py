@@ -25,7 +25,7 @@ from passes.program.torch_private import tree_map, written_guards
 
 
 def shown_guards(program: Program, exported: ExportedProgram) -> tuple[str, ...]:
-    """Give the guards of a lowered program: the tracer's, without those that exclude sizes it is right at.
+    """Give the guards of a lowered program: the tracer's, without those that exclude sizes needlessly.
 
     The tracer guards layouts too, and so refuses pictures of one column. Guards of the program that the tracer had no
     reason to find are added: what the program refuses, the file does.

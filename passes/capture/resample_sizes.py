@@ -75,7 +75,7 @@ class ResampleSizes(TorchFunctionMode):
         kept = self._halved_from.get(_key(source.shape[2:]))
         if kept is None or all(isinstance(size, int) for size in kept):
             return args, kwargs
-        # on numbers: asking the symbols would bind the graph to what it is asked
+        # compare numbers: comparing symbols would add a guard that binds the graph to the outcome
         if any(concrete(new) != 2 * concrete(old) for new, old in zip(kept, source.shape[2:], strict=True)):
             return args, kwargs
         self.count += 1

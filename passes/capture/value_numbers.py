@@ -72,7 +72,7 @@ class _Numbering(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        # A graph has its device written down; here everything is on "meta", wherever it will run.
+        # The graph names the device that it was captured on; values are numbered on "meta" whatever that is.
         kwargs = {key: value for key, value in (kwargs or {}).items() if key != "device" or value is None}
         name, takes_device = _known(func)
         if takes_device:

@@ -67,7 +67,7 @@ def _assignments(groups: list[list[Any]], hints: Mapping[Any, int], batch: int, 
         for step in STEPS:
             sizes = dict(batches)
             for position, group in enumerate(free):
-                # The other way round at the second turn.
+                # Landscape at the first turn, portrait at the second.
                 wanted = step * (1 + spread * ((position + turn) % 2))
                 largest = max(hints[symbol] for symbol in group)
                 wanted = 3 * step if wanted == largest else wanted

@@ -17,7 +17,7 @@ def argument(node: fx.Node, name: str) -> Any:
     Raises:
         KeyError: the operator has no such argument.
     """
-    # The module is for nodes that call modules; a graph that is being made has none yet.
+    # torch.fx wants a module to look up what `call_module` nodes call. A graph that is still being built has none.
     owner = node.graph.owning_module or nn.Module()
     found = node.normalized_arguments(owner, normalize_to_only_use_kwargs=True)
     if found is None:

@@ -60,7 +60,7 @@ def owned(program: Program) -> Program:
 
 
 def sealed(program: Program) -> Program:
-    """Note in a program that its weights, as they are now, are validated."""
+    """Mark a program as validated with the weights that it has now."""
     return replace(program, validated=weights_digest(program.graph_module))
 
 

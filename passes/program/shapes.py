@@ -53,7 +53,7 @@ def _run(program: Program, node: fx.Node, found: dict[fx.Node, Any]) -> Any:
             value = getattr(value, part)
         return _without_data(value)
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda arg: found[arg])
-    # a graph has its device written down; here everything is on "meta", wherever it will run
+    # the graph names the device that it was captured on; shapes are propagated on "meta" whatever that is
     args, kwargs = tree_map(lambda value: _META if isinstance(value, torch.device) else value, (args, kwargs))
     with torch.no_grad():
         if node.op == "call_function":

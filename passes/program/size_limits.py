@@ -106,7 +106,7 @@ def _simple(place: str, guards: Sequence[str]) -> tuple[str, ...] | None:
     found = _PLACE.fullmatch(place)
     assert found is not None
     axis = int(found[1])
-    # over any one tensor, whose size is what is tried
+    # The guards are rewritten for one tensor `x`, whose size on this axis is then tried.
     neutral = [guard.replace(place, f"L['x'].size()[{axis}]") for guard in guards]
 
     def allowed(size: int) -> bool:

@@ -1,4 +1,4 @@
-"""What each method is made of, by its name. Imports no torch: the command line offers what stands here."""
+"""What each method is made of, by its name. Without importing torch, so that listing them is quick."""
 
 from __future__ import annotations
 

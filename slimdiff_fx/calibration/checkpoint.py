@@ -28,7 +28,7 @@ def own_checkpoint(checkpoint: Path, ranks: Ranks = ALONE) -> Path:
 
 
 def find_checkpoint(checkpoint: Path, ranks: Ranks = ALONE) -> bool:
-    """Tell whether there is something to resume from; all ranks have to call this, and are told the same.
+    """Tell whether there is something to resume from; all ranks have to call this, and get the same answer.
 
     A rank that was lost before it had written anything starts anew. So one rank's checkpoint is enough. Where there is
     none all start anew: whoever is started again and again by a job scheduler gives --resume from the first time on.
@@ -74,7 +74,7 @@ def resumable(checkpoint: Path, *, resume: bool) -> Iterator[None]:
 def _written(checkpoint: Path) -> dict[Path, tuple[int, int]]:
     """Tell the states of all checkpoints of one output apart, by when they were written and as what."""
     states: dict[Path, tuple[int, int]] = {}
-    with suppress(OSError):  # a place where none can be is refused by who is asked to write there
+    with suppress(OSError):  # a place that can't hold a checkpoint is refused where the checkpoint is written
         for file in _worlds(checkpoint):
             with suppress(OSError):
                 stat = file.stat()

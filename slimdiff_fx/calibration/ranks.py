@@ -247,7 +247,7 @@ def _as_told(ranks: Ranks, error: BaseException) -> BaseException:
         lost = lost_ranks(ranks)
         if ranks.store.add("told", 1) > 1:
             return SilentRankError("another rank failed, and has said why")
-    except RuntimeError:  # the store is gone with whoever kept it
+    except RuntimeError:  # the store ended with the process that hosted it
         lost = []
     if isinstance(error, Terminated):
         what = f"{_named(lost)} lost" if lost else "this run was told to stop, or a rank was lost elsewhere"

@@ -65,8 +65,8 @@ class CalibrationSettings:
 def describe_run(pipe: DiffusionPipeline, samples: Sequence[Sample], settings: CalibrationSettings) -> dict[str, Any]:
     """Write down everything that decides the statistics, as JSON values: only runs with equal records share sums.
 
-    Of very many samples that go round a shorter list, that list is noted once; of a very long one the beginning and a
-    digest.
+    Of very many samples that go round a shorter list, the record holds that list once; of a very long list, it holds
+    the beginning and a digest.
     """
     listed = samples if len(samples) <= MOST_LISTED else one_round(samples)
     conditions = [sample.condition for sample in listed]

@@ -115,7 +115,7 @@ def at_first_call(
     except SlimDiffError:
         raise
     except Exception as error:
-        refuse_altered(denoiser)  # what sits on it may be why
+        refuse_altered(denoiser)  # the cause may be a hook or an adapter on the denoiser
         raise UsageError(
             f"{type(pipe).__name__} can't be called with these settings ({type(error).__name__}: {first_line(error)})"
         ) from error

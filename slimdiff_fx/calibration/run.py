@@ -76,7 +76,7 @@ def calibrate_pipeline(
         ranks.beat()
         advance(rows)
 
-    # Beside the record, for it decides no more than rounding: a resumed run may well have other threads.
+    # Not part of the record that a resumed run must match: the number of threads changes results by rounding alone.
     threads = {"threads": torch.get_num_threads()}
     finished = StoredStatistics(instrumented.statistics(copy=False), _own(record, ranks) | threads, done, share.total)
     written, saved_at, interval = done, time.monotonic(), _CHECKPOINT_EVERY

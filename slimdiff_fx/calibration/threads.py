@@ -21,7 +21,7 @@ from slimdiff_fx.calibration.rehearse import at_first_call
 from slimdiff_fx.pipelines.sampling import denoiser_name
 from slimdiff_fx.pipelines.trajectory import Sample
 
-# Who has set this has chosen; torchrun sets it too.
+# Where this is set, the user has chosen the number of threads; torchrun sets it too.
 CHOSEN_BY = "OMP_NUM_THREADS"
 _SECONDS = 1.5  # to time for, in all
 _ROUNDS = 5
@@ -78,7 +78,7 @@ def choose_threads(pipe: DiffusionPipeline, samples: Sequence[Sample], settings:
 def _fastest(call: Callable[[], Any], most: int, clock: Callable[[], float] = time.perf_counter) -> int:
     """Time a call with one thread, two, four, ... and `most`, in turn; give the fewest that are about the fastest."""
     with restored_threads(), torch.no_grad():
-        call()  # whatever is done once
+        call()  # the first call does what is done once, and isn't timed
         began = clock()
         call()
         if clock() - began > _LONG:

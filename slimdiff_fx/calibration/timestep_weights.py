@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from passes.errors import UsageError
 
-# By name, the weight of a bucket of so many, from the first timesteps (least noise) to the last (most).
+# By name: a weight from a bucket's number and how many buckets there are; bucket 0 is the one of least noise.
 WEIGHTS: Mapping[str, Callable[[int, int], float]] = {
     "uniform": lambda bucket, buckets: 1.0,
     "noise": lambda bucket, buckets: (2 * bucket + 1) / buckets,

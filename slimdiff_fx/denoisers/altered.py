@@ -22,7 +22,7 @@ _EQUAL = (
     (own.AttnAddedKVProcessor, own.AttnAddedKVProcessor2_0),
 )
 _ANEW = "load the pipeline anew without it"
-# How what is found is taken off again, by the package, module or attribute that it is of. What isn't here is found too.
+# How an alteration is undone, by the package, module or attribute that it is of. Others are found too, without advice.
 _REMEDIES = {
     "tomesd": "call tomesd.remove_patch(pipe)",
     "DeepCache": "call disable() on the DeepCacheSDHelper",
@@ -44,7 +44,7 @@ _BY_KIND = {
     "attribute": f"put it back, or {_ANEW}",
     "structure": "load the pipeline anew, or change the configuration along with the modules (register_to_config)",
 }
-# Wrappers of the running process: whoever saves expects the weights without them, as of a dense model in training.
+# Wrappers of the running process (compile, distributed training): a saved model has the weights without them.
 _OF_THE_PROCESS = ("hook", "forward")
 _CHANGING_WEIGHTS = ("diffusers.hooks.layerwise_casting",)
 
@@ -85,7 +85,7 @@ def refuse_unsaved(model: nn.Module) -> None:
     try:
         fresh = fresh_model(model)
     except CheckpointError:
-        return  # garbled entries of the configuration, which whoever loads the folder is told of
+        return  # the configuration is damaged; loading the folder reports that
     for found in alterations(model, fresh, cut_modules(model)):
         if found.kind not in _OF_THE_PROCESS or found.by in _CHANGING_WEIGHTS:
             raise UsageError(_sentence(model, found))

@@ -163,8 +163,8 @@ def _attributes(name: str, module: nn.Module, fresh: nn.Module, *, is_root: bool
         if theirs is missing:
             theirs = getattr(type(fresh), attribute, missing)
         if theirs is missing:
-            # On the model itself libraries leave notes, which no block reads; a block reads what FreeU sets on it.
-            # Functions, tensors and objects are read by nobody but what put them there.
+            # On the model itself, libraries keep attributes of their own that no block reads; FreeU sets attributes on
+            # blocks, which read them. Functions, tensors and objects are read only by what put them there.
             if not is_root and _is_plain(mine) and not _is_off(mine):
                 what = f"has {attribute!r} set to {mine!r}, which a fresh one has not"
                 yield Alteration(name, what, "attribute", attribute)

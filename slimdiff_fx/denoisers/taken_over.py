@@ -16,7 +16,7 @@ def take_over(model: nn.Module) -> None:
 
     Args:
         model: its modules stay, with empty tensors of the same dtypes and devices, which pipelines ask for before a
-            call; whoever shares its weights keeps them.
+            call; models that share its weights keep them.
     """
     for part in model.modules():
         for name, parameter in own_parameters(part).items():

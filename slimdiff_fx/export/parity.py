@@ -19,7 +19,7 @@ from passes.program.torch_private import tree_flatten
 
 Runner = Callable[[Sequence[Tensor]], Tensor]
 BATCHES = (1, 3, 65)
-# Height and width in steps, case after case: a lying picture, an upright one, and for the large batch a small square.
+# Height and width in steps, case after case: landscape, portrait, and for the large batch a small square.
 SHAPES = ((1, 2), (2, 1), (1, 1))
 # Down-sampling wants multiples of some power of two; the least that the program's guards accept is the cheapest.
 STEPS = (8, 16, 32, 64, 128)
@@ -137,7 +137,7 @@ def _assignments(roles: Mapping[Any, tuple[str, int]], index: int, batch: int) -
     hints = {role: max(hint for other, hint in roles.values() if other == role) for role, _ in roles.values()}
     traced = (hints.get("height"), hints.get("width"))
     tall, wide = SHAPES[index % len(SHAPES)]
-    # An upright case with an uneven picture: whoever draws those at all is to be compared on one.
+    # An upright case has a height and width that halving rounds: models that accept such sizes are compared on one.
     pictures = [(STEPS[0] * tall - 1, STEPS[0] * wide - 1)] if tall > wide else []
     for step in STEPS:
         picture = (step * tall, step * wide)

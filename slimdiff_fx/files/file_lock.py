@@ -30,7 +30,7 @@ def locked(file: Path) -> Iterator[None]:
         yield
     finally:
         if descriptor is not None:
-            # Before it is released: whoever waits for it sees that it is gone, and makes a new one.
+            # Deleted before it is released: a process that waits for the lock then makes a new file.
             place.unlink(missing_ok=True)
             os.close(descriptor)
 
@@ -42,7 +42,7 @@ def _acquired(place: Path) -> int | None:
     while True:
         try:
             descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError:  # whoever can't write here can't write the file either, which says so
+        except OSError:  # no lock can be written here; writing the file itself fails too, with an error that says so
             return None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -10,7 +10,7 @@ from pathlib import Path
 from passes.errors import UsageError
 
 STDIN = Path("-")
-# More is no list of prompts, but a pipe that doesn't end or a file that was meant for something else.
+# A larger input is no list of prompts but an endless pipe or some other file.
 MOST_BYTES = 1 << 28
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _CHUNK = 1 << 20

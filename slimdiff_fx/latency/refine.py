@@ -27,7 +27,7 @@ from slimdiff_fx.timing.bench import Effort
 from slimdiff_fx.timing.interleave import paired_ratio
 
 CORRECTIONS = 2
-NEAR = 0.02  # of expected over measured: about what timing the same denoiser twice differs by
+NEAR = 0.02  # relative gap of expected and measured latency: timing the same denoiser twice differs by about as much
 _LEAST, _MOST = 0.1, 10.0
 
 

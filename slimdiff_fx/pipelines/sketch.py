@@ -75,7 +75,7 @@ def sketch(pipe: DiffusionPipeline) -> Tensor | None:
                 output_type="np",
                 extra=extra,
             )
-    except Exception:  # a pipeline of its own kind, which asks for what nobody can guess
+    except Exception:  # a custom pipeline that needs arguments which can't be guessed
         return None
     return torch.as_tensor(drawn).float()
 

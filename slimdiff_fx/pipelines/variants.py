@@ -163,7 +163,7 @@ def hub_files(repo_id: str) -> dict[str, list[str]]:
     """List the files of each component of a pipeline on the hub; without a network, those in the local cache."""
     try:
         return grouped(list_repo_files(repo_id))
-    except Exception:  # of any of several HTTP libraries, or none: whoever asks has an error of its own to raise
+    except Exception:  # which error depends on the HTTP library; the caller raises its own
         index = try_to_load_from_cache(repo_id, "model_index.json")
     if not isinstance(index, str):
         return {}

@@ -15,7 +15,7 @@ from passes.program.program import Program
 from slimdiff_fx.export.parity import Runner, untraced_inputs
 
 # Relative squared error of the prediction. Beyond it pictures change visibly: with a tenth of it they still show the
-# same thing. What is usual is a tenth of this, static; a hundredth, weights alone.
+# same thing. Usual errors are a tenth of this with static quantization, a hundredth with weights alone.
 MAX_ERROR = 0.05
 # Rounding is no reason to have sizes baked in: other batches and sizes than the traced ones have to run.
 BATCHES = (1, 3)

@@ -50,9 +50,9 @@ def export_openvino_int8(
     model = convert(program)
     nncf.set_log_level(logging.ERROR)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it draws bars
+        with contextlib.redirect_stdout(io.StringIO()):  # NNCF prints progress bars
             compressed = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
-    except Exception as error:  # it raises what its parts raise
+    except Exception as error:  # NNCF raises errors of many classes
         raise ExportError(f"NNCF can't store the weights in 8 bits: {first_line(error)}") from error
     with replaced_files(place, place.with_suffix(".bin")) as (written, _):
         openvino.save_model(compressed, written, compress_to_fp16=False)

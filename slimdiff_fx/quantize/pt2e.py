@@ -105,7 +105,7 @@ def xnnpack_quantizer() -> Any:
             raise ExportError("executorch is not installed: pip install 'slimdiff-fx[mobile]'") from error
         configuration = xnnpack.get_symmetric_quantization_config(is_per_channel=True)
         quantizer = xnnpack.XNNPACKQuantizer().set_global(configuration)
-        # It asks about weights too, which are no calls.
+        # The quantizer asks about weights too, whose nodes call nothing.
         return quantizer.set_filter_function(lambda node: node.op != "call_function" or node.target in WEIGHTED)
 
 

@@ -40,7 +40,7 @@ def quantize_weights(model: Model) -> Model:
         quantized = copy.deepcopy(model)
         try:
             quantize_(quantized, Int8WeightOnlyConfig())
-        except Exception as error:  # it raises what its parts raise
+        except Exception as error:  # torchao raises errors of many classes
             raise ExportError(f"torchao can't quantize the model: {first_line(error)}") from error
     return quantized
 

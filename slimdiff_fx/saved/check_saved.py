@@ -1,4 +1,4 @@
-"""Does a saved folder bring back the pipeline that was to be saved? Looked at before it takes its place.
+"""Check that a saved folder loads as the pipeline that was saved, before it replaces what was there.
 
 Nothing is held twice for it: files are compared with the tensors in memory one by one, and what the configurations
 describe is built on those.
@@ -29,7 +29,7 @@ from slimdiff_fx.other_libraries import first_line, quiet_libraries
 from slimdiff_fx.pipelines.sampling import denoiser_name
 from slimdiff_fx.pipelines.sketch import sketch
 
-# Of a picture's values, 0 to 1: less than the least step of eight bits.
+# Largest difference of a picture's values, which are 0 to 1: less than one step of 8-bit colour.
 _SEEN = 2e-3
 
 
@@ -92,7 +92,7 @@ def check_saved_pipeline(
             f"the saved {type(pipe).__name__} can't be loaded ({first_line(error)}); nothing was saved"
         ) from error
     expected = sketch(pipe)
-    if expected is None:  # it takes more than a prompt: then its components' weights are all that was compared
+    if expected is None:  # the pipeline needs more than a prompt, so no picture is drawn: weights alone were compared
         return
     found = sketch(anew)
     if found is None or found.shape != expected.shape or not torch.allclose(found, expected, rtol=0, atol=_SEEN):
@@ -147,7 +147,7 @@ def _compare_files(folder: Path, module: nn.Module) -> None:
     known = {key: state[name] for name, key in keys.items()}
     found, places = set(), set()
     for file, name in _stored(folder):
-        # Opened anew for each: what is read from a file that stays open stays in memory.
+        # The file is opened again for each tensor: what is read stays in memory as long as the file is open.
         with safe_open(file, framework="pt") as opened:
             value = opened.get_tensor(name)
             key = _value_of(value) if renames else name

@@ -71,7 +71,7 @@ def save_result(
         save_pipeline(pipe, partial)
         check_saved_pipeline(partial, pipe, result.model, result.reference, changed=changed)
         if result.statistics is not None:
-            # Second moments are large, and what they were for is in the weights.
+            # Second moments are large, and were only needed to solve for the new weights.
             light = replace(result.statistics, statistics=result.statistics.statistics.light())
             save_statistics(light, partial / STATISTICS_FILE)
         report = report if report is not None else build_report(result)
@@ -96,7 +96,7 @@ def save_result(
 
 
 def _leave_page(folder: Path, name: str) -> None:
-    """Write the page, last, into the folder that it is on; one that can't be made is no reason to lose the model."""
+    """Write the report page into the saved folder, last. If that fails, the folder is kept without it."""
     file = folder / PAGE_FILE
     try:
         file.write_text(page_of(folder, name), encoding="utf-8")
@@ -118,7 +118,7 @@ def save_pipeline(pipe: DiffusionPipeline, folder: Path) -> None:
         pipe.save_pretrained(folder, safe_serialization=True)
     for config in (folder / "model_index.json", *folder.glob("*/config.json")):
         data = json.loads(config.read_text(encoding="utf-8"))
-        # Where the pipeline was loaded from is nobody's business, and wrong on another machine.
+        # The path that the pipeline was loaded from is private, and wrong on another machine.
         data.pop("_name_or_path", None)
         if "dtype" in data and config.parent.name in shrunk:
             # transformers loads in the dtype that the configuration names, whatever the file holds.

@@ -1,4 +1,4 @@
-"""What lies on the hub: upload a slim pipeline, and list the files of one."""
+"""The Hugging Face hub: upload a slim pipeline, and list the files of one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plan takes away, as figures."""
+"""Parameters and multiply-adds before and after a plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What came of it, in the words and numbers that the terminal and the page share; from report.json."""
+"""The result of slimming in a few lines, the same on the terminal and the page; from report.json."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from slimdiff_fx.saved.summary import change, short, size
 
 
 def verdict(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Give lines of label and text: what it was, what it is, and by how much that is less."""
+    """Give lines of label and text: each figure of the dense and of the slim model, and the change."""
     headline = Headline.from_report(report)
     lines = []
     dense, slim = headline.bytes_dense, headline.bytes_slim

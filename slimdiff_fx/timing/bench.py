@@ -66,7 +66,7 @@ class Bench:
         return clock_of(self.backend, self.threads)
 
     def ready(self, contestant: Contestant) -> Forward:
-        """Build what runs it; what is dropped gives its memory and its files back."""
+        """Build what runs a contestant; its memory and files are freed when the result is dropped."""
         self._count += 1
         place = self._folder / str(self._count)
         place.mkdir()

@@ -146,10 +146,10 @@ def mend_head_count(model: nn.Module, site: Site, kept: int, width: int | None =
 
 
 def note_cut(model: nn.Module, site: Site) -> None:
-    """Note on a model which modules have other widths than its configuration says: see `cut_modules`."""
+    """Record on a model which modules have other widths than its configuration says: see `cut_modules`."""
     model._cut_modules = cut_modules(model) | {site.name, *site.paths}  # type: ignore[assignment]
 
 
 def cut_modules(model: nn.Module) -> frozenset[str]:
-    """Give the paths of the modules that plans have made smaller without a word in the model's configuration."""
+    """Give the paths of the modules that plans have cut and that the model's configuration still gives in full."""
     return frozenset(vars(model).get("_cut_modules", ()))

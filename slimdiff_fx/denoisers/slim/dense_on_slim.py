@@ -55,7 +55,7 @@ class _Finder:
 
 
 def _wrap(wrap: Callable[[Any], None], module: Any) -> None:
-    # A diffusers that is built otherwise tells of shapes, and goes on working.
+    # With a diffusers that lacks these functions, loading still fails, with diffusers' own message on shapes.
     with contextlib.suppress(AttributeError):
         wrap(module)
 
@@ -130,7 +130,7 @@ def _slim_class_of(cls: Any, source: Any, options: dict[str, Any]) -> str | None
     fetching = ("cache_dir", "local_files_only", "token", "revision", "subfolder", "proxies")
     try:
         config = cls.load_config(source, **{name: options[name] for name in fetching if name in options})
-    except Exception:  # the first error is the one to tell
+    except Exception:  # the first error is the one to report
         return None
     return str(config["_class_name"]) if config.get("slim_units") else None
 

@@ -142,7 +142,7 @@ def check_digests(folder: Path) -> None:
 
 
 def _disown(folder: Path) -> None:
-    """Note in a pipeline folder's record, if it has one, that it is no longer what was saved as a whole."""
+    """Empty a pipeline folder's record of files, if it has one: a part was saved again, so the record is outdated."""
     if (folder / MANIFEST_FILE).is_file():
         with replaced_file(folder / MANIFEST_FILE) as partial:
             partial.write_text(empty_manifest(), encoding="utf-8")

@@ -26,7 +26,7 @@ from slimdiff_fx.denoisers.slim.lora_mixin import SlimLoraMixin
 from slimdiff_fx.denoisers.slim.processors import SlimProcessorsMixin
 from slimdiff_fx.files.plan_file import plan_digest
 
-guard()  # where torch didn't call it at its start
+guard()  # for processes in which torch didn't call `register`
 
 _Model = TypeVar("_Model", bound=type)
 _ENTRIES = ("slim_units", "slim_plan")
@@ -135,7 +135,7 @@ def make_slim(model: ModelMixin, plan: SlimPlan, *, share: bool = False) -> Mode
         slim = apply_plan(model, plan)
     slim.__class__ = slim_class
     slim.register_to_config(slim_units=units, slim_plan=plan_digest(plan))
-    vars(slim).pop("_cut_modules", None)  # the configuration says it now
+    vars(slim).pop("_cut_modules", None)  # from here on the configuration lists the cut modules
     slim._plan = plan if share else plan.copy()
     return cast(ModelMixin, slim)
 

@@ -1,4 +1,4 @@
-"""What a slim denoiser predicted when it was made: what is saved later is held against it."""
+"""What a slim denoiser predicted when it was made, to compare the saved one with later."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def write_page(folder: Path, out: Path | None = None, *, overwrite: bool = False
     folder = expand(folder)
     _report_of(folder)
     file = folder / PAGE_FILE if out is None else expand(out)
-    # Beside what it is made from it is in its place.
+    # In the folder that it is made from it has its own place; elsewhere it must not replace what it is made from.
     inputs = {} if follow(file).parent == follow(folder) else {"DIR": folder}
     check_output_file(file, PAGE, overwrite=overwrite or out is None, inputs=inputs)
     page = page_of(folder)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from passes.analyze.planner import Planner
-from passes.analyze.site_errors import SiteErrors, nearest, untold
+from passes.analyze.site_errors import SiteErrors, ignore_progress, nearest
 from passes.kinds.attention import ATTENTION
 from passes.kinds.feed_forward import FEED_FORWARD
 from passes.plan.policies import KeepParams, MaxError
@@ -70,7 +70,7 @@ def test_sizes_are_chosen_anew_where_weights_do_worse_than_was_expected(
     def plan() -> dict[str, int]:
         planner = Planner(program, sites, statistics, RECIPES["best"])
         by = planner.within_cost if isinstance(policy, KeepParams) else planner.within_error
-        found = by(policy, {}, untold)  # type: ignore[arg-type]
+        found = by(policy, {}, ignore_progress)  # type: ignore[arg-type]
         return {name: len(entry.kept) * (entry.width or 1) for name, entry in found.sites.items()}
 
     def worse(site: Site, *rest: object, **more: object) -> Compensated:
