@@ -110,10 +110,11 @@ def operator_name(target: Any) -> str:
 # What an `nn.Module` keeps its hooks in, by attribute.
 FORWARD_HOOKS = "_forward_hooks"
 FORWARD_PRE_HOOKS = "_forward_pre_hooks"
+BACKWARD_HOOKS = "_backward_hooks"
 STATE_DICT_HOOKS = "_state_dict_hooks"
 STATE_DICT_PRE_HOOKS = "_state_dict_pre_hooks"
-# And its parts. `Module.compile()` leaves an attribute of its own.
-MODULES = "_modules"
+# And its parameters, buffers and parts. `Module.compile()` leaves an attribute of its own.
+PARAMETERS, BUFFERS, MODULES = "_parameters", "_buffers", "_modules"
 COMPILED_CALL = "_compiled_call_impl"
 
 

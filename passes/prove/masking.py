@@ -12,6 +12,7 @@ from passes.errors import CouplingError
 from passes.plan.slim_plan import SlimPlan
 from passes.plan.updates import changed_sites, dense_parameters
 from passes.program.program import Program
+from passes.program.torch_private import PARAMETERS, own_parameters
 from passes.sites.find import locate_in_copy
 from passes.sites.kinds import kind_of
 from passes.sites.site import Site
@@ -57,9 +58,9 @@ def _replace_parameters(program: Program, path: str, new: Mapping[str, Tensor]) 
     if not names:
         return
     module = copy.copy(program.module(path))
-    module._parameters = dict(module._parameters)
+    vars(module)[PARAMETERS] = dict(own_parameters(module))
     for name in names:
-        module._parameters[name] = nn.Parameter(new[f"{path}.{name}"], requires_grad=False)
+        own_parameters(module)[name] = nn.Parameter(new[f"{path}.{name}"], requires_grad=False)
     owner, _, last = path.rpartition(".")
     setattr(program.module(owner), last, module)
 

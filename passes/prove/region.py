@@ -13,6 +13,15 @@ from passes.errors import CouplingError
 from passes.program.operators import argument
 from passes.program.program import Program
 from passes.program.sizes import SMALL, concrete_shape, concrete_size
+from passes.program.torch_private import (
+    BACKWARD_HOOKS,
+    BUFFERS,
+    FORWARD_HOOKS,
+    FORWARD_PRE_HOOKS,
+    MODULES,
+    PARAMETERS,
+    own_parameters,
+)
 from passes.sites.kinds import kind_of
 from passes.sites.site import Site
 from passes.sites.site_nodes import SiteNodes
@@ -162,11 +171,11 @@ def _module(program: Program, site: Site, node: fx.Node) -> nn.Module:
         return nn.Identity()
     copy = original.__new__(type(original))
     copy.__dict__.update(original.__dict__)
-    copy.__dict__["_parameters"] = {
-        name: None if parameter is None else _leaf(parameter) for name, parameter in original._parameters.items()
+    copy.__dict__[PARAMETERS] = {
+        name: None if parameter is None else _leaf(parameter) for name, parameter in own_parameters(original).items()
     }
     # DepGraph sets eval mode and hooks on what it is given: none of that may reach the program's own modules.
-    for registry in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_modules", "_buffers"):
+    for registry in (FORWARD_HOOKS, FORWARD_PRE_HOOKS, BACKWARD_HOOKS, MODULES, BUFFERS):
         copy.__dict__[registry] = type(original.__dict__[registry])(original.__dict__[registry])
     return copy
 

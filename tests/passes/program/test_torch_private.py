@@ -37,10 +37,6 @@ NOT_OF_TORCH = {
 }
 
 
-# The oracle and DepGraph's region copy modules by the registries that these hold things in.
-REGISTRIES_IN = {"passes/prove/masking.py", "passes/prove/region.py"}
-
-
 def _private_names(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -69,8 +65,6 @@ def test_no_other_file_uses_private_names_of_torch() -> None:
         for file in sorted((ROOT / floor).rglob("*.py"))
         if file != HOME and (names := sorted(_private_names(ast.parse(file.read_text(encoding="utf-8")))))
     }
-    for file in REGISTRIES_IN:
-        assert {name.rpartition(".")[2] for name in found.pop(file, [])} <= OF_MODULES
     assert found == {}
 
 
@@ -240,6 +234,12 @@ def test_modules_keep_what_they_hold_in_registries() -> None:
     assert list(torch_private.own_parameters(module[0])) == ["weight", "bias"]
     assert torch_private.own_parameters(module) == {}
     assert list(torch_private.own_buffers(module)) == ["kept", "left_out"]
+    for name, held in (
+        (torch_private.PARAMETERS, torch_private.own_parameters(module)),
+        (torch_private.BUFFERS, torch_private.own_buffers(module)),
+        (torch_private.MODULES, torch_private.own_parts(module)),
+    ):
+        assert vars(module)[name] is held
     assert torch_private.unsaved_buffers(module) == {"left_out"}
     torch_private.unsaved_buffers(module).clear()
     assert "left_out" in module.state_dict()
@@ -251,6 +251,7 @@ def test_modules_keep_their_hooks_in_registries() -> None:
     hooks = {
         torch_private.FORWARD_HOOKS: module.register_forward_hook,
         torch_private.FORWARD_PRE_HOOKS: module.register_forward_pre_hook,
+        torch_private.BACKWARD_HOOKS: module.register_full_backward_hook,
         torch_private.STATE_DICT_HOOKS: module.register_state_dict_post_hook,
         torch_private.STATE_DICT_PRE_HOOKS: module.register_state_dict_pre_hook,
     }
