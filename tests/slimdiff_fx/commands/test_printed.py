@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import pytest
 from rich.console import Console, RenderableType
 
-from passes.sites.site import Kind, Unsupported
+from passes.sites.site import Unsupported
 from slimdiff_fx.commands.printed import inspect_table, slim_table
 from slimdiff_fx.saved.site_names import short_name
 from slimdiff_fx.saved.summary import SiteSummary, Summary, change, short, size
 
 
-def _site(name: str, kind: Kind, units: int, kept: int, width: int, width_kept: int, params: int) -> SiteSummary:
+def _site(name: str, kind: str, units: int, kept: int, width: int, width_kept: int, params: int) -> SiteSummary:
     share = kept * width_kept / (units * width)
     return SiteSummary(name, kind, units, kept, width, width_kept, params, int(share * params), 9 * params, 9 * params)
 
