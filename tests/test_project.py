@@ -201,6 +201,13 @@ def test_a_wing_has_few_rooms_of_few_lines(wing: Path) -> None:
         assert isinstance(docstring, ast.Expr)
 
 
+@pytest.mark.parametrize("folder", ["tests", "benchmarks", "docs"])
+def test_no_other_file_is_long_either(folder: str) -> None:
+    lengths = {file: len(file.read_text(encoding="utf-8").splitlines()) for file in (ROOT / folder).rglob("*.py")}
+    assert lengths
+    assert [file.name for file, length in lengths.items() if length > 300] == []
+
+
 def test_no_imports_go_round_in_a_circle() -> None:
     graph = grimp.build_graph("passes", "slimdiff_fx", "benchmarks")
     left = {module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules}

@@ -18,7 +18,7 @@ from passes.calibrate.statistics import Statistics
 from passes.errors import BudgetError, UsageError
 from passes.names import Compensation
 from passes.plan.costs import CostTable, program_macs, program_params
-from passes.plan.policies import Keep, KeepMacs, KeepParams, MaxError, Policy, Threshold
+from passes.plan.policies import Keep, KeepMacs, KeepParams, MaxError, Policy
 from passes.plan.slim_plan import SlimPlan
 from passes.program.program import Program
 from passes.prove.validate import validate
@@ -274,40 +274,6 @@ def test_a_site_error_is_exact_on_what_was_sampled() -> None:
     second, mean = sums["second"] / count, sums["first"] / count
     exact = torch.trace(lost @ second @ lost.T) + 2 * shift @ (lost @ mean) + shift @ shift
     assert plan.predicted["sites"][site.name]["site_error"] == pytest.approx(float(exact), rel=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("method", "policy", "criterion", "how", "message"),
-    [
-        ("better", None, None, None, "unknown method 'better'; there are best"),
-        ("best", Threshold(0.1), None, None, 'is for `method="threshold"`'),
-        ("obs", KeepParams(0.5), "entropy", None, 'is for `method="threshold"`'),
-        ("slimdiff", KeepParams(0.5), None, "bias", 'is for `method="threshold"`'),
-        ("obs", None, None, None, "say how much"),
-        ("obs", MaxError(0.1), None, None, "predicts nothing"),
-        ("threshold", MaxError(0.1), None, None, "predicts nothing"),
-    ],
-)
-def test_what_contradicts_itself_is_refused(
-    method: str, policy: Policy | None, criterion: str | None, how: str | None, message: str
-) -> None:
-    with pytest.raises(UsageError, match=message):
-        choose_method(method, policy, criterion, how)
-
-
-def test_the_method_follows_from_what_is_given() -> None:
-    assert choose_method(None, None) == "best"
-    assert choose_method(None, KeepParams(0.9)) == "best"
-    assert choose_method(None, Threshold(0.1)) == choose_method(None, None, "entropy") == "threshold"
-    assert choose_method(None, KeepMacs(0.9), None, "lstsq") == "threshold"
-
-
-def test_methods_need_second_moments_and_say_so() -> None:
-    program, sites = toy()
-    bare = calibrate(instrument(program, sites), [((samples(2), torch.tensor(5)), {})])
-    with pytest.raises(UsageError, match="has no second moments"):
-        analyze(program, sites, bare, KeepParams(0.9))
-    assert not analyze(program, sites, bare, Threshold(0.5)).updates
 
 
 def test_progress_counts_every_site_once() -> None:
