@@ -105,7 +105,8 @@ def test_a_killed_rank_ends_the_run_and_resuming_gives_the_same_bits(toy_pipelin
     errors = [line for line in killed.stderr.splitlines() if line.startswith("error: ")]
     assert errors == ["error: rank 1 was lost; the same command with --resume goes on from what the ranks had written"]
     assert not out.exists()
-    done = {file.name: load_statistics(file).done for file in tmp_path.iterdir()}
+    # a rank that is killed while it writes leaves a hidden part of a file behind
+    done = {file.name: load_statistics(file).done for file in tmp_path.iterdir() if not file.name.startswith(".")}
     # on a busy machine the others may not have finished a batch by then: they start anew
     assert set(done) <= {f"three.safetensors.rank{rank}of3.checkpoint" for rank in range(3)}
     assert done["three.safetensors.rank1of3.checkpoint"] == 3 * 2
