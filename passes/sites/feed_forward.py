@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from passes.program.operators import argument
 from passes.program.program import Program
 from passes.program.sizes import shape_of
 from passes.sites.kind import Found
@@ -114,8 +115,7 @@ def _half(node: fx.Node) -> tuple[fx.Node, fx.Node, int] | None:
     source = split.args[0]
     if not isinstance(source, fx.Node) or not isinstance(index, int):
         return None
-    axis = split.args[2] if len(split.args) > 2 else split.kwargs.get("dim", 0)
-    return (source, split, index) if axis in (-1, len(shape_of(source)) - 1) else None
+    return (source, split, index) if argument(split, "dim") in (-1, len(shape_of(source)) - 1) else None
 
 
 def _source(part: fx.Node) -> fx.Node:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import fx
 
+from passes.program.operators import argument
 from passes.sites.site import Site
 
 
@@ -73,5 +74,4 @@ def implied_scale(nodes: SiteNodes) -> bool:
     node = nodes.activation
     if node.target is not torch.ops.aten.scaled_dot_product_attention.default:
         return False
-    scale = node.args[6] if len(node.args) > 6 else node.kwargs.get("scale")
-    return scale is None
+    return argument(node, "scale") is None

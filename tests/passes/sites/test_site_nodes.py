@@ -43,8 +43,8 @@ def _nodes(activation: fx.Node) -> SiteNodes:
         ((), {}, True),
         ((None, 0.0, False), {"scale": None}, True),
         ((None, 0.0, False), {"scale": 0.5}, False),
-        ((None, 0.0, False, 0.5), {}, False),
-        ((None, 0.0, False, None), {}, True),
+        ((), {"is_causal": True, "scale": 0.5}, False),  # the operator takes its scale by name alone
+        ((), {"attn_mask": None, "scale": None}, True),
         ((None, 0.0, False), {}, True),
     ],
 )
