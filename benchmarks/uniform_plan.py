@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from passes.errors import UsageError
-from passes.plan.fingerprint import fingerprint
+from passes.plan.fingerprint import plan_for
 from passes.plan.policies import Keep, price_list
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
@@ -35,12 +35,7 @@ def uniform_plan(program: Program, sites: Sequence[Site], keep: float, seed: int
         count = max(1, round(site.units * keep))
         kept = torch.randperm(site.units, generator=generator)[:count].sort().values
         plans[site.name] = SitePlan(site.kind, site.units, tuple(kept.tolist()))
-    return SlimPlan(
-        fingerprint(program, sites),
-        plans,
-        {"uniform": keep, "seed": seed},
-        found={site.name: site for site in sites},
-    )
+    return plan_for(program, sites, plans, {"uniform": keep, "seed": seed})
 
 
 def plan_uniformly(program: Program, sites: Sequence[Site], scores: Mapping[str, Tensor], policy: Keep) -> SlimPlan:
@@ -69,6 +64,4 @@ def plan_uniformly(program: Program, sites: Sequence[Site], scores: Mapping[str,
         site.name: SitePlan(site.kind, site.units, tuple(sorted(order[site.name][: counts[site.name]])))
         for site in sites
     }
-    return SlimPlan(
-        fingerprint(program, sites), entries, {"uniform": 1 - high}, found={site.name: site for site in sites}
-    )
+    return plan_for(program, sites, entries, {"uniform": 1 - high})

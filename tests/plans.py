@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from passes.plan.fingerprint import fingerprint
+from passes.plan.fingerprint import plan_for
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.plan.updates import slim_shapes
 from passes.program.program import Program
@@ -30,9 +30,7 @@ def plan_of(program: Program, kept: dict[str, tuple[int, ...]] | None = None) ->
     chosen = kept or {}
     assert chosen.keys() <= {site.name for site in sites}
     entries = {s.name: SitePlan(s.kind, s.units, chosen.get(s.name, tuple(range(s.units)))) for s in sites}
-    return SlimPlan(
-        fingerprint(program, sites), entries, {"made_by": "a test"}, found={site.name: site for site in sites}
-    )
+    return plan_for(program, sites, entries, {"made_by": "a test"})
 
 
 def random_plan(program: Program, seed: int, touched: float = 0.8) -> SlimPlan:

@@ -15,7 +15,7 @@ from passes.calibrate.statistics import Statistics
 from passes.names import Compensation
 from passes.plan.alignment import is_aligned
 from passes.plan.costs import CostTable, params_table
-from passes.plan.fingerprint import fingerprint
+from passes.plan.fingerprint import plan_for
 from passes.plan.policies import Keep, MaxError, price_list, unmet
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
@@ -73,14 +73,7 @@ class Planner:
         if additive is not None:
             predicted["relative_mse_by_sensitivities"] = additive
         ordered = {site.name: entries[site.name] for site in self._sites}
-        return SlimPlan(
-            fingerprint(self._program, self._sites),
-            ordered,
-            dict(noted),
-            updates,
-            predicted,
-            found={site.name: site for site in self._sites},
-        )
+        return plan_for(self._program, self._sites, ordered, dict(noted), updates, predicted)
 
     def with_adapter_maps(self, plan: SlimPlan) -> SlimPlan:
         """Add what takes adapters of the dense model along: once, for it costs as much as solving for the weights."""

@@ -72,8 +72,7 @@ class Prober:
             new.update(dense_parameters(site, entry, updates, self._parameters, implied_scale=scaled))
             weight = f"{site.tap}.weight"
             if len(entry.kept) < site.units and weight not in new:
-                gone = torch.ones(site.width, dtype=torch.bool)
-                gone[site.columns(entry.mask())] = False
+                gone = ~site.channels(entry.mask())
                 dense = self._parameters[weight].detach()
                 new[weight] = dense.masked_fill(gone.reshape(-1, *[1] * (dense.dim() - 2)).to(dense.device), 0)
         error = 0.0

@@ -14,7 +14,7 @@ from passes.errors import CalibrationError, PlanError, UsageError
 from passes.names import Normalization
 from passes.plan.alignment import rounded_up
 from passes.plan.costs import CostTable
-from passes.plan.fingerprint import check_fingerprint, fingerprint
+from passes.plan.fingerprint import check_fingerprint, plan_for
 from passes.plan.policies import Keep, MaxError, Policy, Threshold, price_list, unmet
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
@@ -109,9 +109,7 @@ def allocate(
         site.name: SitePlan(site.kind, site.units, tuple(masks[site.name].nonzero().flatten().tolist()))
         for site in sites
     }
-    return SlimPlan(
-        fingerprint(program, sites), plans, {**noted, **(record or {})}, found={site.name: site for site in sites}
-    )
+    return plan_for(program, sites, plans, {**noted, **(record or {})})
 
 
 def normalize(scores: Tensor, how: Normalization = "max") -> Tensor:

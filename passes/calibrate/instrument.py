@@ -20,7 +20,7 @@ from passes.plan.fingerprint import fingerprint
 from passes.program.operators import argument
 from passes.program.program import Program
 from passes.program.torch_private import FakeTensor
-from passes.sites.find import locate_each, locate_in_copy
+from passes.sites.find import locate_in_copy
 from passes.sites.kinds import kinds
 from passes.sites.site import Site
 from passes.sites.site_nodes import SiteNodes
@@ -136,10 +136,8 @@ def instrument(
         raise UsageError("there is no site to watch: see `slimdiff-fx inspect` for what was found and why not")
     if buckets < 1 or not timesteps > 0:
         raise UsageError(f"{buckets} buckets over {timesteps:g} timesteps: both must be positive")
-    locate_each(program, sites)  # refuses sites that the program lacks
     watched = program.copy()
-    places = locate_in_copy(program, watched)
-    located = [places[site] for site in sites]
+    located = locate_in_copy(program, watched, sites)
     factories: dict[str, ObserverFactory] = {kind.name: kind.observer for kind in kinds()}
     factories.update(observers or {})
     made = [

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from passes.errors import PlanError
-from passes.plan.slim_plan import SlimPlan
+from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.program.program import Program
 from passes.sites.site import Site
 
@@ -43,6 +43,28 @@ def fingerprint_parameters(parameters: Mapping[str, Tensor], sites: Sequence[Sit
         "structure": hashlib.sha256(text.encode()).hexdigest(),
         "weights": {site.name: _samples(parameters, site) for site in sites},
     }
+
+
+def plan_for(
+    program: Program,
+    sites: Sequence[Site],
+    entries: Mapping[str, SitePlan],
+    policy: Mapping[str, Any] | None = None,
+    updates: Mapping[str, Tensor] | None = None,
+    predicted: Mapping[str, Any] | None = None,
+) -> SlimPlan:
+    """Make a plan for a program, which it will know again, with its sites as they were found.
+
+    Args:
+        program: the dense program.
+        sites: all its sites.
+        entries: by site name, what stays of each.
+        policy: as in the plan, like the others.
+        updates: new weights.
+        predicted: what it is expected to cost.
+    """
+    found = {site.name: site for site in sites}
+    return SlimPlan(fingerprint(program, sites), entries, policy or {}, updates or {}, predicted or {}, found=found)
 
 
 def _geometry(site: Site) -> list[Any]:

@@ -9,7 +9,6 @@ weight is cut.
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from passes.program.program import Program
 from passes.program.sizes import SMALL
 from passes.prove.region import cut_region
 from passes.sites.find import locate
-from passes.sites.site import Site
+from passes.sites.site import Site, channels_gone
 from passes.sites.site_nodes import SiteNodes
 
 # (module's path, side) -> the channels that go; a side of "whole" is of what holds no channels that a site could name.
@@ -63,7 +62,7 @@ def expected_reach(site: Site, kept: Tensor, width: int | None = None) -> Reach:
 def _reach(program: Program, site: Site, kept: Tensor, nodes: SiteNodes, width: int | None) -> Reach:
     """Ask DepGraph, starting from the first slice only: the rest is for it to find."""
     first = site.writers[0]
-    gone = replace(site, slices=(first,)).gone(kept, width)[first.path, first.side].tolist()
+    gone = channels_gone((first,), kept, width)[first.path, first.side].tolist()
     failure: Exception | None = None
     for limit in (SMALL, None):
         region = cut_region(program, site, nodes, limit)

@@ -38,15 +38,15 @@ def mask(program: Program, plan: SlimPlan) -> Program:
     """
     changed = changed_sites(program, plan)
     masked = program.copy()
-    places = locate_in_copy(program, masked) if changed else {}
+    located = locate_in_copy(program, masked, [site for site, _ in changed])
     parameters = dict(program.graph_module.named_parameters())
-    for number, (site, kept) in enumerate(changed):
-        scaled = implied_scale(places[site])
+    for number, ((site, kept), nodes) in enumerate(zip(changed, located, strict=True)):
+        scaled = implied_scale(nodes)
         new = dense_parameters(site, plan.sites[site.name], plan.updates, parameters, implied_scale=scaled)
         for path in site.paths:
             _replace_parameters(masked, path, new)
         if not bool(kept.all()):
-            _multiply(masked, site, kept, places[site].activation, f"_keep_{number}")
+            _multiply(masked, site, kept, nodes.activation, f"_keep_{number}")
     masked.graph_module.recompile()
     masked.graph.lint()
     return masked

@@ -36,8 +36,10 @@ def rewrite(program: Program, plan: SlimPlan) -> Program:
     """
     changed = changed_sites(program, plan)
     slim = program.copy()
-    places = locate_in_copy(program, slim) if changed else {}
-    located = [(site, kept, plan.sites[site.name].width, places[site]) for site, kept in changed]
+    places = locate_in_copy(program, slim, [site for site, _ in changed])
+    located = [
+        (site, kept, plan.sites[site.name].width, nodes) for (site, kept), nodes in zip(changed, places, strict=True)
+    ]
     for site, kept, width, nodes in located:
         if not bool(site.channels(kept, width).all()):
             check_coupling(slim, site, kept, nodes, width=width)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import CouplingError
-from passes.sites.site import Side, Site, Slice, axes_gone, staying
+from passes.sites.site import Side, Site, Slice, axes_gone, without
 
 _Module = TypeVar("_Module", bound=nn.Module)
 # By side, the channels that go: int64, ascending.
@@ -115,9 +115,7 @@ def _with_parameters(new: _Module, module: nn.Module, gone: Gone) -> _Module:
     places = {("", side): channels for side, channels in gone.items()}
     for name, parameter in module.named_parameters(recurse=False):
         axes = axes_gone("", parameter.dim(), places)
-        value = parameter.detach()
-        for axis, channels in axes.items():
-            value = value.index_select(axis, staying(value.shape[axis], channels).to(value.device))
+        value = without(parameter.detach(), axes)
         setattr(new, name, nn.Parameter(value, requires_grad=parameter.requires_grad) if axes else parameter)
     return new
 

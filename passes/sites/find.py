@@ -82,10 +82,14 @@ def locate_each(program: Program, sites: Sequence[Site]) -> list[SiteNodes]:
     return [places[site] for site in sites]
 
 
-def locate_in_copy(program: Program, copied: Program) -> dict[Site, SiteNodes]:
-    """Give a program's sites with their nodes in `program.copy()`, which nobody has changed yet."""
+def locate_in_copy(program: Program, copied: Program, sites: Sequence[Site]) -> list[SiteNodes]:
+    """Give the nodes of a program's sites in `program.copy()`, which nobody has changed yet.
+
+    Raises:
+        PlanError: as `locate_each`.
+    """
     copies = dict(zip(program.graph.nodes, copied.graph.nodes, strict=True))
-    return {site: nodes.mapped(copies) for site, nodes in locate_all(program).items()}
+    return [nodes.mapped(copies) for nodes in locate_each(program, sites)]
 
 
 def _search(program: Program) -> _Search:

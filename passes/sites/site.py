@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -88,17 +88,28 @@ class Site:
         return self.channels(kept, width).nonzero().flatten()
 
     def gone(self, kept: Tensor, width: int | None = None) -> dict[tuple[str, Side], Tensor]:
-        """Give the channels that go, by module and side, int64, ascending; arguments as `channels` takes them."""
-        found: dict[tuple[str, Side], list[Tensor]] = {}
-        for each in self.slices:
-            channels = (~_marked(each.per_unit, kept, width)).nonzero().flatten() + each.start
-            found.setdefault((each.path, each.side), []).append(channels)
-        return {place: torch.unique(torch.cat(parts)) for place, parts in found.items()}
+        """Give the channels that go, as `channels_gone`; arguments as `channels` takes them."""
+        return channels_gone(self.slices, kept, width)
 
 
 def _marked(per_unit: int, kept: Tensor, width: int | None) -> Tensor:
     first = torch.arange(per_unit) < (per_unit if width is None else width)
     return (kept.unsqueeze(1) & first).flatten()
+
+
+def channels_gone(slices: Iterable[Slice], kept: Tensor, width: int | None = None) -> dict[tuple[str, Side], Tensor]:
+    """Give the channels that go where some slices are, by module and side, int64, ascending.
+
+    Args:
+        slices: of one site.
+        kept: bool [units]; True keeps.
+        width: channels that stay of a kept unit; None for all.
+    """
+    found: dict[tuple[str, Side], list[Tensor]] = {}
+    for each in slices:
+        channels = (~_marked(each.per_unit, kept, width)).nonzero().flatten() + each.start
+        found.setdefault((each.path, each.side), []).append(channels)
+    return {place: torch.unique(torch.cat(parts)) for place, parts in found.items()}
 
 
 def axis_of(side: Side, rank: int) -> int | None:
@@ -129,6 +140,13 @@ def staying(size: int, gone: Tensor) -> Tensor:
     stays = torch.ones(size, dtype=torch.bool)
     stays[gone] = False
     return stays.nonzero().flatten()
+
+
+def without(value: Tensor, gone: Mapping[int, Tensor]) -> Tensor:
+    """Copy a parameter without some channels, given by axis as `axes_gone` does; with none gone it is given back."""
+    for axis, channels in gone.items():
+        value = value.index_select(axis, staying(value.shape[axis], channels).to(value.device))
+    return value
 
 
 @dataclass(frozen=True)

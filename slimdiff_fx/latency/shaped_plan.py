@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from passes.plan.fingerprint import fingerprint
+from passes.plan.fingerprint import plan_for
 from passes.plan.slim_plan import SitePlan, SlimPlan
 from passes.plan.updates import slim_shapes
 from passes.program.program import Program
-from passes.sites.site import Site, axes_gone, staying
+from passes.sites.site import Site, axes_gone, without
 from passes.solve.error_curves import Size
 
 
@@ -31,7 +31,7 @@ def shaped_plan(program: Program, sites: Sequence[Site], sizes: Mapping[str, Siz
         entries[site.name] = SitePlan(site.kind, site.units, tuple(range(units)), width if narrower else None)
         if narrower:
             updates |= _first_channels(site, entries[site.name], parameters)
-    return SlimPlan(fingerprint(program, sites), entries, {}, updates, found={site.name: site for site in sites})
+    return plan_for(program, sites, entries, updates=updates)
 
 
 def _first_channels(site: Site, entry: SitePlan, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -39,10 +39,8 @@ def _first_channels(site: Site, entry: SitePlan, parameters: Mapping[str, Tensor
     gone = site.gone(entry.mask(), entry.width)
     made = {}
     for name, _ in slim_shapes(site, entry, parameters):
-        value = parameters[name].detach()
-        axes = axes_gone(name.rpartition(".")[0], value.dim(), gone)
-        for axis, channels in axes.items():
-            value = value.index_select(axis, staying(value.shape[axis], channels).to(value.device))
+        dense = parameters[name].detach()
+        axes = axes_gone(name.rpartition(".")[0], dense.dim(), gone)
         if axes:
-            made[name] = value
+            made[name] = without(dense, axes)
     return made

@@ -16,7 +16,7 @@ from torch import Tensor
 from passes.arguments import check_kind
 from passes.errors import PlanError, UsageError
 from passes.plan.slim_plan import SitePlan, SlimPlan
-from passes.sites.site import Site, Slice, staying
+from passes.sites.site import Slice, channels_gone, staying
 from slimdiff_fx.denoisers.slim.sites_of_classes import linears_of_site, slices_of_linear
 
 _DENOISERS = ("unet", "transformer")
@@ -201,8 +201,7 @@ def _split(cut: LinearCut, dense: Tensor) -> tuple[Tensor, Tensor]:
     units = cut.entry.units
     slices = cut.slices or slices_of_linear(cut.entry, cut.path, len(dense), reads=cut.consumes)
     _check_size(cut, dense, max((each.start + units * each.per_unit for each in slices), default=0))
-    site = Site(cut.path, cut.entry.kind, units, slices, cut.path)
-    (gone,) = site.gone(cut.entry.mask()).values()
+    (gone,) = channels_gone(slices, cut.entry.mask()).values()
     return staying(len(dense), gone), gone
 
 

@@ -98,7 +98,8 @@ def test_a_copy_has_the_same_sites_at_its_own_nodes() -> None:
     program = observed_block()[0]
     copied = program.copy()
     assert copied.facts == {}
-    places = locate_in_copy(program, copied)
+    sites = find_sites(program)
+    places = dict(zip(sites, locate_in_copy(program, copied, sites), strict=True))
     assert tuple(places) == find_sites(program)
     for site, nodes in places.items():
         assert nodes == locate(copied, site)
